@@ -1,0 +1,254 @@
+"""Every error that a peer can be told, in one tree and one table.
+
+    BridgeError
+    ├── InvalidRequest (invalid_request)
+    │   └── InvalidFrame (invalid_frame)
+    ├── Unauthenticated (unauthenticated)
+    ├── PermissionDenied (permission_denied)
+    ├── ClientNotFound (client_not_found)
+    ├── UnknownCapability (unknown_capability)
+    ├── Conflict (conflict)
+    │   └── AmbiguousClient (ambiguous_client)
+    ├── PayloadTooLarge (payload_too_large)
+    ├── InvalidParameters (invalid_parameters)
+    ├── RateLimited (rate_limited)
+    ├── Overloaded (overloaded)
+    ├── Cancelled (cancelled)
+    ├── CommandFailed (command_failed)
+    ├── Internal (internal)
+    ├── ClientLost (client_lost)
+    ├── Unavailable (unavailable)
+    └── DeadlineExceeded (timeout)
+
+An error is raised where the fact is known and translated once, at the boundary. Its message is written for the peer:
+a sentence that says what to do, never the text of somebody else's exception.
+"""
+
+from enum import StrEnum
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+
+
+class Code(StrEnum):
+    """The codes that HTTP, NATS and WebSocket peers see."""
+
+    INVALID_REQUEST = "invalid_request"
+    INVALID_FRAME = "invalid_frame"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
+    CLIENT_NOT_FOUND = "client_not_found"
+    UNKNOWN_CAPABILITY = "unknown_capability"
+    CONFLICT = "conflict"
+    AMBIGUOUS_CLIENT = "ambiguous_client"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    INVALID_PARAMETERS = "invalid_parameters"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    CANCELLED = "cancelled"
+    COMMAND_FAILED = "command_failed"
+    INTERNAL = "internal"
+    CLIENT_LOST = "client_lost"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+
+
+class Meaning(NamedTuple):
+    """What a code stands for: its HTTP status, its short phrase, and whether the command certainly did not run."""
+
+    http_status: int
+    phrase: str
+    retryable: bool = False
+
+
+MEANINGS: dict[Code, Meaning] = {
+    Code.INVALID_REQUEST: Meaning(400, "Invalid request"),
+    Code.INVALID_FRAME: Meaning(400, "Invalid frame"),
+    Code.UNAUTHENTICATED: Meaning(401, "Authentication required"),
+    Code.PERMISSION_DENIED: Meaning(403, "Permission denied"),
+    Code.CLIENT_NOT_FOUND: Meaning(404, "Client not found"),
+    Code.UNKNOWN_CAPABILITY: Meaning(404, "Unknown capability"),
+    Code.CONFLICT: Meaning(409, "Conflict"),
+    Code.AMBIGUOUS_CLIENT: Meaning(409, "Ambiguous client"),
+    Code.PAYLOAD_TOO_LARGE: Meaning(413, "Payload too large"),
+    Code.INVALID_PARAMETERS: Meaning(422, "Invalid parameters"),
+    Code.RATE_LIMITED: Meaning(429, "Rate limited", retryable=True),
+    Code.OVERLOADED: Meaning(429, "Overloaded", retryable=True),
+    Code.CANCELLED: Meaning(499, "Command cancelled"),
+    Code.COMMAND_FAILED: Meaning(500, "Command failed"),
+    Code.INTERNAL: Meaning(500, "Internal error"),
+    Code.CLIENT_LOST: Meaning(502, "Client lost"),
+    Code.UNAVAILABLE: Meaning(503, "Unavailable", retryable=True),
+    Code.TIMEOUT: Meaning(504, "Command timed out"),
+}
+
+
+class CloseCode:
+    """WebSocket close codes: RFC 6455 section 7.4 below 4000, ours from 4000 on."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    POLICY = 1008
+    TOO_LARGE = 1009
+    INTERNAL = 1011
+    RESTARTING = 1012
+    NO_CREDENTIALS = 4001
+    REFUSED = 4003
+    TOO_SLOW = 4008
+    TOO_MANY = 4029
+
+
+class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An error as it stands in a response on NATS: code, sentence, whether a retry is safe, details."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    details: Any = None
+
+
+class BridgeError(Exception):
+    """An error that a peer may see. `details` must be JSON and hold nothing that the peer may not know."""
+
+    code: ClassVar[Code] = Code.INTERNAL
+
+    def __init__(self, message: str, *, details: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    @property
+    def meaning(self) -> Meaning:
+        """The code's row of the table."""
+        return MEANINGS[self.code]
+
+    def body(self) -> ErrorBody:
+        """Return the error as it travels; `retryable` is written out, for readers without the table."""
+        return ErrorBody(self.code.value, self.message, self.meaning.retryable, self.details)
+
+
+class InvalidRequest(BridgeError):
+    """A request that cannot be understood; the message names the field."""
+
+    code = Code.INVALID_REQUEST
+
+
+class InvalidFrame(InvalidRequest):
+    """A WebSocket frame that cannot be understood; the message names the field."""
+
+    code = Code.INVALID_FRAME
+
+
+class Unauthenticated(BridgeError):
+    """No token, or one that does not verify."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class PermissionDenied(BridgeError):
+    """A valid token that does not allow this on a client that it may see."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class ClientNotFound(BridgeError):
+    """No such client, or none that this token may see: the wording is the same."""
+
+    code = Code.CLIENT_NOT_FOUND
+
+    def __init__(self, message: str = "no connected client with this id", *, details: Any = None) -> None:
+        super().__init__(message, details=details)
+
+
+class UnknownCapability(BridgeError):
+    """The client does not offer this target or action."""
+
+    code = Code.UNKNOWN_CAPABILITY
+
+
+class Conflict(BridgeError):
+    """The request contradicts one that is in flight."""
+
+    code = Code.CONFLICT
+
+
+class AmbiguousClient(Conflict):
+    """Several clients offer the target and none was named."""
+
+    code = Code.AMBIGUOUS_CLIENT
+
+
+class PayloadTooLarge(BridgeError):
+    """More bytes than this deployment takes."""
+
+    code = Code.PAYLOAD_TOO_LARGE
+
+
+class InvalidParameters(BridgeError):
+    """Parameters that the capability's JSON Schema refuses; `details.path` says where."""
+
+    code = Code.INVALID_PARAMETERS
+
+
+class RateLimited(BridgeError):
+    """Too many commands in a time; certainly not executed."""
+
+    code = Code.RATE_LIMITED
+
+
+class Overloaded(BridgeError):
+    """Too many commands at once; certainly not executed."""
+
+    code = Code.OVERLOADED
+
+
+class Cancelled(BridgeError):
+    """The caller withdrew the command; it may have run in part."""
+
+    code = Code.CANCELLED
+
+
+class CommandFailed(BridgeError):
+    """The application answered with an error; its own code stands in `details.code`."""
+
+    code = Code.COMMAND_FAILED
+
+
+class Internal(BridgeError):
+    """A fault of ours; the log has the rest."""
+
+    code = Code.INTERNAL
+
+
+class ClientLost(BridgeError):
+    """The client or its gateway went away while the command was under way; it may have run."""
+
+    code = Code.CLIENT_LOST
+
+
+class Unavailable(BridgeError):
+    """NATS is away, or the process is draining; certainly not executed."""
+
+    code = Code.UNAVAILABLE
+
+
+class DeadlineExceeded(BridgeError):
+    """No answer within the command's timeout; it may still run."""
+
+    code = Code.TIMEOUT
+
+
+class ConfigurationError(Exception):
+    """A setting or a server that this process cannot start with; one line for the operator, never for a peer."""
+
+
+def _subclasses(cls: type[BridgeError]) -> list[type[BridgeError]]:
+    return [cls, *(below for direct in cls.__subclasses__() for below in _subclasses(direct))]
+
+
+BY_CODE: dict[str, type[BridgeError]] = {cls.code.value: cls for cls in _subclasses(BridgeError)[1:]}
+
+
+def from_body(body: ErrorBody) -> BridgeError:
+    """Return the error that a peer of ours reported; an unknown code (a newer peer's) becomes `Internal`."""
+    return BY_CODE.get(body.code, Internal)(body.message, details=body.details)

@@ -1,0 +1,50 @@
+"""Identifiers: what a tenant's, client's or gateway's id may look like, and how ours are minted.
+
+An id becomes one token of a NATS subject, so it must never hold a dot, a wildcard or a space. A leading underscore
+is reserved for this product (`_registry`, `_gateway`, `_none`).
+"""
+
+import re
+import secrets
+import uuid
+
+from protocol.errors import InvalidRequest
+
+MAX_ID_CHARS = 64
+MAX_REQUEST_ID_CHARS = 128
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
+
+
+def is_token(text: str) -> bool:
+    """Tell whether `text` may stand as a tenant or client id in a subject."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def check_token(text: str, what: str) -> str:
+    """Return `text` where it may stand in a subject; raise `InvalidRequest` naming `what` otherwise."""
+    if not is_token(text):
+        raise InvalidRequest(f"{what} must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit")
+    return text
+
+
+def check_printable(text: str, what: str, max_chars: int) -> str:
+    """Return `text` where it is 1 to `max_chars` printable ASCII characters without a space, else raise."""
+    if len(text) > max_chars or not _PRINTABLE_ASCII.fullmatch(text):
+        raise InvalidRequest(f"{what} must be 1 to {max_chars} printable ASCII characters without spaces")
+    return text
+
+
+def new_client_id() -> str:
+    """Mint the id of a client's session."""
+    return str(uuid.uuid4())
+
+
+def new_gateway_id() -> str:
+    """Mint the id of a gateway process; it lives as long as the process."""
+    return f"gw-{secrets.token_hex(8)}"
+
+
+def new_request_id() -> str:
+    """Mint a request id that no other caller will mint."""
+    return secrets.token_hex(12)

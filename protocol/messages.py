@@ -1,0 +1,197 @@
+"""Messages on NATS: commands and their responses, cancels, probes, events, changes of clients.
+
+All are JSON, so that any NATS client of any language can take part; unknown fields are ignored.
+"""
+
+import datetime
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+
+from protocol import codec
+from protocol.codec import EMPTY_OBJECT
+from protocol.errors import BridgeError, ErrorBody, Internal, InvalidRequest, from_body
+from protocol.ids import MAX_REQUEST_ID_CHARS, check_printable
+
+MAX_PROBED = 256
+_Short = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+AUTHORIZATION_HEADER = "Authorization"
+ERROR_HEADER = "Nats-Service-Error"  # ADR-32
+ERROR_CODE_HEADER = "Nats-Service-Error-Code"  # ADR-32
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
+
+
+class CommandRequest(
+    msgspec.Struct, frozen=True, tag_field="op", tag="call", rename="camel", omit_defaults=True, kw_only=True
+):
+    """A command for one client. `timeout_ms` is what remains; `sent_at` is the caller's clock in Unix milliseconds."""
+
+    target: _Short
+    action: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    parameters: msgspec.Raw = EMPTY_OBJECT
+    request_id: str | None = None
+    timeout_ms: int | None = None
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    sent_at: int | None = None
+
+
+class CancelRequest(
+    msgspec.Struct, frozen=True, tag_field="op", tag="cancel", rename="camel", omit_defaults=True, kw_only=True
+):
+    """The caller does not wait for this command any more."""
+
+    request_id: str
+    reason: Annotated[str, msgspec.Meta(max_length=256)] = "the caller cancelled"
+
+
+class ProbeRequest(msgspec.Struct, frozen=True, tag_field="op", tag="probe", rename="camel", kw_only=True):
+    """Ask what has become of these commands of the caller."""
+
+    request_ids: Annotated[list[str], msgspec.Meta(max_length=MAX_PROBED)]
+
+
+Operation: TypeAlias = CommandRequest | CancelRequest | ProbeRequest
+
+
+class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """The one terminal answer to a command. `duration_ms` is counted at the gateway from arrival to answer."""
+
+    request_id: str
+    status: str
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: ErrorBody | None = None
+    client_id: str | None = None
+    duration_ms: int = 0
+
+    def value(self) -> msgspec.Raw:
+        """Return the application's result; raise the error where there is one."""
+        if self.error is not None:
+            raise from_body(self.error)
+        return self.result if isinstance(self.result, msgspec.Raw) else msgspec.Raw(b"null")
+
+
+class CancelResponse(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether the command was still in flight when the cancel came."""
+
+    cancelled: bool
+
+
+class ProbeResponse(msgspec.Struct, frozen=True, rename="camel"):
+    """The probed commands: still in flight, ended (with the answer that may have been lost), or never heard of."""
+
+    in_flight: list[str]
+    outcomes: list[msgspec.Raw]
+    unknown: list[str]
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, rename="camel"):
+    """A refusal where no command is concerned."""
+
+    error: ErrorBody
+    status: str = "error"
+
+
+class EventMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """An application's event. `user` is the `sub` of its token, `at` RFC 3339 in UTC."""
+
+    event: str
+    client_id: str
+    user: str
+    app: str
+    at: str
+    source: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    id: str | None = None
+
+
+class ClientChange(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """A client has connected, been updated or gone. `revision` is the session's own counter."""
+
+    change: str
+    client_id: str
+    user: str
+    app: str
+    at: str
+    revision: int
+    reason: str | None = None
+
+
+class _Op(msgspec.Struct):
+    op: Any = "call"
+
+
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    "call": msgspec.json.Decoder(CommandRequest),
+    "cancel": msgspec.json.Decoder(CancelRequest),
+    "probe": msgspec.json.Decoder(ProbeRequest),
+}
+_op_decoder = msgspec.json.Decoder(_Op)
+_response_decoder = msgspec.json.Decoder(CommandResponse)
+_probe_decoder = msgspec.json.Decoder(ProbeResponse)
+
+
+def decode_operation(data: bytes) -> Operation:
+    """Decode the body of a message on a command subject; `op` defaults to `call`. Raises `InvalidRequest`."""
+    op = codec.decode(_op_decoder, data).op if b'"op"' in data else "call"
+    decoder = _decoders.get(op) if isinstance(op, str) else None
+    if decoder is None:
+        raise InvalidRequest("`op`: must be call, cancel or probe")
+    operation: Operation = codec.decode(decoder, data)
+    return check_operation(operation)
+
+
+def check_operation(operation: Operation) -> Operation:
+    """Return the operation where what its type cannot say holds; raise `InvalidRequest` naming the field."""
+    match operation:
+        case CommandRequest():
+            check_command(operation)
+        case CancelRequest(request_id=request_id):
+            check_printable(request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
+        case ProbeRequest():
+            pass
+    return operation
+
+
+def check_command(command: CommandRequest) -> CommandRequest:
+    """Return the command where its id, parameters and timeout are sound; raise `InvalidRequest` otherwise."""
+    if command.request_id is not None:
+        check_printable(command.request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
+    if not codec.is_object(command.parameters):
+        raise InvalidRequest("`parameters`: expected `object`")
+    if command.timeout_ms is not None and command.timeout_ms <= 0:
+        raise InvalidRequest("`timeoutMs`: must be greater than 0")
+    return command
+
+
+def decode_response(data: bytes) -> CommandResponse:
+    """Decode a gateway's answer to a call. Raises `Internal` where it is none of ours."""
+    return codec.decode(_response_decoder, data, Internal)
+
+
+def decode_probe_response(data: bytes) -> ProbeResponse:
+    """Decode a gateway's answer to a probe. Raises `InvalidRequest` where it is none."""
+    return codec.decode(_probe_decoder, data)
+
+
+def failure(request_id: str, error: BridgeError, client_id: str | None = None, duration_ms: int = 0) -> CommandResponse:
+    """Return the response that tells a caller of an error."""
+    return CommandResponse(
+        request_id=request_id, status="error", error=error.body(), client_id=client_id, duration_ms=duration_ms
+    )
+
+
+def error_headers(error: ErrorBody) -> dict[str, str]:
+    """Return the headers by which any NATS micro client recognises an error (ADR-32)."""
+    return {ERROR_CODE_HEADER: error.code, ERROR_HEADER: header_text(error.message)}
+
+
+def header_text(text: str) -> str:
+    """Return text that may stand in a NATS header: one line, printable ASCII, at most 200 characters."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:200])
+
+
+def timestamp(unix_seconds: float) -> str:
+    """Return an instant as RFC 3339 in UTC with milliseconds, as `at` and `connectedAt` carry it."""
+    instant = datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC)
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")

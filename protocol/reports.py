@@ -1,0 +1,97 @@
+"""What gateways, registries and administrators tell one another: reports, pongs, syncs, vetoes, disconnects."""
+
+import hashlib
+
+import msgspec
+
+from protocol.records import ClientRecord
+
+
+class Removal(msgspec.Struct, frozen=True, rename="camel"):
+    """A session that has ended, and why."""
+
+    tenant: str
+    client_id: str
+    reason: str
+
+
+class Report(msgspec.Struct, frozen=True, rename="camel"):
+    """What changed at a gateway since its last report. `number` grows by one; a repeat carries the same number."""
+
+    gateway_id: str
+    number: int
+    records: list[ClientRecord]
+    removals: list[Removal]
+
+
+class ReportAck(msgspec.Struct, frozen=True, rename="camel"):
+    """The report with this number is stored."""
+
+    number: int
+
+
+class GatewayPong(msgspec.Struct, frozen=True, rename="camel"):
+    """A gateway's sign of life: how many sessions it held, and their digest, as of report `number`."""
+
+    gateway_id: str
+    number: int
+    sessions: int
+    digest: str
+
+
+class SyncRequest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The next page, please: records whose key sorts after `after`."""
+
+    after: str = ""
+
+
+class SyncPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Records of a gateway, in the order of their keys; `after` names the next page, None at the end."""
+
+    number: int
+    records: list[ClientRecord]
+    after: str | None = None
+
+
+class PeerHeardRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """Ask the other registries whether they have heard this gateway."""
+
+    gateway_id: str
+
+
+class PeerHeard(msgspec.Struct, frozen=True, rename="camel"):
+    """How long ago this registry heard the gateway, in milliseconds; None for never."""
+
+    heard_ms_ago: int | None
+
+
+class DisconnectRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """An administrator ends a session."""
+
+    tenant: str
+    client_id: str
+
+
+class DisconnectResponse(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether the session was here to be ended."""
+
+    disconnected: bool
+
+
+class Digest:
+    """An order-free digest of a gateway's sessions: equal on both sides when both hold the same records.
+
+    The XOR of one 64-bit hash for each (key, revision), so that a change costs one step, whatever the number of
+    sessions. It tells honest peers that they have drifted apart; it is no proof against a liar.
+    """
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def toggle(self, key: str, revision: int) -> None:
+        """Add a record that is not in the digest, or take out one that is."""
+        hashed = hashlib.blake2b(f"{key} {revision}".encode(), digest_size=8).digest()
+        self._value ^= int.from_bytes(hashed)
+
+    def __str__(self) -> str:
+        return f"{self._value:016x}"

@@ -1,0 +1,210 @@
+"""Tokens: JSON Web Tokens (RFC 7519) verified, cached for a while, turned into principals; and minted for development.
+
+One algorithm family is pinned by the kind of key: HS256 for a secret, RS/PS/ES/EdDSA for a public key or a JWKS URL, so
+that a public key can never be taken for a secret. `exp` and `aud` are required. Tokens are never logged.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jwt
+import msgspec
+
+from protocol.access import ADMIN, ROLES, Principal
+from protocol.errors import ConfigurationError, PermissionDenied, Unauthenticated, Unavailable
+from protocol.ids import is_token
+from protocol.runtime.settings import PREFIX, Settings
+
+CACHE_SECONDS = 300
+CACHE_ENTRIES = 10_000
+MAX_TOKEN_CHARS = 8192
+DEFAULT_TENANT = "default"
+SECRET_ALGORITHMS = ["HS256"]
+PUBLIC_KEY_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+JWKS_TIMEOUT_SECONDS = 5
+
+_Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=1000)]
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    sub: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    role: str
+    exp: float
+    tenant: str = DEFAULT_TENANT
+    permissions: _Names = []
+    users: _Names | None = None
+    apps: _Names | None = None
+    clients: _Names | None = None
+
+
+ANYONE = Principal("anonymous", ADMIN, DEFAULT_TENANT, float("inf"), frozenset({"*"}))
+
+
+class Verifier:
+    """Turns tokens into principals, by the key that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._off = settings.auth == "off"
+        self._cache: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
+        self._jwks = (
+            jwt.PyJWKClient(settings.jwt_jwks_url, timeout=JWKS_TIMEOUT_SECONDS) if settings.jwt_jwks_url else None
+        )
+        self._key, self._algorithms = ("", PUBLIC_KEY_ALGORITHMS) if self._off or self._jwks else _fixed_key(settings)
+
+    def cached(self, token: str, *, expired_too: bool = False) -> Principal | None:
+        """Return the principal of a token that was verified within the last five minutes, or None.
+
+        Raises `Unauthenticated` where it has expired since, unless `expired_too` asks for the signature alone.
+        """
+        if self._off:
+            return ANYONE
+        entry = self._cache.get(token)
+        now = time.time()
+        if entry is None or entry[1] <= now:
+            return None
+        if entry[0].expires_at <= now and not expired_too:
+            raise _expired()
+        return entry[0]
+
+    async def verify(self, token: str | None, *, expired_too: bool = False) -> Principal:
+        """Return whom the token speaks for.
+
+        Raises `Unauthenticated` for a missing or bad one, `Unavailable` where the key set cannot be fetched.
+        `expired_too` accepts an expired token whose signature is good (cancel and probe outlive a token).
+        """
+        if self._off:
+            return ANYONE
+        if not token:
+            raise Unauthenticated("send a token: Authorization: Bearer <token>")
+        known = self.cached(token, expired_too=expired_too)
+        if known is not None:
+            return known
+        if len(token) > MAX_TOKEN_CHARS:
+            raise Unauthenticated("the token is too long to be one")
+        key = await self._signing_key(token)
+        principal = self._decode(token, key)
+        self._remember(token, principal)
+        if principal.expires_at <= time.time() and not expired_too:
+            raise _expired()
+        return principal
+
+    async def _signing_key(self, token: str) -> Any:
+        if self._jwks is None:
+            return self._key
+        try:
+            return (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+        except jwt.PyJWKClientConnectionError as exc:
+            raise Unavailable("the key set that verifies tokens cannot be fetched; try again in a moment") from exc
+        except jwt.PyJWTError as exc:
+            raise Unauthenticated("the token is not signed by a key of this deployment") from exc
+
+    def _decode(self, token: str, key: Any) -> Principal:
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=self._algorithms,
+                audience=self._settings.jwt_audience,
+                issuer=self._settings.jwt_issuer,
+                options={"require": ["exp", "aud", "sub"], "verify_exp": False},
+            )
+            return _principal(msgspec.convert(claims, _Claims))
+        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, RecursionError) as exc:
+            raise Unauthenticated(_reason(exc)) from exc
+
+    def _remember(self, token: str, principal: Principal) -> None:
+        self._cache[token] = (principal, time.time() + CACHE_SECONDS)
+        if len(self._cache) > CACHE_ENTRIES:
+            self._cache.popitem(last=False)
+
+
+def bearer(header: str | None) -> str | None:
+    """Return the token of an `Authorization` header (RFC 6750 section 2.1), None where there is none.
+
+    Raises `Unauthenticated` for another scheme.
+    """
+    if not header:
+        return None
+    scheme, _, token = header.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("the Authorization header must be: Bearer <token>")
+    return token.strip()
+
+
+def require_same_identity(before: Principal, after: Principal) -> None:
+    """Raise `PermissionDenied` where a refreshed token changes who the connection speaks for."""
+    if (before.sub, before.tenant, before.role) != (after.sub, after.tenant, after.role):
+        raise PermissionDenied("a refreshed token must keep sub, tenant and role")
+
+
+def mint(
+    secret: str,
+    sub: str,
+    role: str,
+    ttl_seconds: int,
+    *,
+    audience: str = "agentbridge",
+    issuer: str | None = None,
+    tenant: str | None = None,
+    permissions: Iterable[str] = (),
+    limits: dict[str, list[str]] | None = None,
+) -> str:
+    """Sign a token with the shared secret; for development, tests and the `token` command."""
+    claims: dict[str, Any] = {"sub": sub, "role": role, "aud": audience, "exp": int(time.time()) + ttl_seconds}
+    claims |= {"iss": issuer} if issuer else {}
+    claims |= {"tenant": tenant} if tenant else {}
+    claims |= {"permissions": list(permissions)} if permissions else {}
+    return jwt.encode(claims | (limits or {}), secret, algorithm="HS256")
+
+
+def _fixed_key(settings: Settings) -> tuple[str, list[str]]:
+    if settings.jwt_secret:
+        return settings.jwt_secret, SECRET_ALGORITHMS
+    assert settings.jwt_public_key_file is not None
+    key = Path(settings.jwt_public_key_file).read_text()
+    if "PUBLIC KEY" not in key:
+        raise ConfigurationError(f"{PREFIX}JWT_PUBLIC_KEY_FILE should be a public key in PEM form")
+    return key, PUBLIC_KEY_ALGORITHMS
+
+
+def _principal(claims: _Claims) -> Principal:
+    if claims.role not in ROLES:
+        raise ValueError("role must be app, agent or admin")
+    if not is_token(claims.tenant):
+        raise ValueError("tenant must be 1 to 64 letters, digits, '-' or '_'")
+    return Principal(
+        sub=claims.sub,
+        role=claims.role,
+        tenant=claims.tenant,
+        expires_at=claims.exp,
+        permissions=frozenset(claims.permissions),
+        users=None if claims.users is None else frozenset(claims.users),
+        apps=None if claims.apps is None else frozenset(claims.apps),
+        clients=None if claims.clients is None else frozenset(claims.clients),
+    )
+
+
+def _expired() -> Unauthenticated:
+    return Unauthenticated("the token has expired; get a fresh one")
+
+
+def _reason(error: Exception) -> str:
+    """Return a sentence about a bad token that says what to mend and nothing about keys."""
+    match error:
+        case jwt.MissingRequiredClaimError(claim=claim):
+            return f"the token lacks the claim `{claim}`"
+        case jwt.InvalidAudienceError():
+            return "the token is for another audience"
+        case jwt.InvalidIssuerError():
+            return "the token is from another issuer"
+        case jwt.ImmatureSignatureError():
+            return "the token is not valid yet"
+        case msgspec.ValidationError() | ValueError() if not isinstance(error, jwt.PyJWTError):
+            return f"the token's claims are wrong: {error}"
+        case _:
+            return "the token does not verify"

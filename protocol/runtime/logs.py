@@ -1,0 +1,92 @@
+"""Logging: the client and the request that a line is about come from context, the format from settings.
+
+Console lines are for people (coloured only on a terminal), JSON lines for collectors. Tokens never reach a log: URLs
+with queries, headers and frames are not logged.
+"""
+
+import contextlib
+import datetime
+import logging
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import TextIO
+
+import msgspec
+
+client_id: ContextVar[str | None] = ContextVar("client_id", default=None)
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m"}
+_RESET = "\x1b[0m"
+
+
+@contextlib.contextmanager
+def about(client: str | None = None, request: str | None = None) -> Iterator[None]:
+    """Mark what is logged inside as concerning a client, a request, or both."""
+    client_mark, request_mark = client_id.set(client), request_id.set(request)
+    try:
+        yield
+    finally:
+        client_id.reset(client_mark)
+        request_id.reset(request_mark)
+
+
+def configure(process: str, log_format: str, level: str, stream: TextIO | None = None) -> None:
+    """Send all logs of this process to `stream` (standard error) in the chosen format."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(process) if log_format == "json" else ConsoleFormatter(process, handler.stream))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("websockets", "uvicorn", "nats", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON; fields without a value are left out."""
+        line = {
+            "at": _instant(record).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "message": record.getMessage(),
+            "clientId": client_id.get(),
+            "requestId": request_id.get(),
+            "exception": self.formatException(record.exc_info) if record.exc_info else None,
+        }
+        return msgspec.json.encode({key: value for key, value in line.items() if value is not None}).decode()
+
+
+class ConsoleFormatter(logging.Formatter):
+    """One readable line, with the traceback below it where there is one."""
+
+    def __init__(self, process: str, stream: TextIO) -> None:
+        super().__init__()
+        self._process = process
+        self._coloured = stream.isatty()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as time, process, level, message and what it is about."""
+        about = "".join(f" {name}={value}" for name, value in _context() if value)
+        line = f"{_instant(record):%H:%M:%S} {self._process:9} {self._level(record)} {record.getMessage()}{about}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+    def _level(self, record: logging.LogRecord) -> str:
+        name = f"{record.levelname.lower():7}"
+        colour = _COLOURS.get(record.levelname) if self._coloured else None
+        return f"{colour}{name}{_RESET}" if colour else name
+
+
+def _context() -> list[tuple[str, str | None]]:
+    return [("client", client_id.get()), ("request", request_id.get())]
+
+
+def _instant(record: logging.LogRecord) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(record.created, datetime.UTC)

@@ -1,0 +1,299 @@
+"""The connection of a process to NATS, hardened: it never gives up and never buffers in silence.
+
+What the client library leaves open is closed here, once: endless reconnects with short waits, pings short enough to
+notice a frozen server in three seconds, `TCP_USER_TIMEOUT` for a host that vanished, publishes that fail at once while
+the server is away, a bound on what waits to be written, a fatal `closed`, and permission violations that stop a
+process which is just starting instead of looking like timeouts.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from protocol.errors import ConfigurationError, Unavailable
+from protocol.runtime.settings import Settings
+
+MIN_SERVER = (2, 11)
+RECONNECT_WAIT_SECONDS = 0.25
+PING_INTERVAL_SECONDS = 1
+MAX_OUTSTANDING_PINGS = 2
+TCP_USER_TIMEOUT_MS = 3000
+MAX_UNSENT_BYTES = 16 * 1024 * 1024
+FLUSH_TIMEOUT_SECONDS = 5
+FIRST_CONNECT_LOG_SECONDS = 5
+DRAIN_TIMEOUT_SECONDS = 5
+
+log = logging.getLogger(__name__)
+Handler = Callable[[Msg], Awaitable[None]]
+
+
+class Connection:
+    """A process's connection to NATS. Make one with `connect()`."""
+
+    def __init__(self, name: str, inbox_prefix: str) -> None:
+        self.name = name
+        self.inbox_prefix = inbox_prefix
+        self.client = Client()
+        self.reconnects = 0
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._away_since: float | None = self._loop.time()
+        self._up_since = 0.0
+        self._log_next = 0.0
+        self._returned = asyncio.Event()
+        self._violations: list[str] = []
+        self._started = False
+        self._next_flush: asyncio.Future[None] | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    # --- is it there? ---
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is believed to be there; a frozen one is noticed within three seconds."""
+        return self._away_since is None
+
+    def away_seconds(self) -> float:
+        """Return for how long the server has been away; 0 while it is there."""
+        return 0.0 if self._away_since is None else self._loop.time() - self._away_since
+
+    def unbroken_seconds(self) -> float:
+        """Return for how long the present connection has held; 0 while there is none."""
+        return self._loop.time() - self._up_since if self._away_since is None else 0.0
+
+    async def wait_connected(self, timeout_seconds: float) -> None:
+        """Wait for the server to return; raise `Unavailable` after `timeout_seconds`."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._returned.wait()
+        except TimeoutError as exc:
+            raise Unavailable("NATS is away; try again in a moment") from exc
+
+    def on_reconnect(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each reconnect, when all subscriptions are in place again."""
+        self._listeners.append(listener)
+
+    # --- use ---
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Publish now; raise `Unavailable` where the server is away or does not take what was written before."""
+        if self._away_since is not None or self.client.pending_data_size > MAX_UNSENT_BYTES:
+            raise Unavailable("NATS is away; try again in a moment")
+        try:
+            await self.client.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.Error as exc:
+            raise Unavailable("NATS did not take the message; try again in a moment") from exc
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Subscribe; `handler` must hand over and return, for messages of one subscription come one at a time."""
+        return await self.client.subscribe(subject, queue=queue, cb=handler)
+
+    async def request(
+        self, subject: str, payload: bytes, timeout_seconds: float, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """Send a request and return its reply.
+
+        Raises `TimeoutError` for silence, `nats.errors.NoRespondersError` where nobody serves the subject,
+        `Unavailable` while the server is away.
+        """
+        if self._away_since is not None:
+            raise Unavailable("NATS is away; try again in a moment")
+        try:
+            return await self.client.request(subject, payload, timeout=timeout_seconds, headers=headers)
+        except (nats.errors.NoRespondersError, TimeoutError):
+            raise
+        except nats.errors.Error as exc:
+            raise Unavailable("NATS did not take the request; try again in a moment") from exc
+
+    def new_inbox(self) -> str:
+        """Return a fresh subject for replies, within this user's own inbox prefix."""
+        return f"{self.inbox_prefix}.{secrets.token_hex(11)}"
+
+    async def flush(self) -> None:
+        """Return when the server has processed all that was sent before; callers at one time share a round trip.
+
+        The library's own flush may overtake a subscription that it has not written yet, so it is done twice.
+        Raises `Unavailable` after five seconds.
+        """
+        if self._next_flush is None:
+            self._next_flush = self._loop.create_future()
+            self._next_flush.add_done_callback(lambda future: future.cancelled() or future.exception())
+            self._loop.call_soon(self._start_flush, self._next_flush)
+        await asyncio.shield(self._next_flush)
+
+    async def verify_permissions(self) -> None:
+        """Raise `ConfigurationError` where the server refused a subscription or publish of this process's start."""
+        await self.flush()
+        await self.flush()
+        self._started = True
+        if self._violations:
+            raise ConfigurationError(f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}")
+
+    # --- callbacks of the library ---
+
+    def _start_flush(self, waiter: asyncio.Future[None]) -> None:
+        self._next_flush = None
+        task = self._loop.create_task(self._flush_into(waiter), name="nats flush")
+        waiter.add_done_callback(lambda _: task)  # the waiter keeps its task alive
+
+    async def _flush_into(self, waiter: asyncio.Future[None]) -> None:
+        try:
+            await self.client.flush(FLUSH_TIMEOUT_SECONDS)
+            await self.client.flush(FLUSH_TIMEOUT_SECONDS)
+        except Exception as exc:
+            error = Unavailable("NATS is away; try again in a moment")
+            error.__cause__ = exc
+            if not waiter.done():
+                waiter.set_exception(error)
+        else:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error)
+        if "permissions violation" in text.lower():
+            self._violations.append(text.removeprefix("nats: "))
+            log.error("NATS refused: %s", text)
+        elif isinstance(error, nats.errors.SlowConsumerError):
+            log.error("dropped a message on %s: its subscription is full", error.subject)
+        elif self._started:
+            log.debug("NATS: %s", text or type(error).__name__)
+        else:
+            self._log_waiting(text or type(error).__name__)
+
+    def _log_waiting(self, why: str) -> None:
+        if self._loop.time() >= self._log_next:
+            self._log_next = self._loop.time() + FIRST_CONNECT_LOG_SECONDS
+            log.info("waiting for NATS (%s)", why)
+
+    async def _on_disconnect(self) -> None:
+        if self._away_since is None:
+            self._away_since = self._loop.time()
+            self._returned.clear()
+            _forget_unsent(self.client)
+            log.warning("lost NATS; reconnecting")
+
+    async def _on_reconnect(self) -> None:
+        self.reconnects += 1
+        self._mark_up()
+        log.info("NATS is back")
+        for listener in self._listeners:
+            listener()
+
+    async def _on_closed(self) -> None:
+        if not self.failed.done():
+            self.failed.set_result(None)
+
+    def _mark_up(self) -> None:
+        _set_user_timeout(self.client)
+        self._away_since = None
+        self._up_since = self._loop.time()
+        self._returned.set()
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: Settings, process: str, user: str) -> AsyncIterator[Connection]:
+    """Connect as `process`, waiting for as long as it takes; drain on exit.
+
+    `user` names the inbox prefix `_INBOX.<user>` that this process's NATS user may subscribe to. Raises
+    `ConfigurationError` where the server refuses the credentials or is older than 2.11.
+    """
+    connection = Connection(process, f"_INBOX.{user}")
+    await _first_connect(connection, settings)
+    try:
+        yield connection
+    finally:
+        await _leave(connection)
+
+
+async def _first_connect(connection: Connection, settings: Settings) -> None:
+    """Connect for the first time; the library itself repeats for as long as nobody answers at all."""
+    while True:
+        try:
+            await _connect_once(connection, settings)
+            break
+        except (OSError, nats.errors.Error, TimeoutError) as exc:
+            if "authorization" in str(exc).lower() or isinstance(exc, ssl.SSLError):
+                raise ConfigurationError(f"NATS at {_shown(settings)} refuses this process's credentials") from exc
+            await connection._on_error(exc)  # noqa: SLF001  the one maker of connections
+            await asyncio.sleep(RECONNECT_WAIT_SECONDS)
+            connection.client = Client()
+    connection._mark_up()  # noqa: SLF001
+    _check_version(connection.client)
+
+
+async def _connect_once(connection: Connection, settings: Settings) -> None:
+    """Try until a server answers; unlike a reconnect, the first connect must fail where the credentials are wrong."""
+    client = connection.client
+    await client.connect(
+        servers=settings.nats_servers,
+        name=connection.name,
+        inbox_prefix=connection.inbox_prefix,
+        user=settings.nats_user,
+        password=settings.nats_password,
+        user_credentials=settings.nats_creds,
+        tls=ssl.create_default_context(cafile=settings.nats_ca) if settings.nats_ca else None,
+        error_cb=connection._on_error,  # noqa: SLF001
+        disconnected_cb=connection._on_disconnect,  # noqa: SLF001
+        reconnected_cb=connection._on_reconnect,  # noqa: SLF001
+        closed_cb=connection._on_closed,  # noqa: SLF001
+        allow_reconnect=False,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_SECONDS * random.uniform(0.6, 1.0),  # type: ignore[arg-type]  # noqa: S311  jitter
+        connect_timeout=2,
+        ping_interval=PING_INTERVAL_SECONDS,
+        max_outstanding_pings=MAX_OUTSTANDING_PINGS,
+        drain_timeout=DRAIN_TIMEOUT_SECONDS,
+        pending_size=0,
+    )
+    client.options["allow_reconnect"] = True
+
+
+async def _leave(connection: Connection) -> None:
+    """Drain where the server is there to be drained to, close otherwise."""
+    connection.failed.cancel()
+    with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+        if connection.connected and not connection.client.is_closed:
+            await connection.client.drain()
+        else:
+            await connection.client.close()
+
+
+def _check_version(client: Client) -> None:
+    version = client.connected_server_version
+    if (version.major, version.minor) < MIN_SERVER:
+        raise ConfigurationError(f"nats-server is {version.major}.{version.minor}, but 2.11 or newer is needed")
+
+
+def _shown(settings: Settings) -> str:
+    return ", ".join(url.rpartition("@")[2] for url in settings.nats_servers)
+
+
+def _set_user_timeout(client: Client) -> None:
+    """Have the kernel give up on unacknowledged data after three seconds, where it can (Linux)."""
+    transport = client._transport  # noqa: SLF001  the library offers no way to its socket
+    writer = getattr(transport, "_io_writer", None)
+    sock = writer.get_extra_info("socket") if writer is not None else None
+    if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+
+def _forget_unsent(client: Client) -> None:
+    """Drop what was not written when the connection broke: its senders have been told, or will give up.
+
+    Without this the library would send stale requests seconds later. Subscriptions are replayed from its own table.
+    """
+    client._pending = []  # noqa: SLF001
+    client._pending_data_size = 0  # noqa: SLF001

@@ -1,0 +1,152 @@
+"""Fixed endpoints on NATS: a task for each request, bounded, one error boundary, announced as a micro service (ADR-32).
+
+`$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` answer for the process. The library's own micro service is not used: it tells
+callers `repr(error)`, runs handlers inside the subscription, and stops by unsubscribing instead of draining.
+"""
+
+import asyncio
+import datetime
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from protocol import codec
+from protocol.errors import BridgeError, Internal, Overloaded, Unavailable
+from protocol.messages import ErrorResponse, error_headers
+from protocol.runtime.nats import Connection
+from protocol.subjects import is_safe_reply
+
+MAX_REQUESTS_AT_ONCE = 256
+SERVICE_VERSION = "0.1.0"
+
+log = logging.getLogger(__name__)
+Answer = Callable[[Msg], Awaitable[bytes | None]]
+
+
+class _EndpointStats(msgspec.Struct):
+    """Counters of one endpoint, named as ADR-32 names them; times are in nanoseconds."""
+
+    name: str
+    subject: str
+    queue_group: str
+    num_requests: int = 0
+    num_errors: int = 0
+    last_error: str = ""
+    processing_time: int = 0
+    average_processing_time: int = 0
+
+    def count(self, started_ns: int, error: str = "") -> None:
+        self.num_requests += 1
+        self.processing_time += time.perf_counter_ns() - started_ns
+        self.average_processing_time = self.processing_time // self.num_requests
+        if error:
+            self.num_errors += 1
+            self.last_error = error
+
+
+class Responder:
+    """The endpoints of a process. Its tasks live in the task group it is given."""
+
+    def __init__(
+        self, connection: Connection, tasks: asyncio.TaskGroup, service: str, metadata: dict[str, str], ident: str
+    ) -> None:
+        self._connection = connection
+        self._tasks = tasks
+        self._identity = {"name": service, "id": ident, "version": SERVICE_VERSION, "metadata": metadata}
+        self._started = datetime.datetime.now(datetime.UTC)
+        self._stats: list[_EndpointStats] = []
+        self._subscriptions: list[Subscription] = []
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def announce(self) -> None:
+        """Answer `$SRV.PING`, `INFO` and `STATS`, for all services, for those of this name, and for this one."""
+        name, ident = self._identity["name"], self._identity["id"]
+        for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._describe_stats)):
+            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{ident}"):
+                handler = partial(self._answer_service, answer)
+                self._subscriptions.append(await self._connection.subscribe(subject, handler))
+
+    async def endpoint(self, name: str, subject: str, answer: Answer, *, queue: str = "") -> None:
+        """Serve a subject; `answer` returns the reply's body, None for no reply, or raises a `BridgeError`."""
+        stats = _EndpointStats(name, subject, queue)
+        self._stats.append(stats)
+        handler = partial(self._accept, answer, stats)
+        self._subscriptions.append(await self._connection.subscribe(subject, handler, queue=queue))
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Take no more requests, and wait for those under way."""
+        for subscription in self._subscriptions:
+            await subscription.drain()
+        async with asyncio.timeout(timeout_seconds):
+            await self._idle.wait()
+
+    async def _accept(self, answer: Answer, stats: _EndpointStats, msg: Msg) -> None:
+        if msg.reply and not is_safe_reply(msg.reply):
+            log.warning("ignored a request on %s: its reply subject is not an inbox", msg.subject)
+        elif self._running >= MAX_REQUESTS_AT_ONCE:
+            await self._refuse(msg, Overloaded("too many requests at once; try again in a moment"))
+        else:
+            self._running += 1
+            self._idle.clear()
+            self._tasks.create_task(self._serve(answer, stats, msg), name=f"answer {stats.name}")
+
+    async def _serve(self, answer: Answer, stats: _EndpointStats, msg: Msg) -> None:
+        started = time.perf_counter_ns()
+        try:
+            error = await self._boundary(answer, msg)
+            stats.count(started, error)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _boundary(self, answer: Answer, msg: Msg) -> str:
+        """Answer one request; return the code of what went wrong, or nothing."""
+        try:
+            body = await answer(msg)
+            if msg.reply and body is not None:
+                await self._connection.publish(msg.reply, body)
+        except BridgeError as exc:
+            await self._refuse(msg, exc)
+            return exc.code.value
+        except Exception:
+            log.exception("a request on %s failed", msg.subject)
+            await self._refuse(msg, Internal("the request failed; the log of the process says why"))
+            return Internal.code.value
+        return ""
+
+    async def _refuse(self, msg: Msg, error: BridgeError) -> None:
+        if not msg.reply:
+            return
+        body = error.body()
+        try:
+            await self._connection.publish(msg.reply, codec.encode(ErrorResponse(body)), headers=error_headers(body))
+        except Unavailable:
+            log.warning("could not refuse a request on %s: NATS is away", msg.subject)
+
+    async def _answer_service(self, answer: Callable[[], dict[str, object]], msg: Msg) -> None:
+        if is_safe_reply(msg.reply) and self._connection.connected:
+            await self._connection.publish(msg.reply, codec.encode(answer()))
+
+    def _ping(self) -> dict[str, object]:
+        return {"type": "io.nats.micro.v1.ping_response", **self._identity}
+
+    def _info(self) -> dict[str, object]:
+        endpoints = [{"name": e.name, "subject": e.subject, "queue_group": e.queue_group} for e in self._stats]
+        return {"type": "io.nats.micro.v1.info_response", **self._identity, "description": "", "endpoints": endpoints}
+
+    def _describe_stats(self) -> dict[str, object]:
+        started = self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {
+            "type": "io.nats.micro.v1.stats_response",
+            **self._identity,
+            "started": started,
+            "endpoints": self._stats,
+        }

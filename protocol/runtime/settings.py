@@ -1,0 +1,155 @@
+"""Settings from the environment: one table a process, read once, checked before anything starts.
+
+A setting is a field of a frozen struct; its type and bounds are msgspec's, and the sentence in its `description` is
+what `--help`, the documentation and a wrong value's error line say. Only this module reads the environment.
+"""
+
+import os
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from protocol.errors import ConfigurationError
+
+PREFIX = "AGENTBRIDGE_"
+MIN_SECRET_BYTES = 32
+S = TypeVar("S", bound="Settings")
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 0 to 65535; 0 takes any free one")]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="a number of seconds greater than 0")]
+Milliseconds = Annotated[int, msgspec.Meta(gt=0, le=86_400_000, description="milliseconds, a whole number above 0")]
+Count = Annotated[int, msgspec.Meta(gt=0, le=1_000_000, description="a whole number above 0")]
+Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024, description="bytes, from 1024 to 67108864")]
+Replicas = Annotated[int, msgspec.Meta(ge=1, le=5, description="1, 3 or 5 servers that keep each stream")]
+Text = Annotated[str, msgspec.Meta(description="text")]
+File = Annotated[str, msgspec.Meta(description="the path of a readable file")]
+Urls = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(nats|tls|ws|wss)://[^,\s]+(,\s*(nats|tls|ws|wss)://[^,\s]+)*$",
+        description="nats://host:port, several with commas between",
+    ),
+]
+WebUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://\S+$", description="an http(s) URL")]
+Secret = Annotated[str, msgspec.Meta(min_length=MIN_SECRET_BYTES, description="a secret of at least 32 bytes")]
+Origins = Annotated[
+    str, msgspec.Meta(description="origins such as https://app.example.com, with commas between; * allows any")
+]
+AuthMode = Annotated[Literal["jwt", "off"], msgspec.Meta(description="jwt, or off (loopback only)")]
+LogFormat = Annotated[Literal["console", "json"], msgspec.Meta(description="console or json")]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], msgspec.Meta(description="debug, info, warning or error")
+]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every process is told: where NATS is, whose tokens to believe, how to log, how long to drain."""
+
+    nats_url: Urls = "nats://127.0.0.1:4222"
+    nats_user: Text | None = None
+    nats_password: Text | None = None
+    nats_creds: File | None = None
+    nats_ca: File | None = None
+    auth: AuthMode = "jwt"
+    jwt_secret: Secret | None = None
+    jwt_public_key_file: File | None = None
+    jwt_jwks_url: WebUrl | None = None
+    jwt_audience: Text = "agentbridge"
+    jwt_issuer: Text | None = None
+    max_message_bytes: Bytes = 960 * 1024
+    drain_seconds: Seconds = 10.0
+    log_format: LogFormat = "console"
+    log_level: LogLevel = "info"
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for values that are sound alone but not together."""
+        for variable in ("nats_creds", "nats_ca", "jwt_public_key_file"):
+            _require_readable(variable, getattr(self, variable))
+        keys = [key for key in (self.jwt_secret, self.jwt_public_key_file, self.jwt_jwks_url) if key]
+        if self.auth == "jwt" and len(keys) != 1:
+            raise ConfigurationError(
+                f"one of {PREFIX}JWT_SECRET, {PREFIX}JWT_PUBLIC_KEY_FILE and {PREFIX}JWT_JWKS_URL must be set, so that "
+                f"tokens can be verified (or {PREFIX}AUTH=off, on loopback, to do without)"
+            )
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """The servers of `nats_url`, each as its own URL."""
+        return [url.strip() for url in self.nats_url.split(",")]
+
+
+def variable(field_name: str) -> str:
+    """Return the environment variable of a field."""
+    return PREFIX + field_name.upper()
+
+
+def load(kind: type[S], environment: Mapping[str, str] | None = None) -> S:
+    """Read a process's settings. Raises `ConfigurationError` with one line that names the variable and the remedy."""
+    environment = os.environ if environment is None else environment  # noqa: TID251  the one place that may
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        text = environment.get(variable(field.name), "").strip()
+        if text:
+            values[field.name] = _convert(field, text)
+    settings = kind(**values)
+    settings.check()
+    return settings
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of the environment, for children and for the command line's defaults."""
+    return dict(os.environ)  # noqa: TID251  the one place that may
+
+
+def describe(field: msgspec.structs.FieldInfo) -> str:
+    """Return what a setting should be, as a phrase."""
+    return _description(field.type) or "a value"
+
+
+def require_loopback(settings: Settings, host: str, host_variable: str) -> None:
+    """Raise `ConfigurationError` where authentication is off and `host` is not loopback."""
+    if settings.auth == "off" and host not in ("127.0.0.1", "::1", "localhost"):
+        raise ConfigurationError(
+            f"{PREFIX}AUTH=off is for loopback only, but {PREFIX}{host_variable} is {host!r}: "
+            "set 127.0.0.1 there, or give a key to verify tokens with"
+        )
+
+
+def split_list(text: str) -> list[str]:
+    """Return the parts of a comma-separated setting, without blanks."""
+    return [part for part in re.split(r"\s*,\s*", text.strip()) if part]
+
+
+def _convert(field: msgspec.structs.FieldInfo, text: str) -> Any:
+    try:
+        return msgspec.convert(text, field.type, strict=False)
+    except msgspec.ValidationError as exc:
+        shown = "" if _is_secret(field.name) else f" {text!r}"
+        raise ConfigurationError(
+            f"{variable(field.name)} is{shown or ' wrong'}, but should be {describe(field)}"
+        ) from exc
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name for word in ("secret", "password"))
+
+
+def _description(annotation: Any) -> str:
+    for meta in getattr(annotation, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta.description
+    return next(filter(None, map(_description, typing.get_args(annotation))), "")
+
+
+def _require_readable(field_name: str, path: str | None) -> None:
+    if path is not None:
+        try:
+            Path(path).open("rb").close()
+        except OSError as exc:
+            raise ConfigurationError(
+                f"{variable(field_name)} is {path!r}, which cannot be read: {exc.strerror}"
+            ) from exc

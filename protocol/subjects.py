@@ -1,0 +1,128 @@
+"""The one place that builds, parses and checks NATS subjects and KV keys.
+
+`agentbridge.T.KIND...` where `T` is a tenant, or one of our own names that begin with an underscore. Values that come
+from outside are checked here before they become part of a subject: a dot or a wildcard would reroute a message, and a
+subject of some thousand characters makes the server drop the connection.
+"""
+
+import re
+from typing import NamedTuple
+
+from protocol.errors import InvalidRequest
+from protocol.ids import is_token
+
+ROOT = "agentbridge"
+INBOX = "_INBOX."
+NO_CLIENT = "_none"
+MAX_REPLY_CHARS = 256
+MAX_EVENT_NAME_BYTES = 256
+
+ALL_EVENTS = f"{ROOT}.*.event.*.*"
+ALL_CLIENT_CHANGES = f"{ROOT}.*.client.*.*"
+ALL_AUDIT = f"{ROOT}.*.audit.*.*"
+ALL_COMMANDS = f"{ROOT}.*.command.*"
+ALL_REGISTRY_REQUESTS = f"{ROOT}.*.registry.*"
+REGISTRY_REPORT = f"{ROOT}._registry.report"
+REGISTRY_PEER_HEARD = f"{ROOT}._registry.peer.heard"
+
+CLIENTS_BUCKET = "agentbridge_clients"
+IDEMPOTENCY_BUCKET = "agentbridge_idempotency"
+EVENTS_STREAM = "agentbridge_events"
+AUDIT_STREAM = "agentbridge_audit"
+
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_REPLY_TOKEN = re.compile(r"[\x21-\x29\x2b-\x2d\x2f-\x3d\x3f-\x7e]+")  # printable ASCII without `*`, `.` and `>`
+
+
+class ClientAddress(NamedTuple):
+    """A client's place: its tenant and its id."""
+
+    tenant: str
+    client_id: str
+
+
+def command(tenant: str, client_id: str) -> str:
+    """Where the gateway that holds the client's session answers `call`, `cancel` and `probe`."""
+    return f"{ROOT}.{tenant}.command.{client_id}"
+
+
+def parse_command(subject: str) -> ClientAddress:
+    """Return whose command subject this is; raise `InvalidRequest` for any other subject."""
+    match subject.split("."):
+        case [root, tenant, "command", client_id] if root == ROOT and is_token(tenant) and is_token(client_id):
+            return ClientAddress(tenant, client_id)
+    raise InvalidRequest("not a command subject")
+
+
+def registry(tenant: str, op: str) -> str:
+    """Where any registry answers `list`, `get` and `find` for a tenant."""
+    return f"{ROOT}.{tenant}.registry.{op}"
+
+
+def parse_registry(subject: str) -> tuple[str, str]:
+    """Return the tenant and the operation of a registry request; raise `InvalidRequest` for any other subject."""
+    match subject.split("."):
+        case [root, tenant, "registry", op] if root == ROOT and is_token(tenant):
+            return tenant, op
+    raise InvalidRequest("not a registry subject")
+
+
+def event(tenant: str, client_id: str, name: str) -> str:
+    """Where a client's event is published; raise `InvalidRequest` for a name that is empty or too long."""
+    return f"{ROOT}.{tenant}.event.{client_id}.{event_token(name)}"
+
+
+def client_change(tenant: str, client_id: str, change: str) -> str:
+    """Where the registry announces that a client has connected, changed or gone."""
+    return f"{ROOT}.{tenant}.client.{client_id}.{change}"
+
+
+def audit(tenant: str, client_id: str, outcome: str) -> str:
+    """Where one command's outcome is recorded."""
+    return f"{ROOT}.{tenant}.audit.{client_id}.{outcome}"
+
+
+def gateway(gateway_id: str, op: str) -> str:
+    """Where one gateway answers the registry's `ping` and `sync` and an administrator's `disconnect`."""
+    return f"{ROOT}._gateway.{gateway_id}.{op}"
+
+
+def event_token(name: str) -> str:
+    """Return an event name as one subject token: every byte outside `[A-Za-z0-9_-]` percent-encoded, dots too.
+
+    Raises `InvalidRequest` for a name that is empty, over 256 bytes of UTF-8, or not encodable.
+    """
+    try:
+        plain = name.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest("`event`: the name is not valid Unicode") from exc
+    if not 1 <= len(plain) <= MAX_EVENT_NAME_BYTES:
+        raise InvalidRequest(f"`event`: the name must be 1 to {MAX_EVENT_NAME_BYTES} bytes")
+    return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], plain).decode()
+
+
+def is_safe_reply(subject: str) -> bool:
+    """Tell whether a caller's reply subject may be published to.
+
+    It must lie below `_INBOX.` and hold no wildcard: a gateway may publish events, so a chosen reply subject could
+    forge one.
+    """
+    if not subject.startswith(INBOX) or len(subject) > MAX_REPLY_CHARS:
+        return False
+    return all(_REPLY_TOKEN.fullmatch(token) for token in subject.split("."))
+
+
+def client_key(tenant: str, client_id: str) -> str:
+    """Return the key of a client's record in the clients bucket."""
+    return f"{tenant}.{client_id}"
+
+
+def gateway_key(gateway_id: str) -> str:
+    """Return the key of a gateway's applied report number in the clients bucket; no tenant begins with `_`."""
+    return f"_gateway.{gateway_id}"
+
+
+def parse_key(key: str) -> ClientAddress | None:
+    """Return whose record a key of the clients bucket names, or None for one of our own keys."""
+    tenant, _, client_id = key.partition(".")
+    return ClientAddress(tenant, client_id) if is_token(tenant) and is_token(client_id) else None
