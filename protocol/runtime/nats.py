@@ -53,6 +53,7 @@ class Connection:
         self._returned = asyncio.Event()
         self._violations: list[str] = []
         self._started = False
+        self._leaving = False
         self._next_flush: asyncio.Future[None] | None = None
         self._listeners: list[Callable[[], None]] = []
 
@@ -183,7 +184,8 @@ class Connection:
             self._away_since = self._loop.time()
             self._returned.clear()
             _forget_unsent(self.client)
-            log.warning("lost NATS; reconnecting")
+            if not self._leaving:
+                log.warning("lost NATS; reconnecting")
 
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
@@ -263,6 +265,7 @@ async def _connect_once(connection: Connection, settings: Settings) -> None:
 
 async def _leave(connection: Connection) -> None:
     """Drain where the server is there to be drained to, close otherwise."""
+    connection._leaving = True  # noqa: SLF001
     connection.failed.cancel()
     with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
         if connection.connected and not connection.client.is_closed:
