@@ -50,6 +50,7 @@ class Verifier:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._off = settings.auth == "off"
+        self._fetching = asyncio.Lock()
         self._cache: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
         self._jwks = (
             jwt.PyJWKClient(settings.jwt_jwks_url, timeout=JWKS_TIMEOUT_SECONDS) if settings.jwt_jwks_url else None
@@ -57,47 +58,44 @@ class Verifier:
         self._key, self._algorithms = ("", PUBLIC_KEY_ALGORITHMS) if self._off or self._jwks else _fixed_key(settings)
 
     def cached(self, token: str, *, expired_too: bool = False) -> Principal | None:
-        """Return the principal of a token that was verified within the last five minutes, or None.
+        """The former name of `verify_now()`."""
+        return self.verify_now(token, expired_too=expired_too)
 
-        Raises `Unauthenticated` where it has expired since, unless `expired_too` asks for the signature alone.
+    def verify_now(self, token: str | None, *, expired_too: bool = False) -> Principal | None:
+        """Return whom the token speaks for, or None where only `verify()` can tell, by asking for the key set.
+
+        Raises `Unauthenticated` for a missing or bad one. `expired_too` accepts an expired token whose signature is
+        good (cancel and probe outlive a token).
         """
         if self._off:
             return ANYONE
+        if not token or len(token) > MAX_TOKEN_CHARS:
+            raise Unauthenticated("send a token: Authorization: Bearer <token>")
         entry = self._cache.get(token)
         now = time.time()
-        if entry is None or entry[1] <= now:
+        if entry is not None and entry[1] > now:
+            return _unexpired(entry[0], now, expired_too)
+        if self._jwks is not None:
             return None
-        if entry[0].expires_at <= now and not expired_too:
-            raise _expired()
-        return entry[0]
+        return _unexpired(self._decode(token, self._key), now, expired_too)
 
     async def verify(self, token: str | None, *, expired_too: bool = False) -> Principal:
-        """Return whom the token speaks for.
+        """Return whom the token speaks for, asking for the key set where need be.
 
-        Raises `Unauthenticated` for a missing or bad one, `Unavailable` where the key set cannot be fetched.
-        `expired_too` accepts an expired token whose signature is good (cancel and probe outlive a token).
+        Raises `Unauthenticated` as `verify_now()` does, `Unavailable` where the key set cannot be fetched.
         """
-        if self._off:
-            return ANYONE
-        if not token:
-            raise Unauthenticated("send a token: Authorization: Bearer <token>")
-        known = self.cached(token, expired_too=expired_too)
-        if known is not None:
-            return known
-        if len(token) > MAX_TOKEN_CHARS:
-            raise Unauthenticated("the token is too long to be one")
+        principal = self.verify_now(token, expired_too=expired_too)
+        if principal is not None:
+            return principal
+        assert token is not None
         key = await self._signing_key(token)
-        principal = self._decode(token, key)
-        self._remember(token, principal)
-        if principal.expires_at <= time.time() and not expired_too:
-            raise _expired()
-        return principal
+        return _unexpired(self._decode(token, key), time.time(), expired_too)
 
     async def _signing_key(self, token: str) -> Any:
-        if self._jwks is None:
-            return self._key
+        assert self._jwks is not None
         try:
-            return (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+            async with self._fetching:  # one at a time: a flood of unknown keys must not become a flood of fetches
+                return (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
         except jwt.PyJWKClientConnectionError as exc:
             raise Unavailable("the key set that verifies tokens cannot be fetched; try again in a moment") from exc
         except jwt.PyJWTError as exc:
@@ -113,9 +111,11 @@ class Verifier:
                 issuer=self._settings.jwt_issuer,
                 options={"require": ["exp", "aud", "sub"], "verify_exp": False},
             )
-            return _principal(msgspec.convert(claims, _Claims))
+            principal = _principal(msgspec.convert(claims, _Claims))
         except (jwt.PyJWTError, msgspec.ValidationError, ValueError, RecursionError) as exc:
             raise Unauthenticated(_reason(exc)) from exc
+        self._remember(token, principal)
+        return principal
 
     def _remember(self, token: str, principal: Principal) -> None:
         self._cache[token] = (principal, time.time() + CACHE_SECONDS)
@@ -189,8 +189,10 @@ def _principal(claims: _Claims) -> Principal:
     )
 
 
-def _expired() -> Unauthenticated:
-    return Unauthenticated("the token has expired; get a fresh one")
+def _unexpired(principal: Principal, now: float, expired_too: bool) -> Principal:
+    if principal.expires_at <= now and not expired_too:
+        raise Unauthenticated("the token has expired; get a fresh one")
+    return principal
 
 
 def _reason(error: Exception) -> str:

@@ -86,16 +86,29 @@ class Connection:
 
     # --- use ---
 
-    async def publish(
+    def publish_now(
         self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Publish now; raise `Unavailable` where the server is away or does not take what was written before."""
+        """Publish without yielding; raise `Unavailable` where the server is away or has not taken what came before.
+
+        The library's publish is a coroutine that only suspends to wait for a full flush queue, which it fills by one
+        entry at most; run to its end here, it lets a socket's callback answer a command on the spot.
+        """
         if self._away_since is not None or self.client.pending_data_size > MAX_UNSENT_BYTES:
             raise Unavailable("NATS is away; try again in a moment")
         try:
-            await self.client.publish(subject, payload, reply=reply, headers=headers)
+            self.client.publish(subject, payload, reply=reply, headers=headers).send(None)
+        except StopIteration:
+            return
         except nats.errors.Error as exc:
             raise Unavailable("NATS did not take the message; try again in a moment") from exc
+        raise AssertionError("publishing suspended")
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Publish as `publish_now()` does."""
+        self.publish_now(subject, payload, reply=reply, headers=headers)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Subscribe; `handler` must hand over and return, for messages of one subscription come one at a time."""

@@ -1,0 +1,350 @@
+"""The caller's side of a command: send it, wait for its one answer, and never wait for a gateway that is gone.
+
+Used by the agent API and by agents that speak NATS directly. NATS alone cannot say that a gateway died after it took a
+command, so while a command waits, its client's subject is probed every second: the gateway answers "in flight", the
+outcome (whose reply may have been lost), or "unknown". Two *no responders* at least 200 ms apart, two silent probes in
+a row, or "unknown" end the wait with `client_lost`. None of these counts within 1.5 s of this process's own reconnect,
+when gateways may not have subscribed again. Taps count as interest for NATS, hence the silent probes.
+"""
+
+import asyncio
+import enum
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+from nats.aio.msg import Msg
+
+from protocol import codec, subjects
+from protocol.errors import (
+    BridgeError,
+    ClientLost,
+    ClientNotFound,
+    Conflict,
+    DeadlineExceeded,
+    Internal,
+    Overloaded,
+    Unavailable,
+)
+from protocol.ids import new_request_id
+from protocol.messages import (
+    AUTHORIZATION_HEADER,
+    MAX_PROBED,
+    CancelRequest,
+    CommandRequest,
+    CommandResponse,
+    ProbeRequest,
+    decode_probe_response,
+    decode_response,
+)
+from protocol.runtime.nats import Connection
+from protocol.subjects import ClientAddress
+
+PROBE_PERIOD_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 0.8
+SECOND_LOOK_SECONDS = 0.2
+SILENCES_TO_LOSE = 2
+EVIDENCE_AFTER_SECONDS = 1.5
+RECONNECT_PATIENCE_SECONDS = 1.0
+MAX_WAITING_FOR_NATS = 1000
+FIRST_REPEAT_SECONDS = 0.02
+NEXT_REPEAT_SECONDS = 0.05
+REPEAT_FOR_SECONDS = 0.3
+DEADLINE_GRACE_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+Known = Callable[[ClientAddress, str | None], Awaitable[bool]]
+_NO_RESPONDERS = "503"
+
+
+class Evidence(enum.Enum):
+    """What a probe brought to light."""
+
+    ANSWER = enum.auto()
+    NO_RESPONDERS = enum.auto()
+    SILENCE = enum.auto()
+
+
+class Doubt:
+    """How sure a caller is that a gateway is gone. Takes evidence and the time, never reads a clock."""
+
+    def __init__(self) -> None:
+        self._silences = 0
+        self._gone_since: float | None = None
+
+    def weigh(self, evidence: Evidence, now: float) -> bool:
+        """Return whether the gateway is to be taken for lost; an answer takes all doubt away."""
+        match evidence:
+            case Evidence.ANSWER:
+                self.dispel()
+            case Evidence.SILENCE:
+                self._silences += 1
+            case Evidence.NO_RESPONDERS if self._gone_since is None:
+                self._gone_since = now
+            case Evidence.NO_RESPONDERS:
+                return now - self._gone_since >= SECOND_LOOK_SECONDS
+        return self._silences >= SILENCES_TO_LOSE
+
+    def dispel(self) -> None:
+        """Forget all evidence."""
+        self._silences = 0
+        self._gone_since = None
+
+    @property
+    def look_again_soon(self) -> bool:
+        """Whether a *no responders* awaits its confirmation."""
+        return self._gone_since is not None
+
+
+class _Waiting:
+    """A command that waits for its answer."""
+
+    __slots__ = ("command", "deadline", "future", "group", "request_id")
+
+    def __init__(self, group: "_Group", command: CommandRequest, request_id: str, deadline: float) -> None:
+        self.group = group
+        self.command = command
+        self.request_id = request_id
+        self.deadline = deadline
+        self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: BridgeError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def expire(self) -> None:
+        self.fail(DeadlineExceeded("the application did not answer in time; the command may still run"))
+
+
+class _Group:
+    """The commands of one principal that wait for one client; probed together."""
+
+    __slots__ = ("address", "doubt", "timer", "token", "waiting")
+
+    def __init__(self, address: ClientAddress, token: str | None) -> None:
+        self.address = address
+        self.token = token
+        self.waiting: dict[str, _Waiting] = {}
+        self.doubt = Doubt()
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def subject(self) -> str:
+        return subjects.command(*self.address)
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        return {AUTHORIZATION_HEADER: f"Bearer {self.token}"} if self.token else None
+
+
+class Caller:
+    """Sends commands over a connection. `known` tells whether a client exists that NATS cannot reach just now."""
+
+    def __init__(self, connection: Connection, known: Known) -> None:
+        self._connection = connection
+        self._known = known
+        self._inbox = connection.new_inbox()
+        self._numbers = itertools.count()
+        self._replies: dict[str, asyncio.Future[Msg]] = {}
+        self._groups: dict[tuple[ClientAddress, str | None], _Group] = {}
+        self._loop = asyncio.get_running_loop()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._waiting_for_nats = 0
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Subscribe for replies; probes run in `tasks`."""
+        self._tasks = tasks
+        await self._connection.subscribe(f"{self._inbox}.*", self._on_reply)
+
+    @property
+    def in_flight(self) -> int:
+        """How many commands wait for an answer."""
+        return sum(len(group.waiting) for group in self._groups.values())
+
+    async def call(self, address: ClientAddress, command: CommandRequest, token: str | None) -> CommandResponse:
+        """Send a command and return its one answer, which may be an error of the gateway's or the application's.
+
+        `command.timeout_ms` must be set. Raises `ClientNotFound`, `ClientLost`, `Unavailable` or `DeadlineExceeded`
+        where no answer came, `Internal` for an answer that is not ours. A cancelled call cancels its command.
+        """
+        assert command.timeout_ms is not None
+        await self._require_nats()
+        deadline = self._loop.time() + command.timeout_ms / 1000
+        waiting = self._join(address, command, token, deadline)
+        timer = self._loop.call_at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
+        try:
+            return decode_response((await self._converse(waiting)).data)
+        except asyncio.CancelledError:
+            await self._abandon(waiting, "the caller went away")
+            raise
+        except (ClientLost, DeadlineExceeded) as exc:
+            await self._abandon(waiting, exc.message)
+            raise
+        finally:
+            timer.cancel()
+            self._leave(waiting)
+
+    # --- one conversation ---
+
+    async def _require_nats(self) -> None:
+        """Wait up to a second for NATS where it has just gone; not at all where it has been away for longer."""
+        if self._connection.connected:
+            return
+        if self._connection.away_seconds() > RECONNECT_PATIENCE_SECONDS:
+            raise Unavailable("NATS is away; try again in a moment")
+        if self._waiting_for_nats >= MAX_WAITING_FOR_NATS:
+            raise Overloaded("too many commands wait for NATS to return; try again in a moment")
+        self._waiting_for_nats += 1
+        try:
+            await self._connection.wait_connected(RECONNECT_PATIENCE_SECONDS)
+        finally:
+            self._waiting_for_nats -= 1
+
+    async def _converse(self, waiting: _Waiting) -> Msg:
+        """Send, and repeat after *no responders*, which proves that nothing was delivered.
+
+        In a cluster a fresh subscription is invisible for some milliseconds: one repeat after 20 ms, and for 300 ms
+        where the client is known.
+        """
+        reply = await self._send(waiting)
+        if not _is_no_responders(reply):
+            return reply
+        give_up = self._loop.time() + REPEAT_FOR_SECONDS
+        await asyncio.sleep(FIRST_REPEAT_SECONDS)
+        while _is_no_responders(reply := await self._send(waiting)):
+            if not await self._known(waiting.group.address, waiting.group.token):
+                raise ClientNotFound
+            if self._loop.time() >= give_up:
+                raise Unavailable("the client is known but cannot be reached just now; try again in a moment")
+            await asyncio.sleep(NEXT_REPEAT_SECONDS)
+        return reply
+
+    async def _send(self, waiting: _Waiting) -> Msg:
+        """Send once, with the time that remains, and return the reply."""
+        if waiting.future.done():
+            waiting.future.result()  # raises what ended the wait in between
+            waiting.future = self._loop.create_future()
+        remaining_ms = max(1, round((waiting.deadline - self._loop.time()) * 1000))
+        body = msgspec.structs.replace(
+            waiting.command, request_id=waiting.request_id, timeout_ms=remaining_ms, sent_at=int(time.time() * 1000)
+        )
+        return await self._exchange(waiting.group, codec.encode(body), waiting.future)
+
+    async def _exchange(self, group: _Group, body: bytes, future: asyncio.Future[Msg]) -> Msg:
+        """Publish to the group's client and wait for what `future` brings."""
+        token = f"{next(self._numbers):x}"
+        self._replies[token] = future
+        try:
+            reply = f"{self._inbox}.{token}"
+            await self._connection.publish(group.subject, body, reply=reply, headers=group.headers)
+            return await future
+        finally:
+            del self._replies[token]
+
+    async def _on_reply(self, msg: Msg) -> None:
+        future = self._replies.get(msg.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(msg)
+
+    async def _abandon(self, waiting: _Waiting, reason: str) -> None:
+        """Tell the gateway that nobody waits any more; where NATS is away, its own deadline will."""
+        body = codec.encode(CancelRequest(request_id=waiting.request_id, reason=reason))
+        try:
+            await self._connection.publish(waiting.group.subject, body, headers=waiting.group.headers)
+        except Unavailable:
+            log.info("could not cancel request %s: NATS is away", waiting.request_id)
+
+    # --- probing ---
+
+    def _join(self, address: ClientAddress, command: CommandRequest, token: str | None, deadline: float) -> _Waiting:
+        key = (address, token)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(address, token)
+            group.timer = self._loop.call_later(PROBE_PERIOD_SECONDS, self._start_probing, group)
+        request_id = command.request_id or new_request_id()
+        if request_id in group.waiting:
+            raise Conflict("a command with this requestId is already in flight; use another id")
+        waiting = _Waiting(group, command, request_id, deadline)
+        group.waiting[request_id] = waiting
+        return waiting
+
+    def _leave(self, waiting: _Waiting) -> None:
+        group = waiting.group
+        if waiting.future.done() and not waiting.future.cancelled():
+            waiting.future.exception()  # a verdict that came while nobody looked is no error of the event loop's
+        del group.waiting[waiting.request_id]
+        if not group.waiting:
+            del self._groups[group.address, group.token]
+            if group.timer is not None:
+                group.timer.cancel()
+
+    def _start_probing(self, group: _Group) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(self._probe_while_waiting(group), name=f"probe {group.address.client_id}")
+
+    async def _probe_while_waiting(self, group: _Group) -> None:
+        while group.waiting:
+            started = self._loop.time()
+            for request_ids in _batches(list(group.waiting)):
+                await self._probe(group, request_ids)
+            pause = started + PROBE_PERIOD_SECONDS - self._loop.time()
+            await asyncio.sleep(SECOND_LOOK_SECONDS if group.doubt.look_again_soon else max(0.0, pause))
+
+    async def _probe(self, group: _Group, request_ids: list[str]) -> None:
+        """Ask once about these commands and act on what comes to light."""
+        evidence, reply = await self._ask(group, request_ids)
+        if self._connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS and evidence is not Evidence.ANSWER:
+            group.doubt.dispel()
+            return
+        lost = group.doubt.weigh(evidence, self._loop.time())
+        if reply is not None:
+            self._apply(group, reply)
+        elif lost:
+            self._lose(group, request_ids, "its gateway is gone")
+            group.doubt.dispel()
+
+    async def _ask(self, group: _Group, request_ids: list[str]) -> tuple[Evidence, Msg | None]:
+        future: asyncio.Future[Msg] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                reply = await self._exchange(group, codec.encode(ProbeRequest(request_ids=request_ids)), future)
+        except (TimeoutError, Unavailable):
+            return Evidence.SILENCE, None
+        return (Evidence.NO_RESPONDERS, None) if _is_no_responders(reply) else (Evidence.ANSWER, reply)
+
+    def _apply(self, group: _Group, reply: Msg) -> None:
+        """Hand out the outcomes whose replies were lost, and end the waits for commands that nobody has."""
+        try:
+            answer = decode_probe_response(reply.data)
+        except BridgeError:
+            log.warning("a probe of client %s was answered with something else", group.address.client_id)
+            return
+        for raw in answer.outcomes:
+            self._deliver(group, codec.raw_bytes(raw))
+        self._lose(group, answer.unknown, "its gateway does not know the command any more")
+
+    def _deliver(self, group: _Group, outcome: bytes) -> None:
+        try:
+            waiting = group.waiting.get(decode_response(outcome).request_id)
+        except Internal:
+            log.warning("an outcome from client %s's gateway is not one", group.address.client_id)
+            return
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_result(Msg(_client=self._connection.client, data=outcome))
+
+    def _lose(self, group: _Group, request_ids: Iterable[str], why: str) -> None:
+        for request_id in request_ids:
+            waiting = group.waiting.get(request_id)
+            if waiting is not None:
+                waiting.fail(ClientLost(f"the client was lost while the command was under way: {why}"))
+
+
+def _is_no_responders(reply: Msg) -> bool:
+    return not reply.data and reply.headers is not None and reply.headers.get("Status") == _NO_RESPONDERS
+
+
+def _batches(request_ids: list[str]) -> Iterable[list[str]]:
+    return (request_ids[start : start + MAX_PROBED] for start in range(0, len(request_ids), MAX_PROBED))
