@@ -1,0 +1,53 @@
+"""Fixtures for all tests: a NATS server that they share, private ones, connections, and the whole bridge."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.bridge import Bridge, running_bridge
+from support.nats_server import NatsServer, forget_streams, shared_server
+
+MakeNats = Callable[[str], NatsServer]
+
+
+@pytest.fixture(scope="session")
+def shared_nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server that tests share, with whatever the last one left in it."""
+    with shared_server(tmp_path_factory.mktemp("nats")) as url:
+        yield url
+
+
+@pytest.fixture
+async def nats_url(shared_nats_url: str) -> str:
+    """The shared server without any stream or bucket of ours."""
+    await forget_streams(shared_nats_url)
+    return shared_nats_url
+
+
+@pytest.fixture
+def make_nats(tmp_path: Path) -> Iterator[MakeNats]:
+    """Make private servers, not started yet: `make_nats('authorization { ... }')`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(config: str = "") -> NatsServer:
+            server = NatsServer(tmp_path / f"nats-{len(list(tmp_path.glob('nats-*')))}", config)
+            stack.callback(server.kill)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+async def private_nats(make_nats: MakeNats) -> NatsServer:
+    """A running server of the test's own, to stop, freeze, kill and wipe."""
+    server = make_nats("")
+    await server.start()
+    return server
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path, private_nats: NatsServer) -> AsyncIterator[Bridge]:
+    """The whole bridge, one process of each kind, on a NATS of its own."""
+    async with running_bridge(tmp_path / "bridge", private_nats.url) as running:
+        yield running

@@ -1,0 +1,1 @@
+"""What tests share: a real NATS server, real processes, simulated applications, and patience with an end."""

@@ -1,0 +1,41 @@
+"""Settings and tokens for tests; the secret is as public as this file."""
+
+from typing import Any, TypeVar
+
+from protocol.runtime.auth import mint
+from protocol.runtime.settings import PREFIX, Settings, load
+
+SECRET = "a-secret-that-only-tests-use-0123456789"
+TTL_SECONDS = 600
+S = TypeVar("S", bound=Settings)
+
+
+def environment(nats_url: str, **values: object) -> dict[str, str]:
+    """Return the environment of one of our processes: `environment(url, gateway_port=0)`."""
+    known = {"nats_url": nats_url, "jwt_secret": SECRET, "gateway_port": 0, "api_port": 0, "drain_seconds": 2}
+    return {PREFIX + name.upper(): str(value) for name, value in (known | values).items() if value is not None}
+
+
+def settings_for(kind: type[S], nats_url: str = "nats://127.0.0.1:4222", **values: object) -> S:
+    """Return a process's settings as it would load them itself."""
+    return load(kind, environment(nats_url, **values))
+
+
+def app_token(sub: str = "user-1", *, ttl_seconds: int = TTL_SECONDS, **claims: Any) -> str:
+    """Mint the token of an application whose user is `sub`."""
+    return mint(SECRET, sub, "app", ttl_seconds, **claims)
+
+
+def agent_token(sub: str = "agent-1", *, ttl_seconds: int = TTL_SECONDS, **claims: Any) -> str:
+    """Mint an agent's token: `agent_token(tenant="acme", limits={"users": ["ann"]}, permissions=["todo"])`."""
+    return mint(SECRET, sub, "agent", ttl_seconds, **claims)
+
+
+def admin_token(sub: str = "admin-1", *, ttl_seconds: int = TTL_SECONDS, **claims: Any) -> str:
+    """Mint an administrator's token."""
+    return mint(SECRET, sub, "admin", ttl_seconds, **claims)
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that carries a token, for HTTP and NATS alike."""
+    return {"Authorization": f"Bearer {token}"}
