@@ -1,0 +1,52 @@
+import pytest
+
+from protocol.errors import ConfigurationError
+from protocol.origins import LOOPBACK, Origins
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example.com", "https://APP.example.com:443", "http://localhost:5173", "http://localhost", None],
+)
+def test_listed_origin_is_allowed(origin: str | None) -> None:
+    assert Origins("https://app.example.com, http://localhost:*").allows(origin)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://app.example.com",
+        "https://app.example.com:8443",
+        "https://app.example.com.evil.example",
+        "http://localhost.evil.example:80",
+        "http://localhost:5173.evil.example",
+        "https://localhost:5173",
+        "null",
+        "",
+    ],
+)
+def test_other_origin_is_refused(origin: str) -> None:
+    assert not Origins("https://app.example.com, http://localhost:*").allows(origin)
+
+
+def test_nothing_listed_refuses_every_browser() -> None:
+    assert not Origins("").allows("http://localhost:3000")
+
+
+def test_star_allows_every_origin() -> None:
+    origins = Origins("*")
+    assert origins.allows("https://anything.example")
+    assert origins.allows("null")
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:3000", "http://127.0.0.1:8000", "https://[::1]:8443", "http://[::1]"]
+)
+def test_loopback_covers_every_local_port(origin: str) -> None:
+    assert Origins(LOOPBACK).allows(origin)
+
+
+@pytest.mark.parametrize("entry", ["app.example.com", "https://", "https://app.example.com/path", "http://*:80", "a b"])
+def test_entry_that_is_no_origin_is_refused_with_the_variable(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="AGENTBRIDGE_ALLOWED_ORIGINS"):
+        Origins(entry)
