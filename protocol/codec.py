@@ -14,6 +14,8 @@ from protocol.errors import BridgeError, InvalidRequest
 T = TypeVar("T")
 
 EMPTY_OBJECT = msgspec.Raw(b"{}")
+MAX_NESTING = 64
+_MAX_SENTENCE_CHARS = 300
 
 encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
@@ -55,9 +57,25 @@ def is_object(raw: msgspec.Raw) -> bool:
     return bytes(memoryview(raw)[:1]) == b"{"
 
 
+def require_shallow(value: Any, where: str, error: type[BridgeError] = InvalidRequest) -> None:
+    """Raise `error` where a decoded value is nested more than 64 levels deep.
+
+    How deep msgspec can go depends on how deep the Python stack already is: what one process has barely read, the next
+    one may not be able to. What is stored or passed on in a batch with others' data must stay far from that edge.
+    """
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+    raise error(f"{where}: nested more than {MAX_NESTING} levels deep")
+
+
 def _sentence(text: str) -> str:
     """Turn msgspec's "Expected `str`, got `null` - at `$.target`" into "`target`: expected `str`, got `null`"."""
     what, _, path = text.partition(" - at ")
     field = path.strip("`").removeprefix("$").removeprefix(".")
     what = what[:1].lower() + what[1:]
-    return f"`{field}`: {what}" if field else what
+    sentence = f"`{field}`: {what}" if field else what
+    return sentence if len(sentence) <= _MAX_SENTENCE_CHARS else f"{sentence[:_MAX_SENTENCE_CHARS]}…"

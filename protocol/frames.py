@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from protocol.codec import EMPTY_OBJECT
+from protocol.codec import EMPTY_OBJECT, require_shallow
 from protocol.errors import InvalidFrame, InvalidRequest
 from protocol.ids import MAX_REQUEST_ID_CHARS, check_printable
 
@@ -141,7 +141,14 @@ ClientFrame: TypeAlias = (
 
 
 def check_frame(frame: ClientFrame) -> ClientFrame:
-    """Return the frame where its ids are within bounds; raise `InvalidFrame` naming the field otherwise."""
+    """Return the frame where its ids and its nesting are within bounds; raise `InvalidFrame` naming the field."""
+    match frame:
+        case CapabilityFrame(metadata=dict(metadata)) | MetadataFrame(metadata=metadata):
+            require_shallow(metadata, "`metadata`", InvalidFrame)
+        case ResponseFrame(error=ClientFault(details=details)):
+            require_shallow(details, "`error.details`", InvalidFrame)
+        case _:
+            pass
     match frame:
         case ResponseFrame(request_id=request_id) | ProgressFrame(request_id=request_id):
             _bounded(request_id, "requestId", MAX_REQUEST_ID_CHARS)

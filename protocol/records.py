@@ -145,6 +145,7 @@ def read_capabilities(raw: msgspec.Raw) -> CapabilityList:
 def _normal_form(item: msgspec.Raw, where: str) -> msgspec.Raw:
     """Return a capability with its `type` spelled out; what already has one is passed on to the byte."""
     value = codec.decode_value(item, InvalidFrame)
+    codec.require_shallow(value, f"`{where}`", InvalidFrame)
     if isinstance(value, str):
         value = {"type": "function", "name": value}
     elif not isinstance(value, dict):

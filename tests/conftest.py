@@ -4,11 +4,18 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.bridge import Bridge, running_bridge
 from support.nats_server import NatsServer, forget_streams, shared_server
 
 MakeNats = Callable[[str], NatsServer]
+
+# A busy machine is no fault of the code's, and examples that failed belong into the tests, not into a folder.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session")
