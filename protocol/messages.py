@@ -14,6 +14,7 @@ from protocol.errors import BridgeError, ErrorBody, Internal, InvalidRequest, fr
 from protocol.ids import MAX_REQUEST_ID_CHARS, check_printable
 
 MAX_PROBED = 256
+MAX_UNIX_MS = 253_402_300_799_999  # the end of the year 9999
 _Short = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 AUTHORIZATION_HEADER = "Authorization"
@@ -33,7 +34,7 @@ class CommandRequest(
     request_id: str | None = None
     timeout_ms: int | None = None
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
-    sent_at: int | None = None
+    sent_at: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)] | None = None
 
 
 class CancelRequest(

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from protocol.errors import InvalidRequest
-from protocol.ids import is_token
+from protocol.ids import check_token, is_token
 
 ROOT = "agentbridge"
 INBOX = "_INBOX."
@@ -42,8 +42,11 @@ class ClientAddress(NamedTuple):
 
 
 def command(tenant: str, client_id: str) -> str:
-    """Where the gateway that holds the client's session answers `call`, `cancel` and `probe`."""
-    return f"{ROOT}.{tenant}.command.{client_id}"
+    """Where the gateway that holds the client's session answers `call`, `cancel` and `probe`.
+
+    Raises `InvalidRequest` for ids that are none: both come from outside.
+    """
+    return f"{ROOT}.{check_token(tenant, '`tenant`')}.command.{check_token(client_id, '`clientId`')}"
 
 
 def parse_command(subject: str) -> ClientAddress:
