@@ -1,0 +1,56 @@
+"""`agentbridge up`: the whole bridge on this machine, by one command."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from agentbridge import data_folder
+from agentbridge.data_folder import RunFile
+from agentbridge.up import ports, welcome
+from agentbridge.up.settings import UpSettings, complete
+from agentbridge.up.supervisor import Announce, Supervisor
+from protocol.errors import ConfigurationError
+from protocol.runtime import logs, settings
+
+
+@click.command()
+def up() -> None:
+    r"""Run everything on this machine: NATS, a registry, a gateway, an agent API.
+
+    A NATS server is started on loopback, with JetStream in the data folder, unless AGENTBRIDGE_NATS_URL names one that
+    runs. URLs and tokens are printed once all are ready; other commands find them in the data folder. A process that
+    dies is started again. Ctrl-C stops everything.
+
+    \b
+    Environment:
+      AGENTBRIDGE_DATA_DIR        where it keeps its data (./.agentbridge)
+      AGENTBRIDGE_NATS_URL        a NATS server that runs already
+      AGENTBRIDGE_API_PORT        port of the agent API (8000; 0 takes any)
+      AGENTBRIDGE_GATEWAY_PORT    port for applications (8001; 0 takes any)
+      AGENTBRIDGE_JWT_SECRET      the key of tokens, 32 bytes or more (random)
+      AGENTBRIDGE_ALLOWED_ORIGINS web origins that may connect (this machine's)
+    Every other setting of the processes is passed on to them.
+
+    \b
+    Examples:
+      agentbridge up
+      AGENTBRIDGE_API_PORT=0 AGENTBRIDGE_GATEWAY_PORT=0 agentbridge up
+    """
+    environment = complete(settings.environment())
+    configured = settings.load(UpSettings, environment)
+    logs.configure("up", configured.log_format, configured.log_level)
+    with data_folder.claim(Path(configured.data_dir)):
+        ports.require_free(configured)
+        failure = asyncio.run(Supervisor(configured, environment, os.getpid()).run(_announcer(configured.data_dir)))
+    if failure is not None:
+        raise ConfigurationError(f"{failure}; what it said stands above")
+
+
+def _announcer(folder: str) -> Announce:
+    def announce(found: RunFile) -> None:
+        click.echo(welcome.text(found, folder, sys.argv[0], terminal=sys.stdout.isatty()))
+
+    return announce

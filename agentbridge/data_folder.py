@@ -1,0 +1,85 @@
+"""What a running `agentbridge up` keeps in its folder: a lock, and `run.json`, by which other commands reach it.
+
+The lock goes with the process, however it ends; `run.json` may be left behind by a kill, so it names the process.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from protocol.errors import ConfigurationError
+from protocol.runtime.settings import variable
+
+RUN_FILE = "run.json"
+LOCK_FILE = "up.lock"
+
+
+class RunFile(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """How to reach what `up` runs. It holds secrets: only its owner may read the file."""
+
+    pid: int
+    api_url: str
+    gateway_url: str
+    nats_url: str
+    nats_user: str | None = None
+    nats_password: str | None = None
+    agent_nats_user: str | None = None
+    agent_nats_password: str | None = None
+    jwt_secret: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it for this process; raise `ConfigurationError` where another `up` does."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")
+    with (folder / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigurationError(
+                f"`agentbridge up` already runs in {folder}: stop it, or set {variable('data_dir')} to another folder"
+            ) from exc
+        yield
+
+
+@contextlib.contextmanager
+def published(folder: Path, content: RunFile) -> Iterator[None]:
+    """Keep `run.json` there, readable by its owner alone."""
+    path, new = folder / RUN_FILE, folder / f"{RUN_FILE}.new"
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    new.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read(folder: Path) -> RunFile | None:
+    """Return how to reach the `up` that runs in this folder, None where none does."""
+    path = folder / RUN_FILE
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=RunFile)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as exc:
+        raise ConfigurationError(f"{path} cannot be read: remove it, or set {variable('data_dir')}") from exc
+    return content if _alive(content.pid) else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

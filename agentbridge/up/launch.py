@@ -1,0 +1,28 @@
+"""Become a command that cannot outlive its parent; run as a script: `launch.py PARENT COMMAND…`.
+
+`up` can end its children only while it lives. The kernel can do it afterwards: a process that has asked by
+`prctl(PR_SET_PDEATHSIG)` is killed when its parent ends, kill -9 included, and `exec` keeps the request. A script asks,
+because `subprocess`'s `preexec_fn` may deadlock where the parent has threads. Only Linux has the call; elsewhere
+children outlive an `up` that was killed with -9.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Ask to be killed with the parent, then become the command."""
+    parent, *command = sys.argv[1:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit("the parent ended before its child began")
+    os.execv(command[0], command)  # noqa: S606  this is what it is for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Ports that are taken are found out before anything starts, so that one sentence can say what to set."""
+
+import contextlib
+import socket
+
+from agentbridge.up.settings import UpSettings
+from protocol.errors import ConfigurationError
+from protocol.runtime.settings import variable
+
+
+def require_free(settings: UpSettings) -> None:
+    """Raise `ConfigurationError` naming the variable to set where the gateway or the API could not listen."""
+    with contextlib.ExitStack() as held:
+        for kind in ("api", "gateway"):
+            host, port = getattr(settings, f"{kind}_host"), getattr(settings, f"{kind}_port")
+            try:
+                _hold(held, host, port)
+            except OSError as exc:
+                raise ConfigurationError(
+                    f"cannot listen on {host} port {port} ({exc.strerror}): set {variable(f'{kind}_port')} to a free "
+                    "port, or to 0 for any"
+                ) from exc
+
+
+def _hold(held: contextlib.ExitStack, host: str, port: int) -> None:
+    """Listen like the process will, and keep the port until both have been tried."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    probe = held.enter_context(socket.socket(family, kind))
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(address)
+    probe.listen()

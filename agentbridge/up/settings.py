@@ -1,0 +1,30 @@
+"""What `up` and its children are told: the user's environment, and defaults for a developer's machine."""
+
+import secrets
+from collections.abc import Mapping
+
+from protocol import origins
+from protocol.runtime.settings import Origins, Port, Settings, Text, variable
+
+DRAIN_SECONDS = 3
+KEY_FIELDS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
+
+
+class UpSettings(Settings, frozen=True, kw_only=True):
+    """The settings of the children that `up` itself must know."""
+
+    data_dir: Text = "./.agentbridge"
+    gateway_host: Text = "127.0.0.1"
+    gateway_port: Port = 8001
+    api_host: Text = "127.0.0.1"
+    api_port: Port = 8000
+    allowed_origins: Origins = origins.LOOPBACK
+
+
+def complete(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the defaults of `up`: loopback origins, a short drain, a random key."""
+    given = {name: value for name, value in environment.items() if value.strip()}
+    defaults = {variable("allowed_origins"): origins.LOOPBACK, variable("drain_seconds"): str(DRAIN_SECONDS)}
+    if given.get(variable("auth")) != "off" and not any(variable(field) in given for field in KEY_FIELDS):
+        defaults[variable("jwt_secret")] = secrets.token_urlsafe(48)
+    return defaults | given

@@ -1,0 +1,144 @@
+"""The life of `up`: NATS first, then the processes; ready, told, watched; stopped in order, NATS last.
+
+The first signal stops everything, a second changes nothing. Whatever goes wrong, the same order ends the children.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from agentbridge import data_folder, nats_config
+from agentbridge.data_folder import RunFile
+from agentbridge.up import nats_server
+from agentbridge.up.children import Child
+from agentbridge.up.members import Member
+from agentbridge.up.nats_server import NatsServer
+from agentbridge.up.settings import UpSettings
+from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.settings import variable
+
+STOP_MARGIN_SECONDS = 3
+STILL_WAITING_SECONDS = 10
+NATS_FIELDS = ("nats_url", "nats_user", "nats_password", "nats_creds", "nats_ca")
+
+log = logging.getLogger(__name__)
+Announce = Callable[[RunFile], None]
+
+
+class Supervisor:
+    """Everything that `up` runs. `environment` is what the children get, complete with defaults."""
+
+    def __init__(self, settings: UpSettings, environment: dict[str, str], pid: int) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._folder = Path(settings.data_dir)
+        self._pid = pid
+        self._stop = asyncio.Event()
+        self._failure: str | None = None
+        self._nats: NatsServer | None = None
+        self._started: list[Child] = []
+
+    async def run(self, announce: Announce) -> str | None:
+        """Run until a signal; return None after one, or what has failed for good."""
+        self._listen_for_signals()
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                await self._start(tasks, announce)
+            finally:
+                await self._stop_all()
+        return self._failure
+
+    async def _start(self, tasks: asyncio.TaskGroup, announce: Announce) -> None:
+        if variable("nats_url") not in self._environment:
+            self._nats = NatsServer(nats_server.find(), (self._folder / "nats").absolute(), self._fail)
+            if not await self._bring_up(tasks, [self._nats]):
+                return
+        registry = self._member("registry", nats_config.REGISTRY)
+        gateway = self._member("gateway", nats_config.GATEWAY, "gateway_port")
+        agent_api = self._member("agent_api", nats_config.API, "api_port")
+        if await self._bring_up(tasks, [registry, gateway, agent_api]):
+            found = self._run_file(str(agent_api.url), str(gateway.url))
+            with data_folder.published(self._folder, found):
+                announce(found)
+                await self._stop.wait()
+
+    async def _bring_up(self, tasks: asyncio.TaskGroup, children: Sequence[Child]) -> bool:
+        """Start these children and wait until all are ready; False where the stop comes first."""
+        for child in children:
+            self._started.append(child)
+            tasks.create_task(child.run(), name=f"run {child.name}")
+        stopped = tasks.create_task(self._stop.wait(), name="wait for the stop")
+        waiting = {tasks.create_task(child.ready.wait(), name=child.name) for child in children}
+        while waiting and not self._stop.is_set():
+            done, _ = await asyncio.wait(
+                {*waiting, stopped}, timeout=STILL_WAITING_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            waiting -= done
+            if not done:
+                log.info("still waiting for %s", ", ".join(sorted(task.get_name() for task in waiting)))
+        for task in (*waiting, stopped):
+            task.cancel()
+        return not self._stop.is_set()
+
+    async def _stop_all(self) -> None:
+        """Stop the agent API, the gateway, the registry, and NATS when nobody needs it any more."""
+        patience = self._settings.drain_seconds + STOP_MARGIN_SECONDS
+        for child in reversed(self._started):
+            await child.stop(patience)
+
+    def _member(self, module: str, user: str, port_field: str | None = None) -> Member:
+        environment = dict(self._environment)
+        if self._nats is not None:
+            for field in NATS_FIELDS:
+                environment.pop(variable(field), None)
+            environment[variable("nats_url")] = self._nats.url
+            environment[variable("nats_user")] = user
+            environment[variable("nats_password")] = self._nats.password(user)
+        return Member(module, environment, port_field, self._fail)
+
+    def _run_file(self, api_url: str, gateway_url: str) -> RunFile:
+        settings = self._settings
+        found = RunFile(
+            pid=self._pid,
+            api_url=api_url,
+            gateway_url=gateway_url,
+            nats_url=settings.nats_url,
+            nats_user=settings.nats_user,
+            nats_password=settings.nats_password,
+            jwt_secret=settings.jwt_secret,
+            jwt_audience=settings.jwt_audience,
+            jwt_issuer=settings.jwt_issuer,
+        )
+        return found if self._nats is None else _with_embedded(found, self._nats)
+
+    def _fail(self, what: str) -> None:
+        self._failure = self._failure or what
+        self._stop.set()
+
+    def _listen_for_signals(self) -> None:
+        """Stop at the first signal. The handlers outlive the loop, so that a late second signal finds them too."""
+        loop = asyncio.get_running_loop()
+
+        def stop(*_: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._stop.set)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+
+
+def _with_embedded(found: RunFile, nats: NatsServer) -> RunFile:
+    """Return the file with the users of the embedded server: the command line's, and one for direct agents."""
+    agent = nats_config.agent_user(DEFAULT_TENANT)
+    return msgspec.structs.replace(
+        found,
+        nats_url=nats.url,
+        nats_user=nats_config.CONSOLE,
+        nats_password=nats.password(nats_config.CONSOLE),
+        agent_nats_user=agent,
+        agent_nats_password=nats.password(agent),
+    )

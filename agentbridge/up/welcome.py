@@ -1,0 +1,81 @@
+"""What `up` tells the person who started it: where everything is, tokens, and commands to try.
+
+Tokens go to a terminal only: where the output is a file or a pipe it may be somebody's log, so the command that makes
+one is shown instead.
+"""
+
+from urllib.parse import urlsplit, urlunsplit
+
+from agentbridge.data_folder import RunFile
+from protocol.access import ADMIN, AGENT, APP
+from protocol.runtime.auth import mint
+from protocol.runtime.settings import split_list
+
+TOKEN_HOURS = 24
+
+
+def text(found: RunFile, folder: str, program: str, *, terminal: bool) -> str:
+    """Return the welcome; `program` is how the user calls us, `terminal` whether secrets may be shown."""
+    return "\n".join(
+        [*_places(found, folder), *_credentials(found, program, terminal), *_first_steps(found, program), ""]
+    )
+
+
+def _places(found: RunFile, folder: str) -> list[str]:
+    return [
+        "",
+        f"AgentBridge is up. Its data is in {folder}; Ctrl-C stops it.",
+        "",
+        f"  applications connect to  {_websocket(found.gateway_url)}/ws",
+        f"  agents call              {found.api_url}  (reference: {found.api_url}/docs)",
+        f"  NATS                     {without_password(found.nats_url)}",
+        "",
+    ]
+
+
+def _credentials(found: RunFile, program: str, terminal: bool) -> list[str]:
+    if found.jwt_secret is None:
+        return ["Tokens: those that your own issuer signs.", ""]
+    if not terminal:
+        return ["Tokens are shown on a terminal only. Get one with:", f"  {program} token --role agent", ""]
+    tokens = [f"  {role:5}  {_token(found, role)}" for role in (APP, AGENT, ADMIN)]
+    agent = f"{found.agent_nats_user}:{found.agent_nats_password}@" if found.agent_nats_user else ""
+    direct = [f"  NATS user of agents: {found.nats_url.replace('://', f'://{agent}')}"] if agent else []
+    return [f"Tokens, good for {TOKEN_HOURS} hours:", *tokens, *direct, ""]
+
+
+def _first_steps(found: RunFile, program: str) -> list[str]:
+    token = "" if found.jwt_secret is None else f' -H "Authorization: Bearer $({program} token --role agent)"'
+    return [
+        "Try, in another terminal:",
+        f"  {program} health",
+        f"  {program} events",
+        f"  curl{token} {found.api_url}/api/capabilities",
+    ]
+
+
+def without_password(urls: str) -> str:
+    """Return comma-separated URLs without what stands before their hosts."""
+    return ", ".join(_without_userinfo(url) for url in split_list(urls))
+
+
+def _without_userinfo(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _websocket(url: str) -> str:
+    return url.replace("http", "ws", 1) if url.startswith("http") else url
+
+
+def _token(found: RunFile, role: str) -> str:
+    assert found.jwt_secret is not None
+    return mint(
+        found.jwt_secret,
+        role,
+        role,
+        TOKEN_HOURS * 3600,
+        audience=found.jwt_audience or "agentbridge",
+        issuer=found.jwt_issuer,
+        permissions=() if role == APP else ("*",),
+    )
