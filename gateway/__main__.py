@@ -1,0 +1,80 @@
+"""The gateway process: holds the WebSockets of applications and executes commands in their sessions."""
+
+import asyncio
+
+from gateway.administration import Administration
+from gateway.commands import Commands
+from gateway.contracts import Contracts
+from gateway.events import Events
+from gateway.receiving import Receiving
+from gateway.reports import Reporter
+from gateway.server import GatewayServer
+from gateway.session import Limits
+from gateway.sessions import Sessions
+from gateway.settings import GatewaySettings
+from protocol.errors import ConfigurationError
+from protocol.ids import new_gateway_id
+from protocol.runtime import process
+from protocol.runtime.auth import Verifier
+from protocol.runtime.nats import Connection
+
+ENVELOPE_BYTES = 32 * 1024
+
+
+class Gateway:
+    """A gateway that serves; `drain()` ends it in order."""
+
+    def __init__(self, server: GatewayServer, sessions: Sessions, reporter: Reporter, drain_seconds: float) -> None:
+        self._server = server
+        self._sessions = sessions
+        self._reporter = reporter
+        self._drain_seconds = drain_seconds
+
+    async def drain(self) -> None:
+        """Take no more clients and commands, let commands end, send the clients elsewhere, tell the registry."""
+        self._server.stop_intake()
+        self._sessions.drain()
+        await self._sessions.wait_commands(self._drain_seconds / 2)
+        await self._server.close()
+        await self._sessions.wait_gone()
+        await self._reporter.say_goodbye()
+
+
+async def start(settings: GatewaySettings, connection: Connection, tasks: asyncio.TaskGroup) -> Gateway:
+    """Start to serve."""
+    _check_max_payload(settings, connection)
+    gateway_id, verifier = new_gateway_id(), Verifier(settings)
+    reporter = Reporter(gateway_id, connection)
+    sessions = Sessions(gateway_id, connection, tasks, _limits(settings), reporter.changed, reporter.ended)
+    commands = Commands(connection, sessions, verifier, tasks, settings.command_timeout_ms)
+    receiving = Receiving(Contracts(), Events(connection, tasks), verifier, tasks)
+    server = GatewayServer(settings, connection, sessions, receiving, verifier)
+    await Administration(sessions, reporter, verifier).serve(connection, tasks)
+    for name, loop in (("report", reporter.run), ("clock", sessions.run_clock), ("thaw", commands.watch_thaw)):
+        tasks.create_task(loop(), name=name)
+    process.announce("gateway", await server.start())
+    return Gateway(server, sessions, reporter, settings.drain_seconds)
+
+
+def _limits(settings: GatewaySettings) -> Limits:
+    return Limits(
+        command_timeout_ms=settings.command_timeout_ms,
+        max_command_timeout_ms=settings.max_command_timeout_ms,
+        max_in_flight=settings.max_in_flight_per_client,
+        ping_interval_seconds=settings.ping_interval_seconds,
+        ping_timeout_seconds=settings.ping_timeout_seconds,
+        max_record_bytes=settings.max_message_bytes,
+    )
+
+
+def _check_max_payload(settings: GatewaySettings, connection: Connection) -> None:
+    room = connection.client.max_payload - ENVELOPE_BYTES
+    if settings.max_message_bytes > room:
+        raise ConfigurationError(
+            f"AGENTBRIDGE_MAX_MESSAGE_BYTES is {settings.max_message_bytes}, but NATS takes messages up to "
+            f"{connection.client.max_payload} bytes: set {room} or less, or raise max_payload in nats.conf"
+        )
+
+
+if __name__ == "__main__":
+    process.run("gateway", GatewaySettings, start, user="gateway")

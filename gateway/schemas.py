@@ -1,0 +1,144 @@
+"""JSON Schemas of parameters: refused at registration where they could hurt, compiled once for each content.
+
+Both sides are strangers: an application's schema must not read files, recurse without end or blow up when it is
+expanded, and an agent's parameters must not make a harmless schema expensive. So references stay inside the schema,
+its expanded size and depth are bounded, patterns run in linear time, and a check whose cost could be felt by others is
+refused before it is made. Only the first fault is looked for: collecting all of them took 82 s on a crafted body.
+"""
+
+from collections import OrderedDict
+from typing import Any, Protocol
+
+import jsonschema_rs
+import msgspec
+
+from protocol import codec
+from protocol.errors import InvalidFrame, InvalidParameters
+
+MAX_NODES = 2000
+MAX_DEPTH = 64
+MAX_COMPILED = 4096
+MAX_CHECKS = 2_000_000  # values times schema nodes: some 100 ms at the very worst
+MAX_SCANNED_BYTES = 16 * 1024 * 1024  # bytes times patterns
+MAX_MESSAGE_CHARS = 300
+_UNSUPPORTED = ("$dynamicRef", "$recursiveRef")
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=1024 * 1024, dfa_size_limit=1024 * 1024)
+
+
+class _Compiled(Protocol):
+    def validate(self, instance: Any) -> None: ...
+
+
+class Checker:
+    """A compiled schema, with what is needed to foresee the cost of a check."""
+
+    def __init__(self, compiled: _Compiled, nodes: int, patterns: int) -> None:
+        self._compiled = compiled
+        self._nodes = nodes
+        self._patterns = patterns
+
+    def check(self, parameters: msgspec.Raw) -> None:
+        """Raise `InvalidParameters` with the path of the first fault."""
+        data = codec.raw_bytes(parameters)
+        self._refuse_costly(data)
+        try:
+            self._compiled.validate(codec.decode_value(data, InvalidParameters))
+        except jsonschema_rs.ValidationError as exc:
+            path = "/".join(str(part) for part in exc.instance_path)
+            details = {"path": f"/{path}"[:MAX_MESSAGE_CHARS]}
+            raise InvalidParameters(f"`parameters`: {exc.message[:MAX_MESSAGE_CHARS]}", details=details) from exc
+        except ValueError as exc:  # what Python holds and JSON cannot, such as half a surrogate pair
+            raise InvalidParameters("`parameters`: not valid Unicode or too deep") from exc
+
+    def _refuse_costly(self, data: bytes) -> None:
+        values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
+        if values * self._nodes > MAX_CHECKS or len(data) * self._patterns > MAX_SCANNED_BYTES:
+            raise InvalidParameters("`parameters`: too large to be checked against this capability's schema")
+
+
+class Schemas:
+    """Compiled schemas by content, the least recently used forgotten first."""
+
+    def __init__(self) -> None:
+        self._compiled: OrderedDict[bytes, Checker] = OrderedDict()
+
+    def checker(self, schema: dict[str, Any] | bool, where: str) -> Checker:
+        """Return the checker of a schema. Raises `InvalidFrame` naming `where` for one that is refused."""
+        key = codec.encode(schema)
+        checker = self._compiled.get(key)
+        if checker is None:
+            checker = self._compiled[key] = compile_schema(schema, where)
+            if len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(key)
+        return checker
+
+
+def compile_schema(schema: dict[str, Any] | bool, where: str) -> Checker:
+    """Compile a schema. Raises `InvalidFrame` where it is no schema, reaches outside, recurses or is too large."""
+    size = _Expansion(schema, where)
+    size.visit(schema, 0, ())
+    try:
+        compiled = jsonschema_rs.validator_for(schema, offline=True, pattern_options=_PATTERNS)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
+        raise InvalidFrame(f"`{where}`: not a JSON Schema that can be used: {_first_line(exc)}") from exc
+    return Checker(compiled, size.nodes, size.patterns)
+
+
+class _Expansion:
+    """Walks a schema as if each reference were replaced by what it names, and stops at the bounds."""
+
+    def __init__(self, root: Any, where: str) -> None:
+        self._root = root
+        self._where = where
+        self.nodes = 0
+        self.patterns = 0
+
+    def visit(self, node: Any, depth: int, references: tuple[str, ...]) -> None:
+        if depth > MAX_DEPTH:
+            raise self._refusal(f"nested deeper than {MAX_DEPTH}")
+        if isinstance(node, list):
+            for item in node:
+                self.visit(item, depth + 1, references)
+        elif isinstance(node, dict):
+            self._count(node)
+            for name, value in node.items():
+                if name == "$ref" and isinstance(value, str):
+                    self._follow(value, depth, references)
+                else:
+                    self.visit(value, depth + 1, references)
+
+    def _count(self, node: dict[str, Any]) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise self._refusal(f"larger than {MAX_NODES} nodes when its references are followed")
+        named = node.get("patternProperties")
+        self.patterns += ("pattern" in node) + (len(named) if isinstance(named, dict) else 0)
+        for keyword in _UNSUPPORTED:
+            if keyword in node:
+                raise self._refusal(f"{keyword} is not supported")
+
+    def _follow(self, reference: str, depth: int, references: tuple[str, ...]) -> None:
+        if reference in references:
+            raise self._refusal(f"the reference {reference[:80]!r} leads back to itself")
+        self.visit(self._resolve(reference), depth + 1, (*references, reference))
+
+    def _resolve(self, reference: str) -> Any:
+        """Return what a JSON Pointer within this schema names (RFC 6901); other references are refused."""
+        if not (reference == "#" or reference.startswith("#/")):
+            raise self._refusal("a `$ref` must stay within the schema, as in #/$defs/name")
+        node = self._root
+        for part in reference.split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            try:
+                node = node[int(key)] if isinstance(node, list) else node[key]
+            except (KeyError, IndexError, ValueError, TypeError) as exc:
+                raise self._refusal(f"the reference {reference[:80]!r} names nothing") from exc
+        return node
+
+    def _refusal(self, why: str) -> InvalidFrame:
+        return InvalidFrame(f"`{self._where}`: the JSON Schema is refused: {why}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:MAX_MESSAGE_CHARS]

@@ -1,0 +1,368 @@
+"""The protocol state of one client: sans-I/O, so that "exactly one terminal answer" can be proven without a socket.
+
+Methods take what happened and the time, change the state, and return effects for the shell to perform in order. Nothing
+here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What a caller did wrong is raised as a
+`BridgeError` and changes nothing.
+
+    ACTIVE ──drain──▶ DRAINING ──end──▶ ENDED
+       └───────────────end────────────────▲
+"""
+
+import enum
+from collections import deque
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.contracts import NO_CONTRACT, Contract
+from protocol.access import ClientView, Principal, require
+from protocol.errors import (
+    BridgeError,
+    Cancelled,
+    ClientLost,
+    ClientNotFound,
+    CloseCode,
+    CommandFailed,
+    Conflict,
+    DeadlineExceeded,
+    InvalidFrame,
+    Overloaded,
+    Unavailable,
+)
+from protocol.frames import (
+    AckFrame,
+    AgentIdentity,
+    AppInfo,
+    CancelFrame,
+    CommandFrame,
+    ErrorFrame,
+    ResponseFrame,
+    ServerFrame,
+    fault_of,
+)
+from protocol.messages import CommandRequest, CommandResponse, failure
+from protocol.records import MAX_METADATA_BYTES, ClientRecord
+
+MAX_BAD_FRAMES = 200
+BAD_FRAMES_WINDOW_SECONDS = 10.0
+UNANSWERED_SECONDS = 2.0
+UNANSWERED_PONG_SECONDS = 5.0
+
+
+class State(enum.Enum):
+    """Where a session is in its life."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+class Limits(NamedTuple):
+    """The settings that a session obeys."""
+
+    command_timeout_ms: int
+    max_command_timeout_ms: int
+    max_in_flight: int
+    ping_interval_seconds: float
+    ping_timeout_seconds: float
+    max_record_bytes: int
+
+
+class Send(NamedTuple):
+    """Send a frame to the client."""
+
+    frame: ServerFrame
+
+
+class Answer(NamedTuple):
+    """Give a command its one terminal answer."""
+
+    command: "InFlight"
+    response: CommandResponse
+
+
+class Arm(NamedTuple):
+    """Call `deadline_passed` at this time, unless the command is answered before."""
+
+    wire_id: str
+    at: float
+
+
+class Changed(NamedTuple):
+    """The record is not what the registry knows any more."""
+
+
+class Ping(NamedTuple):
+    """Send a WebSocket ping, and call `heard` when its pong comes."""
+
+
+class Close(NamedTuple):
+    """Close the socket."""
+
+    code: int
+    reason: str
+
+
+Effect = Send | Answer | Arm | Changed | Ping | Close
+
+
+class InFlight(msgspec.Struct):
+    """A command that the client has and has not answered."""
+
+    wire_id: str
+    request_id: str
+    sub: str
+    reply: str
+    started: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By whom and under which id the command is known outside."""
+        return (self.sub, self.request_id)
+
+
+class Session:
+    """One client. Make it when the client is let in, feed it everything that happens, end it once."""
+
+    __slots__ = (
+        "_bad_frames",
+        "_by_caller",
+        "_heard",
+        "_in_flight",
+        "_limits",
+        "_next_wire_id",
+        "_pinged",
+        "app",
+        "client_id",
+        "contract",
+        "late_responses",
+        "metadata",
+        "principal",
+        "revision",
+        "state",
+    )
+
+    def __init__(self, client_id: str, principal: Principal, limits: Limits, now: float) -> None:
+        self.client_id = client_id
+        self.principal = principal
+        self.state = State.ACTIVE
+        self.app = AppInfo()
+        self.metadata: dict[str, Any] = {}
+        self.contract: Contract = NO_CONTRACT
+        self.revision = 1
+        self.late_responses = 0
+        self._limits = limits
+        self._in_flight: dict[str, InFlight] = {}
+        self._by_caller: dict[tuple[str, str], InFlight] = {}
+        self._bad_frames: deque[float] | None = None
+        self._next_wire_id = 0
+        self._heard = now
+        self._pinged: float | None = None
+
+    @property
+    def view(self) -> ClientView:
+        """What of this client decides who may see it."""
+        return ClientView(self.principal.tenant, self.client_id, self.principal.sub, self.app.name)
+
+    @property
+    def commands_in_flight(self) -> int:
+        """How many commands the client has not answered."""
+        return len(self._in_flight)
+
+    # --- from agents ---
+
+    def call(self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float) -> list[Effect]:
+        """Take a command, in the order of checks that the protocol fixes.
+
+        Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `InvalidParameters`,
+        `Overloaded` or `Conflict`; then nothing was sent to the client.
+        """
+        if self.state is State.ENDED:
+            raise ClientNotFound
+        require(caller, self.view)
+        if self.state is State.DRAINING:
+            raise Unavailable("the gateway of this client is shutting down; try again in a moment")
+        offer = self.contract.offer(command.target, command.action)
+        require(caller, self.view, offer)
+        self.contract.check(offer, command.action, command.parameters)
+        self._require_room((caller.sub, request_id))
+        return self._dispatch(caller, command, request_id, reply, now)
+
+    def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
+        """Withdraw a command; no effects where it is not in flight. Raises `ClientNotFound` like `call`."""
+        require(caller, self.view)
+        command = self._by_caller.get((caller.sub, request_id))
+        if command is None:
+            return []
+        return self._withdraw(command, Cancelled("the caller cancelled the command"), reason, now)
+
+    def is_in_flight(self, caller: Principal, request_id: str) -> bool:
+        """Tell whether a command of this caller's still waits for the client."""
+        return (caller.sub, request_id) in self._by_caller
+
+    def deadline_passed(self, wire_id: str, now: float) -> list[Effect]:
+        """Answer `timeout` for a command that is still in flight."""
+        command = self._in_flight.get(wire_id)
+        if command is None:
+            return []
+        error = DeadlineExceeded("the application did not answer in time; the command may still run")
+        return self._withdraw(command, error, "timeout", now)
+
+    # --- from the client ---
+
+    def response(self, frame: ResponseFrame, now: float) -> list[Effect]:
+        """Pass on the client's answer; a late or second one is counted and dropped."""
+        self.heard(now)
+        command = self._in_flight.get(frame.request_id)
+        if command is None:
+            self.late_responses += 1
+            return []
+        duration_ms = _milliseconds(command, now)
+        if frame.status == "success":
+            response = CommandResponse(
+                request_id=command.request_id,
+                status="success",
+                result=frame.result,
+                client_id=self.client_id,
+                duration_ms=duration_ms,
+            )
+        else:
+            response = failure(command.request_id, _command_failed(frame), self.client_id, duration_ms)
+        return [self._settle(command, response)]
+
+    def register(
+        self, contract: Contract, app: AppInfo | None, metadata: dict[str, Any] | None, ident: str | None
+    ) -> list[Effect]:
+        """Replace what the client offers, as one. Raises `InvalidFrame` for a record beyond its bounds."""
+        new_metadata = self.metadata if metadata is None else _bounded_metadata(metadata)
+        if len(memoryview(contract.capabilities.raw)) + MAX_METADATA_BYTES > self._limits.max_record_bytes:
+            raise InvalidFrame("`capabilities`: the list is too large to be kept; shorten descriptions or schemas")
+        self.contract = contract
+        self.app = app if app is not None else self.app
+        return self._describe(new_metadata, ident)
+
+    def describe(self, metadata: dict[str, Any], ident: str | None) -> list[Effect]:
+        """Replace the client's metadata. Raises `InvalidFrame` where it is too large."""
+        return self._describe(_bounded_metadata(metadata), ident)
+
+    def refresh(self, principal: Principal, ident: str | None) -> list[Effect]:
+        """Go on under a fresh token, which the shell has found to be the same identity's."""
+        self.principal = principal
+        return _acknowledge(ident)
+
+    def refuse_frame(self, error: BridgeError, now: float, ident: str | None = None) -> list[Effect]:
+        """Tell the client what was wrong with a frame; close where it sends hardly anything else."""
+        window = self._bad_frames = self._bad_frames if self._bad_frames is not None else deque()
+        window.append(now)
+        while window[0] < now - BAD_FRAMES_WINDOW_SECONDS:
+            window.popleft()
+        if len(window) > MAX_BAD_FRAMES:
+            return [Close(CloseCode.POLICY, "too many bad frames")]
+        return [Send(ErrorFrame(error.code.value, error.message, ident))]
+
+    def heard(self, now: float) -> None:
+        """Note a sign of life: a frame or a pong."""
+        self._heard = now
+        self._pinged = None
+
+    # --- from the clock and the process ---
+
+    def tick(self, now: float) -> list[Effect]:
+        """Ping a silent client, sooner while a command waits for it; close where no pong comes."""
+        if self._pinged is not None:
+            patience = UNANSWERED_PONG_SECONDS if self._in_flight else self._limits.ping_timeout_seconds
+            return [Close(CloseCode.INTERNAL, "no pong")] if now - self._pinged >= patience else []
+        if now - self._heard < UNANSWERED_SECONDS:
+            return []
+        if now - self._heard < self._limits.ping_interval_seconds and not self._has_unanswered(now):
+            return []
+        self._pinged = now
+        return [Ping()]
+
+    def drain(self) -> None:
+        """Take no more commands; those in flight go on."""
+        if self.state is State.ACTIVE:
+            self.state = State.DRAINING
+
+    def end(self, now: float) -> list[Effect]:
+        """End the session: every command that waits is answered `client_lost`, whatever comes later is refused."""
+        self.state = State.ENDED
+        lost = ClientLost("the client disconnected while the command was under way; it may have run")
+        return [
+            self._settle(command, failure(command.request_id, lost, self.client_id, _milliseconds(command, now)))
+            for command in list(self._in_flight.values())
+        ]
+
+    def record(self, gateway_id: str, connected_at: str) -> ClientRecord:
+        """Return the client as the registry keeps it."""
+        return ClientRecord(
+            client_id=self.client_id,
+            tenant=self.principal.tenant,
+            gateway_id=gateway_id,
+            principal=self.principal.sub,
+            app={"name": self.app.name, "version": self.app.version} if self.app.name else {},
+            metadata=self.metadata,
+            capabilities=self.contract.capabilities.raw,
+            revision=self.revision,
+            connected_at=connected_at,
+        )
+
+    # --- inside ---
+
+    def _require_room(self, key: tuple[str, str]) -> None:
+        if len(self._in_flight) >= self._limits.max_in_flight:
+            raise Overloaded(f"the client has {len(self._in_flight)} commands in flight; try again in a moment")
+        if key in self._by_caller:
+            raise Conflict("a command with this requestId is already in flight; use another id")
+
+    def _dispatch(
+        self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float
+    ) -> list[Effect]:
+        self._next_wire_id += 1
+        wire_id = f"{self.client_id[:8]}-{self._next_wire_id:x}"
+        timeout_ms = min(command.timeout_ms or self._limits.command_timeout_ms, self._limits.max_command_timeout_ms)
+        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now)
+        self._in_flight[wire_id] = in_flight
+        self._by_caller[in_flight.key] = in_flight
+        frame = CommandFrame(
+            wire_id, command.target, command.action, command.parameters, timeout_ms, AgentIdentity(caller.sub)
+        )
+        return [Send(frame), Arm(wire_id, now + timeout_ms / 1000)]
+
+    def _settle(self, command: InFlight, response: CommandResponse) -> Answer:
+        del self._in_flight[command.wire_id]
+        del self._by_caller[command.key]
+        return Answer(command, response)
+
+    def _withdraw(self, command: InFlight, error: BridgeError, reason: str, now: float) -> list[Effect]:
+        response = failure(command.request_id, error, self.client_id, _milliseconds(command, now))
+        return [Send(CancelFrame(command.wire_id, reason)), self._settle(command, response)]
+
+    def _describe(self, metadata: dict[str, Any], ident: str | None) -> list[Effect]:
+        self.metadata = metadata
+        self.revision += 1
+        return [Changed(), *_acknowledge(ident)]
+
+    def _has_unanswered(self, now: float) -> bool:
+        oldest = next(iter(self._in_flight.values()), None)
+        return oldest is not None and now - oldest.started >= UNANSWERED_SECONDS
+
+
+def _acknowledge(ident: str | None) -> list[Effect]:
+    return [] if ident is None else [Send(AckFrame(ident))]
+
+
+def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        raise InvalidFrame(f"`metadata`: at most {MAX_METADATA_BYTES} bytes are kept")
+    return metadata
+
+
+def _command_failed(frame: ResponseFrame) -> CommandFailed:
+    fault = fault_of(frame)
+    details = {"code": fault.code, "details": fault.details}
+    return CommandFailed(fault.message, details={name: value for name, value in details.items() if value is not None})
+
+
+def _milliseconds(command: InFlight, now: float) -> int:
+    return max(0, round((now - command.started) * 1000))

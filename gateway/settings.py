@@ -1,0 +1,32 @@
+"""Settings of a gateway."""
+
+from protocol.runtime.settings import (
+    Bytes,
+    Count,
+    Milliseconds,
+    Origins,
+    Port,
+    Seconds,
+    Settings,
+    Text,
+    require_loopback,
+)
+
+
+class GatewaySettings(Settings, frozen=True, kw_only=True):
+    """Where a gateway listens, whom it lets in, and how long and how much it waits."""
+
+    gateway_host: Text = "127.0.0.1"
+    gateway_port: Port = 8001
+    allowed_origins: Origins = ""
+    command_timeout_ms: Milliseconds = 30_000
+    max_command_timeout_ms: Milliseconds = 300_000
+    ping_interval_seconds: Seconds = 25.0
+    ping_timeout_seconds: Seconds = 8.0
+    max_in_flight_per_client: Count = 64
+    send_buffer_bytes: Bytes = 1024 * 1024
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for values that are sound alone but not together."""
+        super().check()
+        require_loopback(self, self.gateway_host, "GATEWAY_HOST")
