@@ -88,6 +88,7 @@ class CloseCode:
 
     NORMAL = 1000
     GOING_AWAY = 1001
+    NO_STATUS = 1005
     POLICY = 1008
     TOO_LARGE = 1009
     INTERNAL = 1011
@@ -103,7 +104,7 @@ class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
     code: str
     message: str
-    retryable: bool = False
+    retryable: bool
     details: Any = None
 
 

@@ -63,7 +63,7 @@ class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ErrorBody | None = None
     client_id: str | None = None
-    duration_ms: int = 0
+    duration_ms: int
 
     def value(self) -> msgspec.Raw:
         """Return the application's result; raise the error where there is one."""

@@ -57,6 +57,11 @@ class Verifier:
         )
         self._key, self._algorithms = ("", PUBLIC_KEY_ALGORITHMS) if self._off or self._jwks else _fixed_key(settings)
 
+    @property
+    def off(self) -> bool:
+        """Whether authentication is off: everybody is an anonymous administrator, on loopback."""
+        return self._off
+
     def cached(self, token: str, *, expired_too: bool = False) -> Principal | None:
         """The former name of `verify_now()`."""
         return self.verify_now(token, expired_too=expired_too)

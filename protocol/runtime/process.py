@@ -7,6 +7,7 @@ nothing. Exit codes: 0 after a signal, 2 for a setting that must be mended, 1 fo
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import resource
 import signal
@@ -52,6 +53,11 @@ def run(name: str, kind: type[S], start: Start[S], *, user: str) -> None:
     except BaseExceptionGroup as group:
         code = _exit_code_of(name, group)
     sys.exit(code)
+
+
+def announce(name: str, url: str | None = None) -> None:
+    """Print the one line that says, to whoever started this process, that it serves, and where."""
+    print(json.dumps({"process": name} | ({"url": url} if url else {})), flush=True)  # noqa: T201
 
 
 async def _live(name: str, configured: S, start: Start[S], user: str) -> int:

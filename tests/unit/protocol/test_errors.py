@@ -73,7 +73,7 @@ def test_retryable_stands_in_the_body() -> None:
 
 
 def test_code_of_a_newer_peer_is_internal() -> None:
-    assert type(from_body(ErrorBody("of_tomorrow", "?"))) is errors.Internal
+    assert type(from_body(ErrorBody("of_tomorrow", "?", retryable=False))) is errors.Internal
 
 
 def test_close_codes_for_applications_are_in_the_private_range() -> None:

@@ -82,7 +82,7 @@ def test_success_has_a_value() -> None:
 
 
 def test_success_without_a_result_is_null() -> None:
-    assert CommandResponse(request_id="r", status="success").value() == msgspec.Raw(b"null")
+    assert CommandResponse(request_id="r", status="success", duration_ms=0).value() == msgspec.Raw(b"null")
 
 
 def test_failure_raises_what_the_gateway_said() -> None:
@@ -101,7 +101,7 @@ def test_answer_that_is_not_ours_is_internal(body: bytes) -> None:
 
 
 def test_error_headers_are_one_printable_line() -> None:
-    error = ErrorBody(ClientLost.code.value, "first\r\nNats-Msg-Id: 1\x00é" + "x" * 500)
+    error = ErrorBody(ClientLost.code.value, "first\r\nNats-Msg-Id: 1\x00é" + "x" * 500, retryable=False)
     headers = messages.error_headers(error)
     assert headers["Nats-Service-Error-Code"] == "client_lost"
     assert headers["Nats-Service-Error"].startswith("first??Nats-Msg-Id: 1??xx")
