@@ -72,7 +72,7 @@ class Offer(msgspec.Struct, frozen=True):
         return self.schemas[None] if self.kind == "function" else self.schemas[action]
 
 
-class CapabilityList(msgspec.Struct, frozen=True):
+class CapabilityList(msgspec.Struct, frozen=True, weakref=True):
     """A client's whole list: the JSON that others see, what is needed to call it, and a name for its content."""
 
     raw: msgspec.Raw
@@ -115,7 +115,7 @@ class ClientRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
 _capability_decoder = msgspec.json.Decoder(_Function | _Component)
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-EMPTY_CAPABILITIES = CapabilityList(msgspec.Raw(b"[]"), {}, hashlib.sha256(b"[]").digest())
+EMPTY_CAPABILITIES = CapabilityList(msgspec.Raw(b"[]"), {}, hashlib.sha256().digest())
 
 
 def fingerprint(items: list[msgspec.Raw]) -> bytes:

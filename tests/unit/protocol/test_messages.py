@@ -77,7 +77,9 @@ def test_operation_is_decoded_back(operation: messages.Operation) -> None:
 
 
 def test_success_has_a_value() -> None:
-    response = messages.decode_response(b'{"requestId":"r","status":"success","result":[1, 2],"clientId":"c","durationMs":3}')
+    response = messages.decode_response(
+        b'{"requestId":"r","status":"success","result":[1, 2],"clientId":"c","durationMs":3}'
+    )
     assert response.value() == msgspec.Raw(b"[1, 2]")
 
 

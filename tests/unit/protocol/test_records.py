@@ -1,0 +1,150 @@
+"""Capabilities: the guide's loose forms are read, what others see is what the client sent."""
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import codec, records
+from protocol.errors import InvalidFrame
+from protocol.records import CapabilityList, ClientRecord, Offer, parse_capabilities, read_capabilities
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def parse(*items: Any) -> CapabilityList:
+    return parse_capabilities([msgspec.Raw(msgspec.json.encode(item)) for item in items])
+
+
+def offer(item: Any) -> Offer:
+    (only,) = parse(item).offers.values()
+    return only
+
+
+def function(name: str, schema: dict[str, Any] | None = None, *permissions: str) -> Offer:
+    return Offer(name, "function", frozenset(permissions), {None: schema})
+
+
+def component(name: str, **actions: dict[str, Any] | bool | None) -> Offer:
+    return Offer(name, "component", frozenset(), cast("dict[str | None, Any]", actions))
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("add", function("add")),
+        ({"name": "add"}, function("add")),
+        ({"type": "function", "name": "add"}, function("add")),
+        ({"name": "add", "id": "x"}, function("add")),
+        ({"name": "add", "parameters": {"a": 1}, "permissions": ["p", "q"]}, function("add", {"a": 1}, "p", "q")),
+        ({"id": "list"}, component("list")),
+        ({"type": "component", "id": "list", "name": "A list"}, component("list")),
+        ({"id": "list", "actions": ["add", "clear"]}, component("list", add=None, clear=None)),
+        ({"id": "list", "actions": [{"name": "add"}, "clear"]}, component("list", add=None, clear=None)),
+        ({"id": "list", "actions": {"add": {"parameters": {}}, "clear": None}}, component("list", add={}, clear=None)),
+        ({"id": "list", "actions": [{"name": "add", "parameters": False}]}, component("list", add=False)),
+    ],
+)
+def test_loose_forms_are_read(item: Any, expected: Offer) -> None:
+    assert offer(item) == expected
+
+
+def test_function_takes_any_action_and_component_only_its_own() -> None:
+    one, other = offer({"name": "add", "parameters": {"a": 1}}), offer({"id": "list", "actions": {"add": {}}})
+    assert one.offers("call")
+    assert one.offers(None)
+    assert one.schema("call") == one.schema(None) == {"a": 1}
+    assert other.offers("add")
+    assert not other.offers("remove")
+    assert not other.offers(None)
+
+
+@pytest.mark.parametrize(
+    ("items", "sentence"),
+    [
+        ([7], "`capabilities[0]`: expected an object or a name"),
+        ([["add"]], "`capabilities[0]`: expected an object or a name"),
+        ([None], "`capabilities[0]`: expected an object or a name"),
+        ([""], "`capabilities[0]`: `name`: expected `str` of length >= 1"),
+        (["x" * 257], "`capabilities[0]`: `name`: expected `str` of length <= 256"),
+        ([{}], "`capabilities[0]`: object missing required field `type`"),
+        (["a", {"type": "tool", "name": "b"}], "`capabilities[1]`: `type`: invalid value 'tool'"),
+        ([{"type": None, "name": "b"}], "`capabilities[0]`: `type`: expected `str`"),
+        ([{"type": "function", "id": "b"}], "`capabilities[0]`: object missing required field `name`"),
+        ([{"type": "component", "name": "b"}], "`capabilities[0]`: object missing required field `id`"),
+        ([{"name": "b", "parameters": []}], "`capabilities[0]`: `parameters`: expected `bool | object | null`"),
+        ([{"name": "b", "permissions": "all"}], "`capabilities[0]`: `permissions`: expected `array`, got `str`"),
+        ([{"name": "b", "permissions": [1]}], "`capabilities[0]`: `permissions[0]`: expected `str`, got `int`"),
+        ([{"id": "b", "actions": "add"}], "`capabilities[0]`: `actions`: expected `object | array`, got `str`"),
+        ([{"id": "b", "actions": {"add": 1}}], "`capabilities[0]`: `actions[...]`: expected `object | null`"),
+        ([{"id": "b", "actions": [{}]}], "`capabilities[0]`: `actions[0]`: object missing required field `name`"),
+        (["a", "b", "a"], "`capabilities[2]`: the name or id 'a' is used twice"),
+        (["a", {"id": "a"}], "`capabilities[1]`: the name or id 'a' is used twice"),
+        (["a"] * 501, "`capabilities`: at most 500 are accepted, these are 501"),
+    ],
+)
+def test_bad_capability_is_refused_by_its_place(items: list[Any], sentence: str) -> None:
+    with pytest.raises(InvalidFrame) as caught:
+        parse(*items)
+    assert caught.value.message.startswith(sentence)
+
+
+def test_five_hundred_capabilities_are_accepted() -> None:
+    assert len(parse(*(f"f{number}" for number in range(500))).offers) == 500
+
+
+def test_deeply_nested_capability_is_refused_however_deep_msgspec_could_go() -> None:
+    for levels in (65, 500, 990, 5000):
+        item = msgspec.Raw(b'{"type":"function","name":"f","x":' + b"[" * levels + b"]" * levels + b"}")
+        with pytest.raises(InvalidFrame, match="nested"):
+            parse_capabilities([item])
+
+
+def test_typed_capability_is_passed_on_to_the_byte() -> None:
+    item = b'{"type" : "function", "name":"f",  "of-tomorrow": [1.0, 1e2, 123456789012345678901], "name2":"\\u00e9"}'
+    assert codec.raw_bytes(parse_capabilities([msgspec.Raw(item)]).raw) == b"[" + item + b"]"
+
+
+def test_guessed_type_is_spelled_out_and_unknown_fields_stay() -> None:
+    raw = parse("add", {"name": "f", "x": {"y": [None]}}, {"id": "c", "z": 1}).raw
+    assert msgspec.json.decode(raw) == [
+        {"type": "function", "name": "add"},
+        {"type": "function", "name": "f", "x": {"y": [None]}},
+        {"type": "component", "id": "c", "z": 1},
+    ]
+
+
+@given(st.lists(names, max_size=20, unique=True))
+def test_list_of_a_record_is_read_back(found: list[str]) -> None:
+    parsed = parse(*found)
+    again = read_capabilities(parsed.raw)
+    assert again.offers == parsed.offers
+    assert again.raw == parsed.raw
+
+
+def test_equal_lists_have_equal_fingerprints_and_others_do_not() -> None:
+    lists = [parse(), parse("a"), parse("a", "b"), parse("b", "a"), parse("a,b"), parse({"name": "a"})]
+    assert len({found.fingerprint for found in lists}) == len(lists)
+    assert parse("a", "b").fingerprint == parse("a", "b").fingerprint
+    assert parse().fingerprint == records.EMPTY_CAPABILITIES.fingerprint
+
+
+def test_record_travels_with_the_names_of_the_contract() -> None:
+    record = ClientRecord(
+        client_id="c1",
+        tenant="t",
+        gateway_id="g",
+        principal="ann",
+        app={"name": "todo"},
+        capabilities=msgspec.Raw(b"[]"),
+        revision=3,
+        connected_at="2026-01-01T00:00:00.000Z",
+    )
+    data = msgspec.json.encode(record)
+    assert set(msgspec.json.decode(data)) == {
+        "clientId", "tenant", "gatewayId", "principal", "app", "capabilities", "revision", "connectedAt"
+    }  # fmt: skip
+    assert msgspec.json.decode(data, type=ClientRecord) == record
+    assert (record.user, record.app_name, record.state) == ("ann", "todo", "active")
