@@ -1,0 +1,1 @@
+"""The HTTP side for agents: commands, discovery, health."""

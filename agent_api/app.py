@@ -1,0 +1,100 @@
+"""The HTTP application: the command endpoint in front, an ordinary FastAPI application behind it, CORS around both."""
+
+import logging
+from typing import cast
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agent_api import contract, docs
+from agent_api.command import CommandEndpoint
+from agent_api.health import Health
+from agent_api.openapi import COMMAND_PATH, Application
+from agent_api.problems import HttpFault, answer_of
+from agent_api.responses import problem_response
+from agent_api.routes import Directory
+from protocol.errors import BridgeError, Internal
+from protocol.origins import Origins
+
+EXPOSED_HEADERS = ("ETag", "Link", "Retry-After", "WWW-Authenticate")
+REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match")
+
+log = logging.getLogger(__name__)
+
+
+def build(command: CommandEndpoint, directory: Directory, health: Health, origins: Origins) -> ASGIApp:
+    """Return the whole application."""
+    return Cors(Front(command, _ordinary_routes(command, directory, health)), origins)
+
+
+class Front:
+    """Sends commands straight to their endpoint, all else through FastAPI; nothing thrown leaves it."""
+
+    def __init__(self, command: ASGIApp, rest: ASGIApp) -> None:
+        self._command = command
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["path"] == COMMAND_PATH and scope["method"] == "POST":
+            await self._command(scope, receive, send)
+            return
+        try:
+            await self._rest(scope, receive, send)
+        except Exception:  # the framework has answered, and throws so that somebody logs
+            log.exception("%s %r failed", scope["method"], scope["path"])
+
+
+class Cors(CORSMiddleware):
+    """Cross-origin rules (the Fetch standard's) by our own matcher of origins; never with credentials."""
+
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        super().__init__(
+            app,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+        )
+        self._origins = origins
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        """Tell whether a browser may show this origin's pages our answers."""
+        return self._origins.allows(origin)
+
+
+def _ordinary_routes(command: CommandEndpoint, directory: Directory, health: Health) -> Application:
+    app = Application()
+    app.add_api_route("/api/capabilities", directory.capabilities, **contract.CAPABILITIES)
+    app.add_api_route("/api/clients", directory.clients, **contract.CLIENTS)
+    app.add_api_route("/api/clients/{client_id}", directory.client, **contract.CLIENT)
+    app.add_api_route("/api/clients/{client_id}", directory.disconnect, methods=["DELETE"], **contract.DISCONNECT)
+    app.add_api_route("/healthz", health.alive, **contract.ALIVE)
+    app.add_api_route("/readyz", health.ready, **contract.READY)
+    app.router.routes.append(Route(COMMAND_PATH, command, methods=["POST"]))
+    docs.install(app)
+    app.add_exception_handler(BridgeError, _tell)
+    app.add_exception_handler(HTTPException, _tell_http)
+    app.add_exception_handler(Exception, _tell_internal)
+    return app
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    return problem_response(answer_of(cast("BridgeError", error)))
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    """Answer what the router refuses: a path that it does not know, a method that the path does not take."""
+    refused = cast("HTTPException", error)
+    allowed = (refused.headers or {}).get("Allow")
+    sentence = f"this path takes {allowed} only" if allowed else "there is nothing at this path; /docs lists what is"
+    response = problem_response(answer_of(HttpFault(refused.status_code, sentence)))
+    response.headers.update(refused.headers or {})
+    return response
+
+
+async def _tell_internal(request: Request, error: Exception) -> Response:
+    return problem_response(answer_of(Internal("the request failed; the log of the process says why")))

@@ -1,0 +1,115 @@
+"""`POST /api/command`, the hot path: bare ASGI, for a framework's request costs more than the command itself."""
+
+import logging
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from agent_api.asgi import Head, read_body, read_head, require_json, write_answer
+from agent_api.bodies import Order, read_order, write_result
+from agent_api.finding import Clients, clients_of, only_client
+from agent_api.intake import Intake
+from agent_api.problems import Answer, answer_of
+from agent_api.settings import ApiSettings
+from agent_api.waiting import CallerGone, Waits
+from protocol.access import Principal, require_agent
+from protocol.errors import BridgeError, Internal, PayloadTooLarge, from_body
+from protocol.messages import CommandRequest, CommandResponse
+from protocol.runtime import logs
+from protocol.runtime.auth import Verifier, bearer
+from protocol.subjects import ClientAddress
+
+log = logging.getLogger(__name__)
+
+
+class Calls(Protocol):
+    """Who sends commands to clients and brings their answers."""
+
+    async def call(self, address: ClientAddress, command: CommandRequest, token: str | None) -> CommandResponse:
+        """Send a command and return its one answer."""
+
+
+class CommandEndpoint:
+    """Serves commands."""
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        verifier: Verifier,
+        caller: Calls,
+        clients: Clients,
+        intake: Intake,
+        waits: Waits,
+    ) -> None:
+        self._settings = settings
+        self._verifier = verifier
+        self._caller = caller
+        self._clients = clients
+        self._intake = intake
+        self._waits = waits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; the path and the method have been looked at."""
+        try:
+            answer = await self._answer(read_head(scope["headers"]), receive)
+        except CallerGone:
+            return
+        except Exception as exc:
+            answer = _refusal(exc, close=self._intake.draining)
+        await write_answer(send, receive, answer)
+
+    async def _answer(self, head: Head, receive: Receive) -> Answer:
+        token = bearer(head.authorization)
+        principal = await self._principal(token)
+        require_json(head)
+        limit = self._settings.max_message_bytes
+        if head.length is not None and head.length > limit:
+            raise PayloadTooLarge(f"the body has {head.length} bytes, but at most {limit} are accepted")
+        reserved = limit if head.length is None else head.length
+        self._intake.admit(reserved)
+        try:
+            async with self._waits.for_body():
+                body = await read_body(receive, limit)
+            order = read_order(body, self._settings.command_timeout_ms, self._settings.max_command_timeout_ms)
+            return await self._execute(order, principal, token, receive)
+        finally:
+            self._intake.release(reserved)
+
+    async def _principal(self, token: str | None) -> Principal:
+        """Return whom the token speaks for, without a detour where no key set has to be asked."""
+        principal = self._verifier.verify_now(token)
+        if principal is None:
+            principal = await self._verifier.verify(token)
+        require_agent(principal)
+        return principal
+
+    async def _execute(self, order: Order, principal: Principal, token: str | None, receive: Receive) -> Answer:
+        """Send the order and return its answer; from here on, refusals carry the request's id."""
+        try:
+            client_id = order.client_id or self._only_client(order, principal)
+            address = ClientAddress(principal.tenant, client_id)
+            # With authentication off, a token is any text, which has no business in a NATS header.
+            passed_on = None if self._verifier.off else token
+            async with self._waits.for_answer(receive):
+                response = await self._caller.call(address, order.command, passed_on)
+            if response.error is not None:
+                raise from_body(response.error)
+            return Answer(200, write_result(response, client_id))
+        except CallerGone:
+            raise
+        except Exception as exc:
+            return _refusal(exc, order)
+
+    def _only_client(self, order: Order, principal: Principal) -> str:
+        clients = clients_of(self._clients, principal)
+        return only_client(clients, principal, order.command.target, order.command.action)
+
+
+def _refusal(error: Exception, order: Order | None = None, *, close: bool = False) -> Answer:
+    """Return the answer to a failed request; what is not an error of ours goes to the log, not to the caller."""
+    request_id = order.request_id if order else None
+    if not isinstance(error, BridgeError):
+        with logs.about(order.client_id if order else None, request_id):
+            log.error("a command failed", exc_info=error)
+        error = Internal("the request failed; the log of the process says why")
+    return answer_of(error, request_id, close=close)

@@ -1,0 +1,172 @@
+"""What each route takes and answers, in OpenAPI's words."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from protocol.discovery import MAX_PAGE
+from protocol.errors import MEANINGS, Code
+from protocol.ids import MAX_REQUEST_ID_CHARS
+
+SCHEMA_PATH = "#/components/schemas/{name}"
+
+
+def ref(name: str) -> dict[str, str]:
+    """Return a reference to a schema."""
+    return {"$ref": SCHEMA_PATH.format(name=name)}
+
+
+def json_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a JSON body."""
+    return {"application/json": {"schema": schema}}
+
+
+def refusals(codes: Iterable[Code]) -> dict[str, Any]:
+    """Return a response for each status of the codes; all have one body."""
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(MEANINGS[code].http_status, []).append(f"`{code.value}`")
+    return {str(status): refusal(", ".join(names)) for status, names in sorted(by_status.items())}
+
+
+def refusal(description: str) -> dict[str, Any]:
+    """Return a response that refuses."""
+    return {"description": description, "content": json_of(ref("Problem"))}
+
+
+def success(description: str, schema: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a response that answers."""
+    return {"description": description, "content": json_of(schema), **({"headers": headers} if headers else {})}
+
+
+def parameter(name: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a query parameter."""
+    return {"name": name, "in": "query", "description": description, "schema": schema or {"type": "string"}}
+
+
+def header(description: str) -> dict[str, Any]:
+    """Return a header of a response."""
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def route(summary: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the arguments by which FastAPI describes a route."""
+    return {"summary": summary, "responses": responses, "openapi_extra": more}
+
+
+def _nullable(kind: str, **more: Any) -> dict[str, Any]:
+    return {"type": [kind, "null"], **more}
+
+
+CAPABILITY_LIST = {"type": "array", "items": ref("Capability")}
+SCHEMAS: dict[str, Any] = {
+    "Capability": {
+        "type": "object",
+        "description": "A function or a component that a client offers, with all the fields that the client sent.",
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": ["function", "component"]},
+            "name": {"type": "string", "description": "a function's target"},
+            "id": {"type": "string", "description": "a component's target"},
+            "description": {"type": "string"},
+            "parameters": {"description": "JSON Schema of a function's parameters"},
+            "actions": {"description": "a component's actions"},
+            "permissions": {"type": "array", "items": {"type": "string"}},
+        },
+    },
+    "Command": {
+        "type": "object",
+        "required": ["target"],
+        "properties": {
+            "target": {"type": "string", "minLength": 1, "maxLength": 256, "description": "a function, a component"},
+            "action": _nullable("string", maxLength=256, description="what a component is to do"),
+            "parameters": {"type": "object", "default": {}},
+            "requestId": _nullable("string", minLength=1, maxLength=MAX_REQUEST_ID_CHARS),
+            "timeoutMs": _nullable("integer", exclusiveMinimum=0),
+            "idempotencyKey": _nullable("string", minLength=1, maxLength=255),
+        },
+    },
+    "CommandBody": {
+        "type": "object",
+        "required": ["command"],
+        "properties": {
+            "clientId": _nullable("string", description="without it, the one client that offers the target"),
+            "command": ref("Command"),
+            "timeoutMs": _nullable("integer", exclusiveMinimum=0, description="goes before the command's"),
+            "any": {"const": False, "default": False, "description": "true is not supported yet"},
+        },
+        "example": {"command": {"target": "addTodo", "parameters": {"title": "milk"}}, "timeoutMs": 5000},
+    },
+}
+
+_SECURED: dict[str, Any] = {"security": [{"bearer": []}]}
+_TOKEN_CODES = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
+_READING_CODES = (Code.INVALID_REQUEST, *_TOKEN_CODES, Code.INTERNAL, Code.UNAVAILABLE)
+_FILTERS = [
+    parameter("clientId", "only this client"),
+    parameter("name", "only clients that offer this function or component"),
+    parameter("user", "only clients of this user: the `sub` of the application's token"),
+    parameter("app", "only clients of this application"),
+    parameter("metadata.KEY", "only clients whose metadata has this value under KEY, which stands for any key"),
+    parameter(
+        "limit", "at most so many clients; all without it", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
+    ),
+    parameter("after", "only clients whose id sorts after this one, as in the header `Link`"),
+]
+_LIST_HEADERS = {"ETag": header("a name for this content"), "Link": header("the next page, where `limit` cut the list")}
+_UNCHANGED = {"304": {"description": "still what `If-None-Match` names"}}
+_CLIENT_ID = {"name": "client_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+
+CAPABILITIES = route(
+    "List what each visible client offers",
+    {
+        "200": success(
+            "capabilities by client id", {"type": "object", "additionalProperties": CAPABILITY_LIST}, _LIST_HEADERS
+        ),
+        **_UNCHANGED,
+        **refusals(_READING_CODES),
+    },
+    **_SECURED,
+    parameters=_FILTERS,
+)
+CLIENTS = route(
+    "List the visible clients",
+    {
+        "200": success(
+            "records in the order of their ids", {"type": "array", "items": ref("ClientRecord")}, _LIST_HEADERS
+        ),
+        **_UNCHANGED,
+        **refusals(_READING_CODES),
+    },
+    **_SECURED,
+    parameters=_FILTERS,
+)
+CLIENT = route(
+    "Get one client",
+    {"200": success("its record", ref("ClientRecord")), **refusals((*_READING_CODES, Code.CLIENT_NOT_FOUND))},
+    **_SECURED,
+    parameters=[_CLIENT_ID],
+)
+DISCONNECT = {
+    "status_code": 204,
+    **route(
+        "End a client's session (admin)",
+        {"204": {"description": "ended"}, **refusals((*_READING_CODES, Code.CLIENT_NOT_FOUND))},
+        **_SECURED,
+        parameters=[_CLIENT_ID],
+    ),
+}
+ALIVE = route("Does the process live?", {"200": success("it does", _STATUS)})
+READY = route("Can the process do its work?", {"200": success("it can", _STATUS), "503": refusal("what is missing")})
+COMMAND = {
+    "summary": "Send a command and wait for its answer",
+    "operationId": "command",
+    **_SECURED,
+    "requestBody": {"required": True, "content": json_of(ref("CommandBody"))},
+    "responses": {
+        "200": success("what the application answered", ref("CommandResult")),
+        **refusals(code for code in Code if code is not Code.INVALID_FRAME),
+        "408": refusal("`invalid_request`: the body was not complete in time"),
+        "415": refusal("`invalid_request`: the body is not `application/json`"),
+    },
+}

@@ -1,0 +1,40 @@
+"""`/healthz`: the process lives. `/readyz`: it can do its work."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agent_api.intake import Intake
+from agent_api.responses import json_response
+from protocol.errors import Unavailable
+from protocol.runtime.nats import Connection
+
+
+class Health:
+    """Tells orchestrators how the process is. Losing the registry never makes it unready: commands go on without."""
+
+    def __init__(self, connection: Connection, mirror_filled: asyncio.Event, intake: Intake) -> None:
+        self._connection = connection
+        self._mirror_filled = mirror_filled
+        self._intake = intake
+
+    async def alive(self, request: Request) -> Response:
+        """Tell that the process lives."""
+        return json_response({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Tell whether the process can do its work; 503 says what is missing."""
+        missing = self.missing()
+        if missing:
+            raise Unavailable(f"not ready: {', '.join(missing)}", details={"missing": missing})
+        return json_response({"status": "ready"})
+
+    def missing(self) -> list[str]:
+        """Return what keeps the process from its work, as short phrases."""
+        conditions = {
+            "NATS is away": not self._connection.connected,
+            "the list of clients has not been read yet": not self._mirror_filled.is_set(),
+            "the process is shutting down": self._intake.draining,
+        }
+        return [phrase for phrase, holds in conditions.items() if holds]

@@ -1,0 +1,62 @@
+"""Errors as HTTP tells them: the status of the table, one body for every route, and the headers that go with it."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from protocol import codec
+from protocol.errors import BridgeError, Code, InvalidRequest
+
+RETRY_AFTER_SECONDS = 1
+JSON = b"application/json"
+RETRY_AFTER = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
+HEADERS: dict[Code, tuple[bytes, bytes]] = {
+    Code.UNAUTHENTICATED: (b"www-authenticate", b"Bearer"),
+    Code.RATE_LIMITED: RETRY_AFTER,
+    Code.OVERLOADED: RETRY_AFTER,
+    Code.UNAVAILABLE: RETRY_AFTER,
+}
+
+BODY_UNREAD = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
+
+Header = tuple[bytes, bytes]
+
+
+class Problem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The body of every refusal. `retryable` is true where the command certainly did not run."""
+
+    error: str
+    code: str
+    message: str
+    retryable: bool
+    request_id: str | None = None
+    details: Any = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole HTTP response with a JSON body. `close` ends the connection after it."""
+
+    status: int
+    body: bytes
+    headers: tuple[Header, ...] = ()
+    close: bool = False
+
+
+class HttpFault(InvalidRequest):
+    """A fault of the HTTP request itself, which has a status of its own: 404, 405, 408, 415."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def answer_of(error: BridgeError, request_id: str | None = None, *, close: bool = False) -> Answer:
+    """Return the response that tells an agent of an error. A connection with an unread body is always closed."""
+    meaning = error.meaning
+    status, phrase = meaning.http_status, meaning.phrase
+    if isinstance(error, HttpFault):
+        status, phrase = error.status, HTTPStatus(error.status).phrase.capitalize()
+    problem = Problem(phrase, error.code.value, error.message, meaning.retryable, request_id, error.details)
+    header = HEADERS.get(error.code)
+    return Answer(status, codec.encode(problem), (header,) if header else (), close or status in BODY_UNREAD)

@@ -1,0 +1,92 @@
+"""uvicorn inside this process: our own socket, our own signals, our own order of ending."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from protocol.errors import ConfigurationError
+from protocol.runtime.settings import variable
+
+KEEP_ALIVE_SECONDS = 75
+SHUTDOWN_SECONDS = 5
+BACKLOG = 2048
+HEADERS = [("x-content-type-options", "nosniff")]
+
+
+class HttpServer(uvicorn.Server):
+    """An HTTP server that leaves signals to the process and says when it serves."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.ERROR,  # strangers' broken requests are no news
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            headers=HEADERS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        super().__init__(config)
+        self._listener = listener
+        self._serving = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none: the process owns signals."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and tell who waits for it."""
+        await super().startup(sockets)
+        self._serving.set()
+
+    async def run_until_closed(self) -> None:
+        """Serve; a task for as long as the process serves."""
+        try:
+            await self.serve([self._listener])
+        finally:
+            self._ended.set()
+
+    async def wait_serving(self) -> None:
+        """Return once connections are accepted."""
+        await self._serving.wait()
+
+    def stop_accepting(self) -> None:
+        """Take no new connection; those that are open go on."""
+        for server in self.servers:
+            server.close()
+
+    async def close(self) -> None:
+        """Let responses under way end, within bounds, and close every connection."""
+        self.should_exit = True
+        await self._ended.wait()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raise `ConfigurationError` where the address cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{variable('api_host')} and {variable('api_port')} are {host!r} and {port}, where this process cannot "
+            f"listen: {exc.strerror or exc}"
+        ) from exc
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL at which a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

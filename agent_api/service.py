@@ -1,0 +1,104 @@
+"""The agent API's life: its parts put together, served, announced, and ended in order."""
+
+import asyncio
+import logging
+import secrets
+
+from agent_api.app import build
+from agent_api.command import CommandEndpoint
+from agent_api.health import Health
+from agent_api.intake import Intake
+from agent_api.routes import Directory
+from agent_api.server import HttpServer, listen, url_of
+from agent_api.settings import ApiSettings
+from agent_api.waiting import Waits
+from protocol.access import may, view_of
+from protocol.errors import ConfigurationError, Unauthenticated
+from protocol.origins import Origins
+from protocol.runtime import process
+from protocol.runtime.auth import Verifier
+from protocol.runtime.caller import Caller, Known
+from protocol.runtime.mirror import Mirror
+from protocol.runtime.nats import Connection
+from protocol.runtime.responder import Responder
+from protocol.runtime.settings import variable
+from protocol.subjects import ClientAddress
+
+SERVICE = "agentbridge-agent-api"
+ENVELOPE_BYTES = 32 * 1024  # a command's message on NATS: its headers, with the token, and what we add to its body
+
+log = logging.getLogger(__name__)
+
+
+class AgentApi:
+    """An agent API that serves at `url`."""
+
+    def __init__(self, url: str, server: HttpServer, intake: Intake, waits: Waits, drain_seconds: float) -> None:
+        self.url = url
+        self._server = server
+        self._intake = intake
+        self._waits = waits
+        self._drain_seconds = drain_seconds
+
+    async def drain(self) -> None:
+        """Take no connection and no command more, wait (bounded) for commands under way, close every connection."""
+        self._server.stop_accepting()
+        try:
+            async with asyncio.timeout(self._drain_seconds):
+                await self._intake.drain()
+        except TimeoutError:
+            log.warning("cancelling %d commands that have no answer yet", self._intake.commands)
+            self._waits.give_up()
+        await self._server.close()
+
+
+async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AgentApi:
+    """Start to serve. Raises `ConfigurationError` where the address or NATS's limits do not allow it."""
+    _check_max_payload(settings, connection)
+    verifier, mirror = Verifier(settings), Mirror(connection)
+    caller = Caller(connection, _known(mirror, verifier))
+    intake, waits = Intake(), Waits(tasks)
+    command = CommandEndpoint(settings, verifier, caller, mirror, intake, waits)
+    app = build(
+        command,
+        Directory(verifier, mirror, connection),
+        Health(connection, mirror.filled, intake),
+        Origins(settings.allowed_origins),
+    )
+    listener = listen(settings.api_host, settings.api_port)
+    server = HttpServer(app, listener)
+    await caller.start(tasks)
+    await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}").announce()
+    tasks.create_task(mirror.run(), name="mirror")
+    tasks.create_task(server.run_until_closed(), name="HTTP server")
+    await server.wait_serving()
+    url = url_of(listener)
+    process.announce("agent_api", url)
+    return AgentApi(url, server, intake, waits, settings.drain_seconds)
+
+
+def _known(mirror: Mirror, verifier: Verifier) -> Known:
+    """Return who tells the caller that a client is there though NATS cannot reach it just now.
+
+    Whether a client exists is told to those alone who may see it.
+    """
+
+    async def known(address: ClientAddress, token: str | None) -> bool:
+        client = mirror.get(*address)
+        if client is None:
+            return False
+        try:
+            return may(await verifier.verify(token), view_of(client.record))
+        except Unauthenticated:  # it has expired since the command was sent
+            return False
+
+    return known
+
+
+def _check_max_payload(settings: ApiSettings, connection: Connection) -> None:
+    room = connection.client.max_payload - ENVELOPE_BYTES
+    if settings.max_message_bytes > room:
+        raise ConfigurationError(
+            f"{variable('max_message_bytes')} is {settings.max_message_bytes}, but NATS takes messages up to "
+            f"{connection.client.max_payload} bytes: set {room} or less, or raise max_payload in nats.conf"
+        )

@@ -1,0 +1,156 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_api.bodies import CommandBody, Order, read_order, write_result
+from agent_api.contract import SCHEMAS
+from protocol.errors import BridgeError, ClientNotFound, Code, InvalidRequest
+from protocol.messages import CommandRequest, CommandResponse
+
+DEFAULT_MS, MAX_MS = 30_000, 300_000
+
+
+def read(body: object) -> Order:
+    return read_order(json.dumps(body).encode(), DEFAULT_MS, MAX_MS)
+
+
+def test_whole_body_is_read() -> None:
+    command = {
+        "target": "list",
+        "action": "add",
+        "parameters": {"title": "milk"},
+        "requestId": "r-1",
+        "timeoutMs": 700,
+        "idempotencyKey": "k",
+    }
+    assert read({"clientId": "c1", "command": command, "unknown": 1}) == Order(
+        "c1",
+        CommandRequest(
+            target="list",
+            action="add",
+            parameters=msgspec.Raw(b'{"title": "milk"}'),
+            request_id="r-1",
+            timeout_ms=700,
+            idempotency_key="k",
+        ),
+    )
+
+
+def test_small_body_gets_a_request_id_and_the_default_timeout() -> None:
+    order = read({"command": {"target": "f"}})
+    assert order.client_id is None
+    assert order.command.timeout_ms == DEFAULT_MS
+    assert order.command.parameters == msgspec.Raw(b"{}")
+    assert order.request_id != read({"command": {"target": "f"}}).request_id
+
+
+@pytest.mark.parametrize(
+    ("top", "command", "expected"),
+    [
+        (None, 5, 5),
+        (7, 5, 7),
+        (7, None, 7),
+        (10**30, None, MAX_MS),
+        (None, MAX_MS + 1, MAX_MS),
+        (None, None, DEFAULT_MS),
+    ],
+)
+def test_top_level_timeout_goes_first_and_the_maximum_bounds_it(
+    top: int | None, command: int | None, expected: int
+) -> None:
+    assert read({"command": {"target": "f", "timeoutMs": command}, "timeoutMs": top}).command.timeout_ms == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "command"),
+        ({"command": {}}, "target"),
+        ({"command": {"target": ""}}, "target"),
+        ({"command": {"target": 5}}, "target"),
+        ({"command": {"target": "f", "parameters": []}}, "parameters"),
+        ({"command": {"target": "f", "parameters": None}}, "parameters"),
+        ({"command": {"target": "f", "requestId": "a b"}}, "requestId"),
+        ({"command": {"target": "f", "requestId": "x" * 129}}, "requestId"),
+        ({"command": {"target": "f", "timeoutMs": 0}}, "timeoutMs"),
+        ({"command": {"target": "f"}, "timeoutMs": -1}, "timeoutMs"),
+        ({"command": {"target": "f"}, "timeoutMs": True}, "timeoutMs"),
+        ({"command": {"target": "f"}, "clientId": 5}, "clientId"),
+        ({"command": {"target": "f"}, "any": True}, "any"),
+        ([], "object"),
+    ],
+)
+def test_wrong_body_is_refused_with_the_field_named(body: Any, field: str) -> None:
+    with pytest.raises(InvalidRequest, match=field):
+        read(body)
+
+
+@pytest.mark.parametrize("client_id", ["", "a.b", "*", ">", "a b", "_none", "x" * 65, "ü"])
+def test_id_that_no_client_can_have_is_not_found(client_id: str) -> None:
+    with pytest.raises(ClientNotFound):
+        read({"clientId": client_id, "command": {"target": "f"}})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"command": {"target": "f", "parameters": {"a": "\xff"}}}',
+        b'{"command": {"target": "f", "parameters": {"a": NaN}}}',
+        b'{"command": {"target": "f", "parameters": ' + b"[" * 10_000 + b"]" * 10_000 + b"}}",
+        b'{"command": {"op": "cancel", "target": "f", "requestId": "r"}}',
+    ],
+)
+def test_bytes_that_are_no_command_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        read_order(data, DEFAULT_MS, MAX_MS)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+_field = st.sampled_from(
+    ["clientId", "command", "timeoutMs", "any", "target", "action", "parameters", "requestId", "idempotencyKey", "op"]
+)
+_bodies = st.dictionaries(_field, _json | st.dictionaries(_field, _json, max_size=6), max_size=5)
+
+
+@given(st.binary(max_size=200) | _bodies.map(lambda body: json.dumps(body).encode()))
+def test_any_bytes_give_an_order_or_a_refusal_of_ours(data: bytes) -> None:
+    try:
+        order = read_order(data, DEFAULT_MS, MAX_MS)
+    except BridgeError as exc:
+        assert exc.code in (Code.INVALID_REQUEST, Code.CLIENT_NOT_FOUND)
+    else:
+        assert order.request_id
+        assert order.command.timeout_ms is not None
+        assert 0 < order.command.timeout_ms <= MAX_MS
+
+
+def test_result_is_passed_on_to_the_byte() -> None:
+    response = CommandResponse(
+        request_id="r-1", status="success", result=msgspec.Raw(b'{ "a" : 1.50 }'), client_id="c1", duration_ms=12
+    )
+    assert write_result(response, "c1") == (
+        b'{"success":true,"requestId":"r-1","clientId":"c1","result":{ "a" : 1.50 },"durationMs":12}'
+    )
+
+
+def test_missing_result_is_null() -> None:
+    response = CommandResponse(request_id="r-1", status="success", duration_ms=0)
+    assert json.loads(write_result(response, "c1"))["result"] is None
+
+
+def test_documented_body_has_the_fields_that_are_read() -> None:
+    body = {field.encode_name for field in msgspec.structs.fields(CommandBody)}
+    command = {field.encode_name for field in msgspec.structs.fields(CommandRequest)}
+    assert set(SCHEMAS["CommandBody"]["properties"]) == body
+    assert set(SCHEMAS["Command"]["properties"]) == command - {"sentAt"}
