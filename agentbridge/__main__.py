@@ -4,7 +4,13 @@ from typing import Any
 
 import click
 
+from agentbridge.commands.call import call
+from agentbridge.commands.events import events
+from agentbridge.commands.health import health
+from agentbridge.commands.help import keep_lists
+from agentbridge.commands.listing import capabilities, clients
 from agentbridge.commands.processes import agent_api, gateway, registry
+from agentbridge.commands.token import token
 from agentbridge.commands.up import up
 from protocol.errors import BridgeError, ConfigurationError
 from protocol.runtime.settings import environment
@@ -29,23 +35,29 @@ class _Commands(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+HELP = """Let AI agents use running applications, routed by NATS.
+
+Begin with:
+  agentbridge up                                everything, on this machine
+  agentbridge clients                           which applications are connected
+  agentbridge call CLIENT add_todo title=Milk   have one do something
+
+Commands take their credentials from flags, then from the environment, then from
+`agentbridge up` where it runs.
+"""
+
+
+@click.group(cls=_Commands, help=keep_lists(HELP), context_settings=SETTINGS)
 @click.version_option(package_name="agentbridge-nats", prog_name="agentbridge")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    r"""Let AI agents use running applications, routed by NATS.
-
-    \b
-    Begin with:
-      agentbridge up                                everything, on this machine
-      agentbridge clients                           which applications are connected
-      agentbridge call CLIENT add_todo title=Milk   have one do something
-    """
+    """Prepare what all commands share."""
     if environment().get("NO_COLOR"):
         ctx.color = False
 
 
-for command in (up, gateway, agent_api, registry):
+for command in (up, gateway, agent_api, registry, token, clients, capabilities, call, events, health):
     cli.add_command(command)
 
 

@@ -80,6 +80,16 @@ def client_change(tenant: str, client_id: str, change: str) -> str:
     return f"{ROOT}.{tenant}.client.{client_id}.{change}"
 
 
+def events_of(tenant: str, client_id: str = "*") -> str:
+    """Return what to subscribe to for the events of a tenant, or of one of its clients."""
+    return f"{ROOT}.{tenant}.event.{client_id}.*"
+
+
+def client_changes_of(tenant: str, client_id: str = "*") -> str:
+    """Return what to subscribe to for the changes of a tenant's clients, or of one."""
+    return f"{ROOT}.{tenant}.client.{client_id}.*"
+
+
 def audit(tenant: str, client_id: str, outcome: str) -> str:
     """Where one command's outcome is recorded."""
     return f"{ROOT}.{tenant}.audit.{client_id}.{outcome}"

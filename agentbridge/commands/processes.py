@@ -5,12 +5,13 @@ import sys
 
 import click
 
+from agentbridge.commands.help import Command
 
-@click.command()
+
+@click.command(cls=Command)
 def gateway() -> None:
-    r"""Run a gateway, which holds the WebSockets of applications.
+    """Run a gateway, for applications.
 
-    \b
     Environment:
       AGENTBRIDGE_NATS_URL        where NATS is (nats://127.0.0.1:4222)
       AGENTBRIDGE_NATS_USER, AGENTBRIDGE_NATS_PASSWORD
@@ -22,11 +23,10 @@ def gateway() -> None:
     _become("gateway")
 
 
-@click.command("agent-api")
+@click.command("agent-api", cls=Command)
 def agent_api() -> None:
-    r"""Run an agent API, which serves agents over HTTP.
+    """Run an agent API, for agents over HTTP.
 
-    \b
     Environment:
       AGENTBRIDGE_NATS_URL        where NATS is (nats://127.0.0.1:4222)
       AGENTBRIDGE_NATS_USER, AGENTBRIDGE_NATS_PASSWORD
@@ -38,11 +38,10 @@ def agent_api() -> None:
     _become("agent_api")
 
 
-@click.command()
+@click.command(cls=Command)
 def registry() -> None:
-    r"""Run a registry, which keeps the list of connected applications.
+    """Run a registry, which lists the applications.
 
-    \b
     Environment:
       AGENTBRIDGE_NATS_URL        where NATS is (nats://127.0.0.1:4222)
       AGENTBRIDGE_NATS_USER, AGENTBRIDGE_NATS_PASSWORD

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from agentbridge import data_folder
+from agentbridge.commands.help import Command
 from agentbridge.data_folder import RunFile
 from agentbridge.up import ports, welcome
 from agentbridge.up.settings import UpSettings, complete
@@ -16,15 +17,14 @@ from protocol.errors import ConfigurationError
 from protocol.runtime import logs, settings
 
 
-@click.command()
+@click.command(cls=Command)
 def up() -> None:
-    r"""Run everything on this machine: NATS, a registry, a gateway, an agent API.
+    """Run everything on this machine.
 
-    A NATS server is started on loopback, with JetStream in the data folder, unless AGENTBRIDGE_NATS_URL names one that
-    runs. URLs and tokens are printed once all are ready; other commands find them in the data folder. A process that
-    dies is started again. Ctrl-C stops everything.
+    That is NATS, a registry, a gateway and an agent API. A NATS server is started on loopback, with JetStream in the
+    data folder, unless AGENTBRIDGE_NATS_URL names one that runs. URLs and tokens are printed once all are ready;
+    other commands find them in the data folder. A process that dies is started again. Ctrl-C stops everything.
 
-    \b
     Environment:
       AGENTBRIDGE_DATA_DIR        where it keeps its data (./.agentbridge)
       AGENTBRIDGE_NATS_URL        a NATS server that runs already
@@ -34,7 +34,6 @@ def up() -> None:
       AGENTBRIDGE_ALLOWED_ORIGINS web origins that may connect (this machine's)
     Every other setting of the processes is passed on to them.
 
-    \b
     Examples:
       agentbridge up
       AGENTBRIDGE_API_PORT=0 AGENTBRIDGE_GATEWAY_PORT=0 agentbridge up

@@ -38,7 +38,7 @@ class Member(Child):
         self._port_field = port_field
 
     def command(self) -> list[str]:
-        """Run the module with this Python; `-P` keeps a `registry.py` in the user's folder from being taken for ours."""
+        """Run the module; `-P` keeps a `registry.py` in the user's folder from being taken for ours."""
         return [sys.executable, "-P", "-m", self.name]
 
     def environment(self) -> dict[str, str]:

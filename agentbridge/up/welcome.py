@@ -4,12 +4,10 @@ Tokens go to a terminal only: where the output is a file or a pipe it may be som
 one is shown instead.
 """
 
-from urllib.parse import urlsplit, urlunsplit
-
 from agentbridge.data_folder import RunFile
+from agentbridge.output import without_password
 from protocol.access import ADMIN, AGENT, APP
 from protocol.runtime.auth import mint
-from protocol.runtime.settings import split_list
 
 TOKEN_HOURS = 24
 
@@ -52,16 +50,6 @@ def _first_steps(found: RunFile, program: str) -> list[str]:
         f"  {program} events",
         f"  curl{token} {found.api_url}/api/capabilities",
     ]
-
-
-def without_password(urls: str) -> str:
-    """Return comma-separated URLs without what stands before their hosts."""
-    return ", ".join(_without_userinfo(url) for url in split_list(urls))
-
-
-def _without_userinfo(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _websocket(url: str) -> str:

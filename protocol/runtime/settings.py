@@ -24,7 +24,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="a number o
 Milliseconds = Annotated[int, msgspec.Meta(gt=0, le=86_400_000, description="milliseconds, a whole number above 0")]
 Count = Annotated[int, msgspec.Meta(gt=0, le=1_000_000, description="a whole number above 0")]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024, description="bytes, from 1024 to 67108864")]
-Replicas = Annotated[int, msgspec.Meta(ge=1, le=5, description="1, 3 or 5 servers that keep each stream")]
+Replicas = Annotated[Literal[1, 3, 5], msgspec.Meta(description="1, 3 or 5 servers that keep each stream")]
 Text = Annotated[str, msgspec.Meta(description="text")]
 File = Annotated[str, msgspec.Meta(description="the path of a readable file")]
 Urls = Annotated[
@@ -67,14 +67,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""
-        for variable in ("nats_creds", "nats_ca", "jwt_public_key_file"):
-            _require_readable(variable, getattr(self, variable))
+        self.check_files()
         keys = [key for key in (self.jwt_secret, self.jwt_public_key_file, self.jwt_jwks_url) if key]
         if self.auth == "jwt" and len(keys) != 1:
             raise ConfigurationError(
                 f"one of {PREFIX}JWT_SECRET, {PREFIX}JWT_PUBLIC_KEY_FILE and {PREFIX}JWT_JWKS_URL must be set, so that "
                 f"tokens can be verified (or {PREFIX}AUTH=off, on loopback, to do without)"
             )
+
+    def check_files(self) -> None:
+        """Raise `ConfigurationError` for a file that cannot be read."""
+        for field_name in ("nats_creds", "nats_ca", "jwt_public_key_file"):
+            _require_readable(field_name, getattr(self, field_name))
 
     @property
     def nats_servers(self) -> list[str]:
@@ -128,7 +132,7 @@ def _convert(field: msgspec.structs.FieldInfo, text: str) -> Any:
     try:
         return msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError as exc:
-        shown = "" if _is_secret(field.name) else f" {text!r}"
+        shown = "" if _is_secret(field.name) else f" {_without_credentials(text)!r}"
         raise ConfigurationError(
             f"{variable(field.name)} is{shown or ' wrong'}, but should be {describe(field)}"
         ) from exc
@@ -136,6 +140,11 @@ def _convert(field: msgspec.structs.FieldInfo, text: str) -> Any:
 
 def _is_secret(name: str) -> bool:
     return any(word in name for word in ("secret", "password"))
+
+
+def _without_credentials(text: str) -> str:
+    """Return a value as an error line may show it: URLs without the user and password in them."""
+    return re.sub(r"[^/,\s]*@", "…@", text)
 
 
 def _description(annotation: Any) -> str:

@@ -1,0 +1,117 @@
+"""`agentbridge call`: have an application execute a command, directly over NATS."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from agentbridge import output
+from agentbridge.commands.help import Command
+from agentbridge.commands.options import TO_CALL, as_json, duration, needs_settings
+from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
+from agentbridge.directory import Directory
+from protocol import codec
+from protocol.errors import BridgeError
+from protocol.ids import check_token, new_request_id
+from protocol.messages import CommandRequest, CommandResponse, check_command, failure
+from protocol.runtime.caller import Caller
+from protocol.subjects import ClientAddress
+
+EXIT_FAILED = 1
+
+
+@click.command(cls=Command)
+@click.argument("client")
+@click.argument("target")
+@click.argument("rest", nargs=-1, metavar="[ACTION] [KEY=TEXT | KEY:=JSON]...")
+@click.option(
+    "--timeout", type=duration, metavar="DURATION", default="30s", show_default=True, help="How long to wait."
+)
+@click.option("--request-id", help="Your own id for the command, for logs and audit.")
+@click.option("--idempotency-key", help="Calls with the same key are executed once.")
+@as_json
+@needs_settings(*TO_CALL)
+def call(
+    settings: CommandSettings, client: str, target: str, rest: tuple[str, ...], timeout: int, as_json: bool, **more: Any
+) -> None:
+    """Have an application do something.
+
+    The application CLIENT executes TARGET, and its result is printed. TARGET is a function, or a component followed
+    by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. Ctrl-C cancels the command, and
+    the application is told.
+
+    Examples:
+      agentbridge call CLIENT add_todo title=Milk
+      agentbridge call CLIENT add_todo title=Milk tags:='["home"]' done:=false
+      agentbridge call CLIENT todo-list clear_completed
+      agentbridge call CLIENT export_report --timeout 5m --json
+    """
+    action, parameters = parse_rest(rest)
+    command = check_command(
+        CommandRequest(target=target, action=action, parameters=parameters, timeout_ms=timeout * 1000, **more)
+    )
+    check_token(client, "CLIENT")
+    response = asyncio.run(_call(settings, client, command))
+    if as_json:
+        click.echo(output.one_line(response))
+        click.get_current_context().exit(EXIT_FAILED if response.error else 0)
+    click.echo(output.readable(response.value()))
+
+
+def parse_rest(rest: Sequence[str]) -> tuple[str | None, msgspec.Raw]:
+    """Return the action, where one is named, and the parameters as JSON. Raises `click.UsageError`."""
+    action = rest[0] if rest and "=" not in rest[0] else None
+    parameters: dict[str, msgspec.Raw] = {}
+    for pair in rest[1:] if action is not None else rest:
+        key, value = _parse_pair(pair)
+        if key in parameters:
+            raise click.UsageError(f"the parameter {key!r} is given twice")
+        parameters[key] = value
+    return action, msgspec.Raw(codec.encode(parameters))
+
+
+def _parse_pair(pair: str) -> tuple[str, msgspec.Raw]:
+    name, equals, value = pair.partition("=")
+    key = name.removesuffix(":")
+    if not equals or not key:
+        raise click.UsageError(f"{pair!r} is no parameter: say key=text, or key:=json")
+    if key == name:
+        return key, msgspec.Raw(codec.encode(value))
+    try:
+        return key, msgspec.Raw(codec.encode(msgspec.json.decode(value)))
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise click.UsageError(f"the value of {key!r} is no JSON: for text say {key}=text") from exc
+
+
+class _Done(Exception):
+    """Ends the task group of a call that has its answer; probes would otherwise sleep on for a second."""
+
+
+async def _call(settings: CommandSettings, client: str, command: CommandRequest) -> CommandResponse:
+    """Return the answer, or the error that took its place."""
+    token = token_of(settings)
+    address = ClientAddress(tenant_of(token), client)
+    response = None
+    async with connected(settings) as connection:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                caller = Caller(connection, Directory(connection, address.tenant, token).knows)
+                await caller.start(tasks)
+                response = await _answer(caller, address, command, token)
+                raise _Done
+        except* _Done:
+            pass
+    assert response is not None
+    return response
+
+
+async def _answer(
+    caller: Caller, address: ClientAddress, command: CommandRequest, token: str | None
+) -> CommandResponse:
+    request_id = command.request_id or new_request_id()
+    try:
+        return await caller.call(address, msgspec.structs.replace(command, request_id=request_id), token)
+    except BridgeError as exc:
+        return failure(request_id, exc, address.client_id)

@@ -1,0 +1,168 @@
+"""`agentbridge health`: NATS and every process of ours, as they answer for themselves (ADR-32)."""
+
+import asyncio
+import contextlib
+import datetime
+import time
+from collections.abc import AsyncIterator
+
+import click
+import msgspec
+from nats.aio.msg import Msg
+
+from agentbridge import output
+from agentbridge.commands.help import Command
+from agentbridge.commands.options import TO_NATS, as_json, needs_settings
+from agentbridge.credentials import CommandSettings, connected
+from protocol.errors import ConfigurationError
+from protocol.runtime.nats import Connection
+
+QUIET_SECONDS = 0.6
+STATS_SUBJECT = "$SRV.STATS"
+COMMANDS = {
+    "agentbridge-gateway": "agentbridge gateway",
+    "agentbridge-agent-api": "agentbridge agent-api",
+    "agentbridge-registry": "agentbridge registry",
+}
+
+
+class _Endpoint(msgspec.Struct):
+    num_requests: int = 0
+    num_errors: int = 0
+
+
+class _Stats(msgspec.Struct):
+    """What a process answers to `$SRV.STATS`, as far as it is shown."""
+
+    name: str
+    id: str
+    version: str
+    started: str
+    metadata: dict[str, str] = {}
+    endpoints: list[_Endpoint] = []
+
+
+class Process(msgspec.Struct, frozen=True, rename="camel"):
+    """A process that answered; `answered_ms` is how long that took."""
+
+    name: str
+    id: str
+    version: str
+    up_seconds: int
+    requests: int
+    errors: int
+    answered_ms: float
+
+
+class Health(msgspec.Struct, frozen=True, rename="camel"):
+    """The whole view; `missing` names the kinds of process that nobody answered for."""
+
+    nats_url: str
+    nats_version: str
+    nats_round_trip_ms: float
+    processes: list[Process]
+    missing: list[str]
+
+
+_decoder = msgspec.json.Decoder(_Stats)
+
+
+@click.command(cls=Command)
+@as_json
+@needs_settings(*TO_NATS)
+def health(settings: CommandSettings, as_json: bool) -> None:
+    """Show NATS and the processes on it.
+
+    Exits with 1 where a kind of process is missing. REQUESTS and ERRORS count what each process answered on its fixed
+    NATS endpoints, not commands.
+
+    Examples:
+      agentbridge health
+      agentbridge health --json
+    """
+    found = asyncio.run(_examine(settings))
+    if as_json:
+        click.echo(output.one_line(found))
+    else:
+        click.echo(f"NATS {found.nats_version} at {found.nats_url}, round trip {found.nats_round_trip_ms:.1f} ms")
+        if found.processes:
+            headers = ["PROCESS", "ID", "VERSION", "UP", "REQUESTS", "ERRORS", "ANSWERED IN"]
+            click.echo(output.table(headers, map(_row, found.processes)))
+    if found.missing:
+        starts = ", ".join(f"`{COMMANDS[name]}`" for name in found.missing)
+        raise ConfigurationError(f"nobody answers for {', '.join(found.missing)}: start {starts}")
+
+
+async def _examine(settings: CommandSettings) -> Health:
+    async with connected(settings) as connection:
+        round_trip = await _round_trip_ms(connection)
+        processes = sorted([process async for process in _answers(connection)], key=lambda p: (p.name, p.id))
+        present = {process.name for process in processes}
+        return Health(
+            nats_url=output.without_password(settings.nats_url),
+            nats_version=str(connection.client.connected_server_version),
+            nats_round_trip_ms=round_trip,
+            processes=processes,
+            missing=[name for name in COMMANDS if name not in present],
+        )
+
+
+async def _round_trip_ms(connection: Connection) -> float:
+    started = time.perf_counter()
+    await connection.client.flush()
+    return _milliseconds_since(started)
+
+
+async def _answers(connection: Connection) -> AsyncIterator[Process]:
+    """Yield the processes that answer, until nobody has for a while: how many there are is not known."""
+    queue: asyncio.Queue[tuple[Msg, float]] = asyncio.Queue()
+    started = time.perf_counter()
+
+    async def accept(message: Msg) -> None:
+        queue.put_nowait((message, _milliseconds_since(started)))
+
+    inbox = connection.new_inbox()
+    await connection.subscribe(inbox, accept)
+    await connection.publish(STATS_SUBJECT, b"", reply=inbox)
+    await connection.verify_permissions()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(QUIET_SECONDS):
+                message, answered_ms = await queue.get()
+            process = _process(message, answered_ms)
+            if process is not None:
+                yield process
+
+
+def _process(message: Msg, answered_ms: float) -> Process | None:
+    """Return one of our processes; other services may live on the same NATS, and nobody may (503)."""
+    if not message.data:
+        return None
+    try:
+        stats = _decoder.decode(message.data)
+        started = datetime.datetime.fromisoformat(stats.started)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return (
+        Process(
+            name=stats.name,
+            id=stats.metadata.get("gatewayId", stats.id),
+            version=stats.version,
+            up_seconds=round((datetime.datetime.now(datetime.UTC) - started).total_seconds()),
+            requests=sum(endpoint.num_requests for endpoint in stats.endpoints),
+            errors=sum(endpoint.num_errors for endpoint in stats.endpoints),
+            answered_ms=round(answered_ms, 1),
+        )
+        if stats.name in COMMANDS
+        else None
+    )
+
+
+def _row(process: Process) -> list[str]:
+    up = str(datetime.timedelta(seconds=process.up_seconds))
+    counts = [str(process.requests), str(process.errors)]
+    return [process.name, process.id, process.version, up, *counts, f"{process.answered_ms:.1f} ms"]
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)

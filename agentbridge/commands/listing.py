@@ -1,0 +1,128 @@
+"""`agentbridge clients` and `agentbridge capabilities`: what is connected, and what may be done with it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from agentbridge import output
+from agentbridge.commands.help import Command
+from agentbridge.commands.options import TO_CALL, as_json, needs_settings
+from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
+from agentbridge.directory import Directory
+from protocol import codec
+from protocol.discovery import Query
+from protocol.records import ClientRecord, read_capabilities
+
+Function = Callable[..., Any]
+
+
+def _filters(function: Function) -> Function:
+    for option in (
+        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Only clients with this. Repeatable."),
+        click.option("--name", help="Only clients that offer this capability."),
+        click.option("--app", help="Only clients of this application."),
+        click.option("--user", help="Only clients of this user."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command(cls=Command)
+@_filters
+@as_json
+@needs_settings(*TO_CALL)
+def clients(settings: CommandSettings, as_json: bool, **filters: Any) -> None:
+    """List the connected applications.
+
+    Those that the token may see.
+
+    Examples:
+      agentbridge clients
+      agentbridge clients --user ann --app todo
+      agentbridge clients --json | jq '.[].clientId'
+    """
+    records = asyncio.run(_records(settings, _query(**filters)))
+    if as_json:
+        click.echo(output.one_line(records))
+    elif records:
+        click.echo(output.table(["CLIENT", "USER", "APP", "STATE", "CONNECTED", "OFFERS"], map(_client_row, records)))
+    else:
+        click.echo("no application is connected", err=True)
+
+
+@click.command(cls=Command)
+@click.argument("client", required=False)
+@_filters
+@as_json
+@needs_settings(*TO_CALL)
+def capabilities(settings: CommandSettings, client: str | None, as_json: bool, **filters: Any) -> None:
+    """List what the applications offer, or one of them.
+
+    Examples:
+      agentbridge capabilities
+      agentbridge capabilities 0b6e1c1e-2f0f-4d7e-9d59-6a4f4f3d9c55
+      agentbridge capabilities --name add_todo --json
+    """
+    records = asyncio.run(_records(settings, _query(client_id=client, **filters)))
+    if as_json:
+        click.echo(output.one_line({record.client_id: record.capabilities for record in records}))
+    elif records:
+        click.echo("\n\n".join(map(_offers, records)))
+    else:
+        click.echo("no application is connected", err=True)
+
+
+async def _records(settings: CommandSettings, query: Query) -> list[ClientRecord]:
+    token = token_of(settings)
+    async with connected(settings) as connection:
+        directory = Directory(connection, tenant_of(token), token)
+        return [record async for record in directory.clients(query)]
+
+
+def _query(metadata: tuple[str, ...], **filters: Any) -> Query:
+    pairs = [entry.partition("=") for entry in metadata]
+    if any(not equals for _, equals, _ in pairs):
+        raise click.BadParameter("say KEY=VALUE", param_hint="--metadata")
+    return Query(metadata={key: value for key, _, value in pairs}, **filters)
+
+
+def _client_row(record: ClientRecord) -> list[str]:
+    offers = str(len(read_capabilities(record.capabilities).offers))
+    return [record.client_id, record.user, _app(record), record.state, record.connected_at, offers]
+
+
+def _app(record: ClientRecord) -> str:
+    return f"{record.app_name} {record.app.get('version', '')}".strip() or "-"
+
+
+def _offers(record: ClientRecord) -> str:
+    title = click.style(output.printable(f"{record.client_id}  {_app(record)}  {record.user}"), bold=True)
+    rows = [row for capability in codec.decode_value(record.capabilities) for row in _capability_rows(capability)]
+    return f"{title}\n{output.table(['TARGET', 'ACTION', 'PARAMETERS', 'DESCRIPTION'], rows)}" if rows else title
+
+
+def _capability_rows(capability: dict[str, Any]) -> list[list[str]]:
+    """Return a row for a function, and one for each action of a component."""
+    description = str(capability.get("description") or "")
+    if capability["type"] == "function":
+        return [[capability["name"], "", _parameters(capability.get("parameters")), description]]
+    actions = capability.get("actions") or {}
+    named = actions.items() if isinstance(actions, dict) else map(_named, actions)
+    return [
+        [capability["id"], name, _parameters((action or {}).get("parameters")), (action or {}).get("description") or ""]
+        for name, action in named
+    ]
+
+
+def _named(action: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return (action, {}) if isinstance(action, str) else (action["name"], action)
+
+
+def _parameters(schema: Any) -> str:
+    """Return the names in a JSON Schema, those that may be left out in brackets; `any` where it does not say."""
+    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
+        return "any"
+    required = schema.get("required") or []
+    return " ".join(name if name in required else f"[{name}]" for name in schema["properties"])

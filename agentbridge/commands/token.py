@@ -1,0 +1,64 @@
+"""`agentbridge token`: sign a token with the deployment's shared secret."""
+
+import click
+
+from agentbridge.commands.help import Command
+from agentbridge.commands.options import duration, needs_settings
+from agentbridge.credentials import CommandSettings
+from protocol.access import ADMIN, AGENT, APP
+from protocol.errors import ConfigurationError
+from protocol.ids import is_token
+from protocol.runtime.auth import DEFAULT_TENANT, mint
+from protocol.runtime.settings import variable
+
+
+@click.command(cls=Command)
+@click.option("--role", type=click.Choice([APP, AGENT, ADMIN]), default=AGENT, show_default=True, help="What it opens.")
+@click.option("--sub", help="Whom it speaks for: a user, an agent.  [default: the role]")
+@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="The tenant, one for all by default.")
+@click.option(
+    "--ttl", type=duration, metavar="DURATION", default="12h", show_default=True, help="How long it is good for."
+)
+@click.option("--permission", multiple=True, help="A permission that capabilities ask for; * grants all. Repeatable.")
+@click.option("--user", multiple=True, help="Limit an agent to clients of this user. Repeatable.")
+@click.option("--app", multiple=True, help="Limit an agent to clients of this application. Repeatable.")
+@click.option("--client", multiple=True, help="Limit an agent to this client. Repeatable.")
+@needs_settings("data_dir")
+def token(
+    settings: CommandSettings,
+    role: str,
+    sub: str | None,
+    tenant: str,
+    ttl: int,
+    permission: tuple[str, ...],
+    **limits: tuple[str, ...],
+) -> None:
+    """Print a token.
+
+    It is signed with the shared secret: AGENTBRIDGE_JWT_SECRET, or that of a running `agentbridge up`.
+    AGENTBRIDGE_JWT_AUDIENCE and AGENTBRIDGE_JWT_ISSUER are honoured.
+
+    Examples:
+      agentbridge token --role app --sub ann
+      agentbridge token --role agent --permission todo.write --user ann --ttl 15m
+      curl -H "Authorization: Bearer $(agentbridge token)" http://127.0.0.1:8000/api/clients
+    """
+    if settings.jwt_secret is None:
+        raise ConfigurationError(
+            f"no secret to sign with: set {variable('jwt_secret')}, or run this where `agentbridge up` runs"
+        )
+    if not is_token(tenant):
+        raise click.BadParameter("use 1 to 64 letters, digits, '-' or '_'", param_hint="--tenant")
+    click.echo(
+        mint(
+            settings.jwt_secret,
+            sub or role,
+            role,
+            ttl,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            tenant=tenant,
+            permissions=permission,
+            limits={f"{what}s": list(names) for what, names in limits.items() if names},
+        )
+    )

@@ -1,0 +1,78 @@
+"""Asking the registries over NATS: which clients there are, page by page, as far as the token may see them."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+import nats.errors
+
+from protocol import codec, subjects
+from protocol.discovery import Query
+from protocol.errors import BridgeError, ClientNotFound, Internal, Unavailable, from_body
+from protocol.messages import AUTHORIZATION_HEADER, ERROR_CODE_HEADER, ErrorResponse
+from protocol.records import ClientRecord
+from protocol.runtime.nats import Connection
+from protocol.subjects import ClientAddress
+
+PAGE = 200
+TIMEOUT_SECONDS = 5
+
+
+class _Page(msgspec.Struct):
+    clients: list[ClientRecord]
+    after: str | None = None
+
+
+class _Wanted(msgspec.Struct, rename="camel"):
+    client_id: str
+
+
+_page_decoder = msgspec.json.Decoder(_Page)
+_error_decoder = msgspec.json.Decoder(ErrorResponse)
+
+
+class Directory:
+    """The registries' view of one tenant. Its methods raise the `BridgeError` that a registry answers."""
+
+    def __init__(self, connection: Connection, tenant: str, token: str | None) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._headers = {AUTHORIZATION_HEADER: f"Bearer {token}"} if token else None
+
+    async def clients(self, query: Query) -> AsyncIterator[ClientRecord]:
+        """Yield all clients that the query selects, however many pages that takes."""
+        after: str | None = None
+        while True:
+            wanted = msgspec.structs.replace(query, limit=PAGE, after=after)
+            page = codec.decode(_page_decoder, await self._ask("list", codec.encode(wanted)), Internal)
+            for record in page.clients:
+                yield record
+            if page.after is None:
+                return
+            after = page.after
+
+    async def knows(self, address: ClientAddress, token: str | None) -> bool:
+        """Tell whether a client is registered; False where no registry can say."""
+        try:
+            await self._ask("get", codec.encode(_Wanted(address.client_id)))
+        except (ClientNotFound, Unavailable):
+            return False
+        return True
+
+    async def _ask(self, op: str, body: bytes) -> bytes:
+        subject = subjects.registry(self._tenant, op)
+        try:
+            reply = await self._connection.request(subject, body, TIMEOUT_SECONDS, self._headers)
+        except nats.errors.NoRespondersError as exc:
+            raise Unavailable(
+                "no registry runs: start one by `agentbridge registry`, or all by `agentbridge up`"
+            ) from exc
+        except TimeoutError as exc:
+            await self._connection.verify_permissions()
+            raise Unavailable(f"no registry answered within {TIMEOUT_SECONDS} s; try again in a moment") from exc
+        if reply.headers and ERROR_CODE_HEADER in reply.headers:
+            raise _error(reply.data)
+        return reply.data
+
+
+def _error(body: bytes) -> BridgeError:
+    return from_body(codec.decode(_error_decoder, body, Internal).error)

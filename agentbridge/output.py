@@ -1,0 +1,54 @@
+"""What commands print: aligned tables for people, JSON for programs.
+
+Names and values come from applications. Control characters in them, which could recolour or rewrite a terminal, are
+shown as escapes.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+import msgspec
+
+from protocol.runtime.settings import split_list
+
+GAP = "  "
+
+
+def printable(text: str) -> str:
+    """Return text with control and other unprintable characters shown as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows in aligned columns below their headers."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *shown, strict=True)]
+    head = click.style(_aligned(headers, widths), bold=True)
+    return "\n".join([head, *(_aligned(row, widths) for row in shown)])
+
+
+def one_line(value: Any) -> str:
+    """Return a JSON value on one line, for programs."""
+    return msgspec.json.encode(value).decode()
+
+
+def readable(value: Any) -> str:
+    """Return a JSON value spread over lines, for people."""
+    spread = msgspec.json.format(msgspec.json.encode(value)).decode()
+    return "\n".join(printable(line) for line in spread.split("\n"))
+
+
+def without_password(urls: str) -> str:
+    """Return comma-separated URLs without what stands before their hosts."""
+    return ", ".join(_without_userinfo(url) for url in split_list(urls))
+
+
+def _without_userinfo(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
