@@ -1,21 +1,18 @@
 """Events of applications, published into the stream; one that carries an id is acknowledged and never stored twice."""
 
 import asyncio
-import json
 import logging
 import time
 
-import nats.errors
-
 from gateway.sessions import LiveSession
 from protocol import codec, subjects
-from protocol.errors import BridgeError, InvalidFrame, InvalidRequest, Overloaded, Unavailable
+from protocol.errors import BridgeError, Internal, InvalidFrame, InvalidRequest, Overloaded, Unavailable
 from protocol.frames import AckFrame, ErrorFrame, EventFrame
 from protocol.messages import MESSAGE_ID_HEADER, EventMessage, timestamp
+from protocol.runtime import jetstream
 from protocol.runtime.nats import Connection
 
 MAX_UNACKNOWLEDGED_PER_SESSION = 64
-STORE_TIMEOUT_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +71,7 @@ class Events:
     async def _stored(self, subject: str, body: bytes, message_id: str) -> None:
         """Return when the stream has the event. Raises `Unavailable` where that is not certain."""
         try:
-            headers = {MESSAGE_ID_HEADER: message_id}
-            reply = await self._connection.request(subject, body, STORE_TIMEOUT_SECONDS, headers)
-            refusal = json.loads(reply.data).get("error")
-        except (TimeoutError, ValueError, AttributeError, nats.errors.Error) as exc:
+            await jetstream.publish(self._connection, subject, body, {MESSAGE_ID_HEADER: message_id})
+        except (Unavailable, Internal, jetstream.JetStreamError) as exc:
+            log.warning("an event could not be stored: %s", exc)
             raise Unavailable("the event could not be stored just now; send it again with the same id") from exc
-        if refusal:
-            log.error("the event stream refused an event: %s", refusal)
-            raise Unavailable("the event could not be stored just now; send it again with the same id")
