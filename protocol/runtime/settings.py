@@ -30,7 +30,7 @@ File = Annotated[str, msgspec.Meta(description="the path of a readable file")]
 Urls = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^(nats|tls|ws|wss)://[^,\s]+(,\s*(nats|tls|ws|wss)://[^,\s]+)*$",
+        pattern=r"^(nats|tls|ws|wss)://[^,\s]+(\s*,\s*(nats|tls|ws|wss)://[^,\s]+)*$",
         description="nats://host:port, several with commas between",
     ),
 ]
