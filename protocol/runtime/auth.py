@@ -5,6 +5,7 @@ that a public key can never be taken for a secret. `exp` and `aud` are required.
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ from typing import Annotated, Any
 
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from protocol.access import ADMIN, ROLES, Principal
 from protocol.errors import ConfigurationError, PermissionDenied, Unauthenticated, Unavailable
@@ -26,14 +29,17 @@ DEFAULT_TENANT = "default"
 SECRET_ALGORITHMS = ["HS256"]
 PUBLIC_KEY_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 JWKS_TIMEOUT_SECONDS = 5
+JWKS_PAUSE_SECONDS = 2
+MAX_EXPIRY = 253_402_300_799  # the end of the year 9999: neither NaN nor infinity, which Python's JSON lets through
 
+log = logging.getLogger(__name__)
 _Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=1000)]
 
 
 class _Claims(msgspec.Struct, frozen=True):
     sub: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     role: str
-    exp: float
+    exp: Annotated[float, msgspec.Meta(ge=0, le=MAX_EXPIRY)]
     tenant: str = DEFAULT_TENANT
     permissions: _Names = []
     users: _Names | None = None
@@ -52,9 +58,8 @@ class Verifier:
         self._off = settings.auth == "off"
         self._fetching = asyncio.Lock()
         self._cache: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
-        self._jwks = (
-            jwt.PyJWKClient(settings.jwt_jwks_url, timeout=JWKS_TIMEOUT_SECONDS) if settings.jwt_jwks_url else None
-        )
+        self._jwks = _KeySet(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+        self._key: Any
         self._key, self._algorithms = ("", PUBLIC_KEY_ALGORITHMS) if self._off or self._jwks else _fixed_key(settings)
 
     @property
@@ -98,9 +103,10 @@ class Verifier:
 
     async def _signing_key(self, token: str) -> Any:
         assert self._jwks is not None
+        kid = _key_id(token)
         try:
             async with self._fetching:  # one at a time: a flood of unknown keys must not become a flood of fetches
-                return (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+                return (await asyncio.to_thread(self._jwks.get_signing_key, kid)).key
         except jwt.PyJWKClientConnectionError as exc:
             raise Unavailable("the key set that verifies tokens cannot be fetched; try again in a moment") from exc
         except jwt.PyJWTError as exc:
@@ -117,7 +123,7 @@ class Verifier:
                 options={"require": ["exp", "aud", "sub"], "verify_exp": False},
             )
             principal = _principal(msgspec.convert(claims, _Claims))
-        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, RecursionError) as exc:
+        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, OverflowError, RecursionError) as exc:
             raise Unauthenticated(_reason(exc)) from exc
         self._remember(token, principal)
         return principal
@@ -167,21 +173,52 @@ def mint(
     return jwt.encode(claims | (limits or {}), secret, algorithm="HS256")
 
 
-def _fixed_key(settings: Settings) -> tuple[str, list[str]]:
+class _KeySet(jwt.PyJWKClient):
+    """A key set behind a URL that is left in peace for a moment where it could not be fetched."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, timeout=JWKS_TIMEOUT_SECONDS)
+        self._fetch_next = 0.0
+
+    def fetch_data(self) -> Any:
+        """Fetch the key set; raise `PyJWKClientConnectionError` for whatever stands in the way."""
+        if time.monotonic() < self._fetch_next:
+            raise jwt.PyJWKClientConnectionError("the last attempt failed a moment ago")
+        try:
+            return super().fetch_data()
+        except (jwt.PyJWTError, OSError, ValueError, RecursionError) as exc:
+            self._fetch_next = time.monotonic() + JWKS_PAUSE_SECONDS
+            log.warning("cannot fetch the key set of %sJWT_JWKS_URL: %s", PREFIX, type(exc).__name__)
+            raise jwt.PyJWKClientConnectionError("the key set cannot be fetched") from exc
+
+
+class _WrongClaim(ValueError):
+    """A claim that is well formed and still means nothing here."""
+
+
+def _key_id(token: str) -> str:
+    """Return the id of the key that a token says it is signed with."""
+    try:
+        return str(jwt.get_unverified_header(token).get("kid"))
+    except (jwt.PyJWTError, ValueError, RecursionError) as exc:
+        raise Unauthenticated(_reason(exc)) from exc
+
+
+def _fixed_key(settings: Settings) -> tuple[Any, list[str]]:
     if settings.jwt_secret:
         return settings.jwt_secret, SECRET_ALGORITHMS
     assert settings.jwt_public_key_file is not None
-    key = Path(settings.jwt_public_key_file).read_text()
-    if "PUBLIC KEY" not in key:
-        raise ConfigurationError(f"{PREFIX}JWT_PUBLIC_KEY_FILE should be a public key in PEM form")
-    return key, PUBLIC_KEY_ALGORITHMS
+    try:
+        return load_pem_public_key(Path(settings.jwt_public_key_file).read_bytes()), PUBLIC_KEY_ALGORITHMS
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise ConfigurationError(f"{PREFIX}JWT_PUBLIC_KEY_FILE should be a public key in PEM form") from exc
 
 
 def _principal(claims: _Claims) -> Principal:
     if claims.role not in ROLES:
-        raise ValueError("role must be app, agent or admin")
+        raise _WrongClaim("role must be app, agent or admin")
     if not is_token(claims.tenant):
-        raise ValueError("tenant must be 1 to 64 letters, digits, '-' or '_'")
+        raise _WrongClaim("tenant must be 1 to 64 letters, digits, '-' or '_'")
     return Principal(
         sub=claims.sub,
         role=claims.role,
@@ -211,7 +248,7 @@ def _reason(error: Exception) -> str:
             return "the token is from another issuer"
         case jwt.ImmatureSignatureError():
             return "the token is not valid yet"
-        case msgspec.ValidationError() | ValueError() if not isinstance(error, jwt.PyJWTError):
+        case msgspec.ValidationError() | _WrongClaim():
             return f"the token's claims are wrong: {error}"
         case _:
             return "the token does not verify"

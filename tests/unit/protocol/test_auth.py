@@ -1,0 +1,416 @@
+"""Tokens: what a forger, a careless issuer and a broken key server can send."""
+
+import asyncio
+import base64
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from support.settings import SECRET, agent_token, app_token, settings_for
+
+from protocol.access import Principal
+from protocol.errors import ConfigurationError, PermissionDenied, Unauthenticated, Unavailable
+from protocol.runtime import auth
+from protocol.runtime.auth import Verifier, bearer, require_same_identity
+from protocol.runtime.settings import Settings
+
+NOW = int(time.time())
+CLAIMS = {"sub": "agent-1", "role": "agent", "aud": "agentbridge", "exp": NOW + 600}
+
+
+def sign(changes: dict[str, Any] | None = None, key: Any = SECRET, algorithm: str = "HS256", **header: Any) -> str:
+    """Sign the claims of a good token with changes; a claim changed to None is left out."""
+    claims = {name: value for name, value in {**CLAIMS, **(changes or {})}.items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm, headers=header or None)
+
+
+def by_secret(**values: str | None) -> Verifier:
+    return Verifier(settings_for(Settings, "nats://127.0.0.1", **values))
+
+
+async def refusal(verifier: Verifier, token: str | None) -> str:
+    with pytest.raises(Unauthenticated) as caught:
+        await verifier.verify(token)
+    return caught.value.message
+
+
+@pytest.fixture(scope="module")
+def key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture(scope="module")
+def public_pem(key: rsa.RSAPrivateKey) -> str:
+    pem = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(*pem).decode()
+
+
+@pytest.fixture
+def by_public_key(public_pem: str, tmp_path: Path) -> Verifier:
+    file = tmp_path / "key.pem"
+    file.write_text(public_pem)
+    return Verifier(settings_for(Settings, jwt_secret=None, jwt_public_key_file=file))
+
+
+async def test_good_token_names_its_principal() -> None:
+    limits = {"users": ["ann"], "apps": [], "clients": ["c1"]}
+    token = agent_token("bot", tenant="acme", permissions=["todo"], limits=limits)
+    principal = await by_secret().verify(token)
+    assert principal == Principal(
+        "bot",
+        "agent",
+        "acme",
+        principal.expires_at,
+        frozenset({"todo"}),
+        frozenset({"ann"}),
+        frozenset(),
+        frozenset({"c1"}),
+    )
+    assert NOW < principal.expires_at < NOW + 3600
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exp": None}, "the token lacks the claim `exp`"),
+        ({"aud": None}, "the token lacks the claim `aud`"),
+        ({"sub": None}, "the token lacks the claim `sub`"),
+        ({"role": None}, "the token's claims are wrong: Object missing required field `role`"),
+        ({"aud": "another"}, "the token is for another audience"),
+        ({"aud": ["one", "another"]}, "the token is for another audience"),
+        ({"aud": {"agentbridge": 1}}, "the token is for another audience"),
+        ({"exp": NOW - 1}, "the token has expired; get a fresh one"),
+        ({"exp": 0}, "the token has expired; get a fresh one"),
+        ({"exp": str(NOW + 600)}, "the token's claims are wrong: "),
+        ({"exp": True}, "the token's claims are wrong: "),
+        ({"exp": float("nan")}, "the token's claims are wrong: "),
+        ({"exp": float("inf")}, "the token's claims are wrong: "),
+        ({"exp": 1e300}, "the token's claims are wrong: "),
+        ({"exp": -1}, "the token's claims are wrong: "),
+        ({"nbf": NOW + 300}, "the token is not valid yet"),
+        ({"nbf": float("inf")}, "the token does not verify"),
+        ({"iat": NOW + 300}, "the token is not valid yet"),
+        ({"role": "root"}, "the token's claims are wrong: role must be app, agent or admin"),
+        ({"role": ["admin"]}, "the token's claims are wrong: "),
+        ({"role": ""}, "the token's claims are wrong: role must be app, agent or admin"),
+        ({"sub": ""}, "the token's claims are wrong: "),
+        ({"sub": "x" * 257}, "the token's claims are wrong: "),
+        ({"tenant": "a.b"}, "the token's claims are wrong: tenant must be 1 to 64 letters, digits, '-' or '_'"),
+        ({"tenant": "*"}, "the token's claims are wrong: tenant must be"),
+        ({"tenant": "_gateway"}, "the token's claims are wrong: tenant must be"),
+        ({"tenant": ""}, "the token's claims are wrong: tenant must be"),
+        ({"tenant": 1}, "the token's claims are wrong: "),
+        ({"permissions": "admin"}, "the token's claims are wrong: "),
+        ({"permissions": [1]}, "the token's claims are wrong: "),
+        ({"users": "ann"}, "the token's claims are wrong: "),
+        ({"users": {"ann": 1}}, "the token's claims are wrong: "),
+        ({"clients": ["c"] * 1001}, "the token's claims are wrong: "),
+    ],
+)
+async def test_wrong_claim_is_refused_with_what_to_mend(changes: dict[str, Any], reason: str) -> None:
+    assert (await refusal(by_secret(), sign(changes))).startswith(reason)
+
+
+def unsigned(header: dict[str, Any] | str, claims: dict[str, Any] | str = CLAIMS, signature: str = "") -> str:
+    return ".".join([*(_part(part) for part in (header, claims)), signature])
+
+
+def _part(value: dict[str, Any] | str) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+FORGERIES = [
+    "x",
+    "..",
+    "a.b.c",
+    "é.é.é",
+    "\ud800",
+    " ",
+    "a.b.c.d",
+    unsigned({"alg": "none"}),
+    unsigned({"alg": "None", "typ": "JWT"}),
+    unsigned({"alg": "HS256"}),
+    unsigned({"alg": ["HS256"]}),
+    unsigned({}),
+    unsigned("[]"),
+    unsigned('{"alg":"HS256","n":' + "9" * 5000 + "}"),
+    unsigned("[" * 3000 + "]" * 3000),
+    unsigned('{"a":' * 1000 + "1" + "}" * 1000),
+    sign(key="another-secret-of-more-than-32-bytes-x"),
+    sign(key=SECRET * 2, algorithm="HS512"),
+    sign() + "x",
+    sign()[:-5],
+    sign().rpartition(".")[0] + ".",
+]
+
+
+@pytest.mark.parametrize("token", FORGERIES, ids=range(len(FORGERIES)))
+async def test_forgery_is_refused_without_a_word_about_keys(token: str, by_public_key: Verifier) -> None:
+    for verifier in (by_secret(), by_public_key):
+        assert await refusal(verifier, token) == "the token does not verify"
+
+
+@pytest.mark.parametrize(
+    "token", [None, "", "x" * 8193, sign({"pad": "x" * 9000})], ids=["none", "empty", "x", "signed"]
+)
+async def test_absent_or_huge_token_asks_for_one(token: str | None) -> None:
+    assert await refusal(by_secret(), token) == "send a token: Authorization: Bearer <token>"
+
+
+async def test_issuer_is_checked_where_one_is_set() -> None:
+    verifier = by_secret(jwt_issuer="https://login.example.com")
+    assert (await verifier.verify(sign({"iss": "https://login.example.com"}))).sub == "agent-1"
+    assert await refusal(verifier, sign({"iss": "https://evil.example.com"})) == "the token is from another issuer"
+    assert "iss" in await refusal(verifier, sign())
+
+
+async def test_token_signed_by_the_private_key_is_believed(key: rsa.RSAPrivateKey, by_public_key: Verifier) -> None:
+    assert (await by_public_key.verify(sign(key=key, algorithm="RS256"))).sub == "agent-1"
+
+
+async def test_public_key_is_never_taken_for_a_secret(public_pem: str, by_public_key: Verifier) -> None:
+    for text in (public_pem, public_pem.strip()):
+        signed = unsigned({"alg": "HS256", "typ": "JWT"}).rstrip(".")
+        digest = _hmac(text, signed)
+        assert await refusal(by_public_key, f"{signed}.{digest}") == "the token does not verify"
+
+
+def _hmac(secret: str, text: str) -> str:
+    algorithm = jwt.get_algorithm_by_name("HS256")
+    return base64.urlsafe_b64encode(algorithm.sign(text.encode(), secret.encode())).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no key", b"\xff\xfe", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
+)
+def test_file_without_a_public_key_stops_the_process(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="AGENTBRIDGE_JWT_PUBLIC_KEY_FILE should be a public key in PEM form"):
+        Verifier(settings_for(Settings, jwt_secret=None, jwt_public_key_file=file))
+
+
+def test_private_key_is_no_public_key(key: rsa.RSAPrivateKey, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    file.write_bytes(key.private_bytes(*pem))
+    with pytest.raises(ConfigurationError, match="should be a public key"):
+        Verifier(settings_for(Settings, jwt_secret=None, jwt_public_key_file=file))
+
+
+class Clock:
+    """The time that auth sees."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.time()
+        monkeypatch.setattr("protocol.runtime.auth.time.time", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+async def test_token_ends_at_its_expiry_though_cached(clock: Clock) -> None:
+    verifier, token = by_secret(), app_token(ttl_seconds=60)
+    principal = await verifier.verify(token)
+    assert verifier.verify_now(token) is principal
+    clock.now = principal.expires_at - 0.001
+    assert verifier.verify_now(token) is principal
+    clock.now = principal.expires_at
+    assert await refusal(verifier, token) == "the token has expired; get a fresh one"
+    assert await verifier.verify(token, expired_too=True) == principal
+
+
+async def test_expired_token_still_cancels_but_a_forged_one_does_not() -> None:
+    verifier = by_secret()
+    assert (await verifier.verify(agent_token("bot", ttl_seconds=-60), expired_too=True)).sub == "bot"
+    with pytest.raises(Unauthenticated, match="the token does not verify"):
+        await verifier.verify(sign({"exp": NOW - 60})[:-4], expired_too=True)
+    assert await refusal(verifier, agent_token("bot", ttl_seconds=-60)) == "the token has expired; get a fresh one"
+
+
+async def test_cache_forgets_after_five_minutes(clock: Clock) -> None:
+    verifier, token = by_secret(), app_token(ttl_seconds=3600)
+    principal = await verifier.verify(token)
+    clock.now += auth.CACHE_SECONDS
+    again = await verifier.verify(token)
+    assert again == principal
+    assert again is not principal
+
+
+async def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "CACHE_ENTRIES", 3)
+    verifier = by_secret()
+    for number in range(10):
+        await verifier.verify(app_token(f"user-{number}"))
+    assert len(verifier._cache) == 3
+
+
+async def test_refused_token_is_not_cached() -> None:
+    verifier = by_secret()
+    await refusal(verifier, sign({"role": "root"}))
+    assert not verifier._cache
+
+
+async def test_anyone_may_where_authentication_is_off() -> None:
+    principal = await by_secret(auth="off", jwt_secret=None).verify(None)
+    assert (principal.role, principal.tenant, principal.permissions) == ("admin", "default", frozenset({"*"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"exp": NOW + 5, "permissions": ["x"], "users": []}, True),
+        ({"sub": "other"}, False),
+        ({"role": "admin"}, False),
+        ({"tenant": "acme"}, False),
+    ],
+)
+async def test_refreshed_token_keeps_the_identity(changes: dict[str, Any], kept: bool) -> None:
+    verifier = by_secret()
+    before, after = await verifier.verify(sign()), await verifier.verify(sign(changes))
+    if kept:
+        require_same_identity(before, after)
+    else:
+        with pytest.raises(PermissionDenied, match="must keep sub, tenant and role"):
+            require_same_identity(before, after)
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        (None, None),
+        ("", None),
+        ("Bearer t", "t"),
+        ("bearer  t ", "t"),
+        (" BEARER t", "t"),
+        ("Bearer", ""),
+        ("Bearer ", ""),
+    ],
+)
+def test_bearer_header_is_read(header: str | None, token: str | None) -> None:
+    assert bearer(header) == token
+
+
+@pytest.mark.parametrize("header", ["Basic dXNlcg==", "t", "Bearert", "Token t"])
+def test_other_schemes_are_refused(header: str) -> None:
+    with pytest.raises(Unauthenticated, match="must be: Bearer <token>"):
+        bearer(header)
+
+
+class KeyServer:
+    """A local server of a key set: what it answers can be changed, and how often it was asked is counted."""
+
+    def __init__(self, keys: dict[str, rsa.RSAPrivateKey]) -> None:
+        self.requests = 0
+        self.status, self.body = 200, self._key_set(keys)
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests += 1
+                if outer.status:
+                    self.send_response(outer.status)
+                    self.end_headers()
+                    self.wfile.write(outer.body)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's name
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/keys"
+
+    @staticmethod
+    def _key_set(keys: dict[str, rsa.RSAPrivateKey]) -> bytes:
+        algorithm = jwt.get_algorithm_by_name("RS256")
+        jwks = [
+            json.loads(algorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"} for kid, key in keys.items()
+        ]
+        return json.dumps({"keys": jwks}).encode()
+
+
+@pytest.fixture
+def key_server(key: rsa.RSAPrivateKey) -> Iterator[KeyServer]:
+    keys = KeyServer({"k1": key})
+    thread = threading.Thread(target=keys.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield keys
+    keys.server.shutdown()
+    thread.join()
+    keys.server.server_close()
+
+
+def by_key_set(keys: KeyServer) -> Verifier:
+    return Verifier(settings_for(Settings, jwt_secret=None, jwt_jwks_url=keys.url))
+
+
+async def test_key_is_found_by_its_id_and_fetched_once(key_server: KeyServer, key: rsa.RSAPrivateKey) -> None:
+    verifier = by_key_set(key_server)
+    tokens = [sign({"sub": f"agent-{number}"}, key, "RS256", kid="k1") for number in range(5)]
+    assert verifier.verify_now(tokens[0]) is None
+    found = await asyncio.gather(*(verifier.verify(token) for token in tokens))
+    assert [principal.sub for principal in found] == [f"agent-{number}" for number in range(5)]
+    assert key_server.requests == 1
+    assert verifier.verify_now(tokens[0]) is found[0]
+
+
+async def test_unknown_keys_do_not_become_a_flood_of_fetches(key_server: KeyServer, key: rsa.RSAPrivateKey) -> None:
+    verifier = by_key_set(key_server)
+    for number in range(20):
+        token = sign(key=key, algorithm="RS256", kid=f"unknown-{number}")
+        assert await refusal(verifier, token) == "the token is not signed by a key of this deployment"
+    assert key_server.requests <= 2
+
+
+async def test_secret_is_no_key_of_a_key_set(key_server: KeyServer, public_pem: str) -> None:
+    signed = unsigned({"alg": "HS256", "kid": "k1"}).rstrip(".")
+    assert await refusal(by_key_set(key_server), f"{signed}.{_hmac(public_pem, signed)}") == "the token does not verify"
+
+
+@pytest.mark.parametrize("token", FORGERIES, ids=range(len(FORGERIES)))
+async def test_forgery_is_refused_with_a_key_set_too(token: str, key_server: KeyServer) -> None:
+    assert (await refusal(by_key_set(key_server), token)).startswith("the token ")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b""),
+        (0, b""),
+        (302, b""),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b"\xff"),
+        (200, b'{"keys":[]}'),
+        (200, b"[" * 9999),
+    ],
+)
+async def test_broken_key_server_is_told_as_unavailable_and_left_in_peace(
+    status: int, body: bytes, key_server: KeyServer, key: rsa.RSAPrivateKey
+) -> None:
+    verifier = by_key_set(key_server)
+    key_server.status, key_server.body = status, body
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="the key set that verifies tokens cannot be fetched"):
+            await verifier.verify(sign(key=key, algorithm="RS256", kid="k1"))
+    assert key_server.requests == 1
+
+
+async def test_known_keys_verify_while_the_key_server_is_down(key_server: KeyServer, key: rsa.RSAPrivateKey) -> None:
+    verifier = by_key_set(key_server)
+    await verifier.verify(sign(key=key, algorithm="RS256", kid="k1"))
+    key_server.status = 500
+    with pytest.raises((Unavailable, Unauthenticated)):
+        await verifier.verify(sign(key=key, algorithm="RS256", kid="k2"))
+    assert (await verifier.verify(sign({"sub": "another"}, key, "RS256", kid="k1"))).sub == "another"
