@@ -1,7 +1,8 @@
 """`POST /api/command`, the hot path: bare ASGI, for a framework's request costs more than the command itself."""
 
 import logging
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +26,9 @@ log = logging.getLogger(__name__)
 class Calls(Protocol):
     """Who sends commands to clients and brings their answers."""
 
-    async def call(self, address: ClientAddress, command: CommandRequest, token: str | None) -> CommandResponse:
+    def call(
+        self, address: ClientAddress, command: CommandRequest, token: str | None
+    ) -> Coroutine[Any, Any, CommandResponse]:
         """Send a command and return its one answer."""
 
 
@@ -68,8 +71,7 @@ class CommandEndpoint:
         reserved = limit if head.length is None else head.length
         self._intake.admit(reserved)
         try:
-            async with self._waits.for_body():
-                body = await read_body(receive, limit)
+            body = await read_body(receive, limit)
             order = read_order(body, self._settings.command_timeout_ms, self._settings.max_command_timeout_ms)
             return await self._execute(order, principal, token, receive)
         finally:
@@ -90,8 +92,7 @@ class CommandEndpoint:
             address = ClientAddress(principal.tenant, client_id)
             # With authentication off, a token is any text, which has no business in a NATS header.
             passed_on = None if self._verifier.off else token
-            async with self._waits.for_answer(receive):
-                response = await self._caller.call(address, order.command, passed_on)
+            response = await self._waits.for_answer(self._caller.call(address, order.command, passed_on), receive)
             if response.error is not None:
                 raise from_body(response.error)
             return Answer(200, write_result(response, client_id))

@@ -166,7 +166,6 @@ COMMAND = {
     "responses": {
         "200": success("what the application answered", ref("CommandResult")),
         **refusals(code for code in Code if code is not Code.INVALID_FRAME),
-        "408": refusal("`invalid_request`: the body was not complete in time"),
         "415": refusal("`invalid_request`: the body is not `application/json`"),
     },
 }

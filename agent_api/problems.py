@@ -18,7 +18,7 @@ HEADERS: dict[Code, tuple[bytes, bytes]] = {
     Code.UNAVAILABLE: RETRY_AFTER,
 }
 
-BODY_UNREAD = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
+BODY_UNREAD = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 Header = tuple[bytes, bytes]
 
@@ -44,7 +44,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class HttpFault(InvalidRequest):
-    """A fault of the HTTP request itself, which has a status of its own: 404, 405, 408, 415."""
+    """A fault of the HTTP request itself, which has a status of its own: 404, 405, 415."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -52,11 +52,11 @@ class HttpFault(InvalidRequest):
 
 
 def answer_of(error: BridgeError, request_id: str | None = None, *, close: bool = False) -> Answer:
-    """Return the response that tells an agent of an error. A connection with an unread body is always closed."""
+    """Return the response that tells an agent of an error. A body too large to read ends its connection."""
     meaning = error.meaning
     status, phrase = meaning.http_status, meaning.phrase
     if isinstance(error, HttpFault):
         status, phrase = error.status, HTTPStatus(error.status).phrase.capitalize()
     problem = Problem(phrase, error.code.value, error.message, meaning.retryable, request_id, error.details)
     header = HEADERS.get(error.code)
-    return Answer(status, codec.encode(problem), (header,) if header else (), close or status in BODY_UNREAD)
+    return Answer(status, codec.encode(problem), (header,) if header else (), close or status == BODY_UNREAD)

@@ -24,7 +24,7 @@ def tagged_response(request: Request, value: Any, headers: dict[str, str]) -> Re
     """
     body = codec.encode(value)
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-    headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Authorization", **headers}
+    headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Authorization, Origin", **headers}
     if _has(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, JSON.decode())

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from agent_api.connections import HttpConnection
 from protocol.errors import ConfigurationError
 from protocol.runtime.settings import variable
 
+ARRIVAL_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
-SHUTDOWN_SECONDS = 5
+SHUTDOWN_SECONDS = 1
 BACKLOG = 2048
+TICKS_A_SECOND = 10
 HEADERS = [("x-content-type-options", "nosniff")]
 
 
@@ -25,7 +28,7 @@ class HttpServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=HttpConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -52,6 +55,12 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets)
         self._serving.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Do once a second, besides uvicorn's own upkeep, what connections cannot do for themselves."""
+        if counter % TICKS_A_SECOND == 0:
+            self._close_arriving(ARRIVAL_SECONDS)
+        return await super().on_tick(counter)
+
     async def run_until_closed(self) -> None:
         """Serve; a task for as long as the process serves."""
         try:
@@ -70,8 +79,15 @@ class HttpServer(uvicorn.Server):
 
     async def close(self) -> None:
         """Let responses under way end, within bounds, and close every connection."""
+        self._close_arriving(0)
         self.should_exit = True
         await self._ended.wait()
+
+    def _close_arriving(self, for_seconds: float) -> None:
+        """Close connections whose request has been arriving for so long; its handler sees the caller gone."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpConnection) and connection.arriving_seconds() > for_seconds:
+                connection.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

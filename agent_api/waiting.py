@@ -1,16 +1,16 @@
-"""Waits of commands: for the rest of a body, for an answer. Each has an end, and all end when the process must."""
+"""Waits for answers: each ends when its HTTP caller goes away, and all end when the process must."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from agent_api.problems import HttpFault
 from protocol.errors import Cancelled
 
-BODY_SECONDS = 30
 WATCH_AFTER_SECONDS = 0.05
+
+R = TypeVar("R")
 
 
 class CallerGone(Exception):
@@ -22,67 +22,48 @@ class Waits:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._open: set[asyncio.Timeout] = set()
+        self._loop = asyncio.get_running_loop()
+        self._watchers: dict[asyncio.Timeout, asyncio.Task[None] | None] = {}
         self._given_up = False
 
-    @contextlib.asynccontextmanager
-    async def for_body(self) -> AsyncIterator[None]:
-        """Bound the reading of a body; raise `HttpFault` (408) after 30 seconds."""
-        async with self._wait(asyncio.timeout(BODY_SECONDS), HttpFault(408, "the body was not complete in time")):
-            yield
+    async def for_answer(self, work: Coroutine[Any, Any, R], receive: Receive) -> R:
+        """Return what `work` returns, unless the HTTP caller, whose body has been read, goes away.
 
-    @contextlib.asynccontextmanager
-    async def for_answer(self, receive: Receive) -> AsyncIterator[None]:
-        """Cancel what runs inside and raise `CallerGone` when the HTTP caller, whose body has been read, goes away.
-
-        Watching takes a task, so it begins only where the answer takes more than 50 ms.
+        Then `work` is cancelled and `CallerGone` raised; `Cancelled` where the process must go. To watch a caller takes
+        a task, so that begins only where the answer takes more than 50 ms.
         """
-        watchers: list[asyncio.Task[None]] = []
         patience = asyncio.timeout(None)
-
-        def watch() -> None:
-            watchers.append(self._tasks.create_task(_watch(receive, patience), name="watch an HTTP caller"))
-
-        async with self._wait(patience, CallerGone()):
-            timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, watch)
-            try:
-                yield
-            finally:
-                timer.cancel()
-                for watcher in watchers:
-                    watcher.cancel()
-
-    def give_up(self) -> None:
-        """End every wait: the process has to go. The commands are cancelled."""
-        self._given_up = True
-        for patience in self._open:
-            _end(patience)
-
-    @contextlib.asynccontextmanager
-    async def _wait(self, patience: asyncio.Timeout, expired: Exception) -> AsyncIterator[None]:
+        self._watchers[patience] = None
+        timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._watch, receive, patience)
         try:
             async with patience:
-                self._open.add(patience)
-                try:
-                    yield
-                finally:
-                    self._open.discard(patience)
+                return await work
         except TimeoutError as exc:
             if not patience.expired():
                 raise
-            raise self._reason(expired) from exc
+            raise self._reason() from exc
+        finally:
+            timer.cancel()
+            watcher = self._watchers.pop(patience)
+            if watcher is not None:
+                watcher.cancel()
 
-    def _reason(self, expired: Exception) -> Exception:
+    def give_up(self) -> None:
+        """End every wait, and with it its command."""
+        self._given_up = True
+        for patience in self._watchers:
+            patience.reschedule(self._loop.time())
+
+    def _watch(self, receive: Receive, patience: asyncio.Timeout) -> None:
+        watcher = self._tasks.create_task(self._until_gone(receive, patience), name="watch an HTTP caller")
+        self._watchers[patience] = watcher
+
+    async def _until_gone(self, receive: Receive, patience: asyncio.Timeout) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        patience.reschedule(self._loop.time())
+
+    def _reason(self) -> Exception:
         if not self._given_up:
-            return expired
+            return CallerGone()
         return Cancelled("the agent API shut down before the command had its answer; the command was cancelled")
-
-
-async def _watch(receive: Receive, patience: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    _end(patience)
-
-
-def _end(patience: asyncio.Timeout) -> None:
-    patience.reschedule(asyncio.get_running_loop().time())

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent_api.bodies import CommandBody, Order, read_order, write_result
 from agent_api.contract import SCHEMAS
-from protocol.errors import BridgeError, ClientNotFound, Code, InvalidRequest
+from protocol.errors import ClientNotFound, InvalidRequest
 from protocol.messages import CommandRequest, CommandResponse
 
 DEFAULT_MS, MAX_MS = 30_000, 300_000
@@ -125,11 +126,8 @@ _bodies = st.dictionaries(_field, _json | st.dictionaries(_field, _json, max_siz
 
 @given(st.binary(max_size=200) | _bodies.map(lambda body: json.dumps(body).encode()))
 def test_any_bytes_give_an_order_or_a_refusal_of_ours(data: bytes) -> None:
-    try:
+    with contextlib.suppress(InvalidRequest, ClientNotFound):
         order = read_order(data, DEFAULT_MS, MAX_MS)
-    except BridgeError as exc:
-        assert exc.code in (Code.INVALID_REQUEST, Code.CLIENT_NOT_FOUND)
-    else:
         assert order.request_id
         assert order.command.timeout_ms is not None
         assert 0 < order.command.timeout_ms <= MAX_MS
