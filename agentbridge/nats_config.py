@@ -83,7 +83,13 @@ def render(server: Server, tenants: tuple[str, ...] = (DEFAULT_TENANT,)) -> str:
     for tenant in tenants:
         if not is_token(tenant):
             raise ConfigurationError(f"{tenant!r} is no tenant: use 1 to 64 letters, digits, '-' or '_'")
-    return "\n".join([*_server_lines(server), "", *_user_lines(users(tenants)), ""])
+    return "\n".join([*_server_lines(server), "", authorization(tenants), ""])
+
+
+def authorization(tenants: tuple[str, ...]) -> str:
+    """Return the part that names the users; their passwords come from the server's environment."""
+    entries = [line for user in users(tenants) for line in _user_lines(user)]
+    return "\n".join(["authorization {", "  users: [", *entries, "  ]", "}"])
 
 
 def _gateway() -> User:
@@ -177,11 +183,7 @@ def _server_lines(server: Server) -> list[str]:
     return lines + ([f"http: {_quoted(server.monitoring)}"] if server.monitoring else [])
 
 
-def _user_lines(users: list[User]) -> list[str]:
-    return ["authorization {", "  users: [", *(line for user in users for line in _lines_of(user)), "  ]", "}"]
-
-
-def _lines_of(user: User) -> list[str]:
+def _user_lines(user: User) -> list[str]:
     return [
         "    {",
         f"      user: {_quoted(user.name)}, password: ${user.password_variable}",

@@ -240,8 +240,12 @@ async def _first_connect(connection: Connection, settings: Settings) -> None:
             await _connect_once(connection, settings)
             break
         except (OSError, nats.errors.Error, TimeoutError) as exc:
+            _abandon(connection.client)
             if "authorization" in str(exc).lower() or isinstance(exc, ssl.SSLError):
-                raise ConfigurationError(f"NATS at {_shown(settings)} refuses this process's credentials") from exc
+                raise ConfigurationError(
+                    f"NATS at {_shown(settings)} refuses this process's credentials: set AGENTBRIDGE_NATS_USER and "
+                    "AGENTBRIDGE_NATS_PASSWORD, or AGENTBRIDGE_NATS_CREDS"
+                ) from exc
             await connection._on_error(exc)  # noqa: SLF001  the one maker of connections
             await asyncio.sleep(RECONNECT_WAIT_SECONDS)
             connection.client = Client()
@@ -285,6 +289,13 @@ async def _leave(connection: Connection) -> None:
             await connection.client.drain()
         else:
             await connection.client.close()
+
+
+def _abandon(client: Client) -> None:
+    """Close the socket of a client that could not connect; its own `close()` would call that the end of everything."""
+    transport = client._transport  # noqa: SLF001  the library offers no way to its socket
+    if transport:
+        transport.close()
 
 
 def _check_version(client: Client) -> None:
