@@ -94,12 +94,15 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; raise `ConfigurationError` where the address cannot be had."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address, family=family, backlog=BACKLOG)
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as exc:
         raise ConfigurationError(
             f"{variable('api_host')} and {variable('api_port')} are {host!r} and {port}, where this process cannot "
             f"listen: {exc.strerror or exc}"
         ) from exc
+    # Accepted sockets inherit it. An event loop sets it too, but not every one on a socket that it did not make.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def url_of(listener: socket.socket) -> str:
