@@ -15,13 +15,13 @@ from nats.aio.subscription import Subscription
 
 from gateway.dialects import native
 from gateway.outcomes import Outcomes
-from gateway.session import Answer, Arm, Changed, Close, Effect, Limits, Ping, Send, Session, State
+from gateway.session import Answer, Arm, Changed, Close, Effect, InFlight, Limits, Ping, Send, Session, State
 from protocol import codec, subjects
 from protocol.access import Principal
-from protocol.errors import CloseCode, Unavailable
+from protocol.errors import CloseCode, PayloadTooLarge, Unavailable
 from protocol.frames import ServerFrame
 from protocol.ids import new_client_id
-from protocol.messages import error_headers, timestamp
+from protocol.messages import CommandResponse, error_headers, failure, timestamp
 from protocol.records import ClientRecord
 from protocol.runtime.nats import Connection
 
@@ -199,6 +199,13 @@ class Sessions:
     def answer(self, client_id: str, effect: Answer) -> None:
         """Send the one answer to a command, and keep it for a caller whose reply is lost."""
         command, response = effect
+        try:
+            self._send_answer(client_id, command, response)
+        except PayloadTooLarge:
+            error = PayloadTooLarge("the application's answer is larger than NATS takes")
+            self._send_answer(client_id, command, failure(command.request_id, error, client_id, response.duration_ms))
+
+    def _send_answer(self, client_id: str, command: InFlight, response: CommandResponse) -> None:
         body = codec.encode(response)
         self.outcomes.put((client_id, command.sub, command.request_id), body, self.loop.time())
         headers = None if response.error is None else error_headers(response.error)

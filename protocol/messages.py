@@ -32,7 +32,7 @@ class CommandRequest(
     action: Annotated[str, msgspec.Meta(max_length=256)] | None = None
     parameters: msgspec.Raw = EMPTY_OBJECT
     request_id: str | None = None
-    timeout_ms: int | None = None
+    timeout_ms: Annotated[int, msgspec.Meta(le=MAX_UNIX_MS)] | None = None
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
     sent_at: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)] | None = None
 

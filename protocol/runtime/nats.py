@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from protocol.errors import ConfigurationError, Unavailable
+from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
 from protocol.runtime.settings import Settings
 
 MIN_SERVER = (2, 11)
@@ -32,6 +32,7 @@ MAX_UNSENT_BYTES = 16 * 1024 * 1024
 FLUSH_TIMEOUT_SECONDS = 5
 FIRST_CONNECT_LOG_SECONDS = 5
 DRAIN_TIMEOUT_SECONDS = 5
+HEADERS_FRAME_BYTES = 256  # more than the first line and the separators of our few headers
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Msg], Awaitable[None]]
@@ -91,11 +92,14 @@ class Connection:
     ) -> None:
         """Publish without yielding; raise `Unavailable` where the server is away or has not taken what came before.
 
+        Raises `PayloadTooLarge` for more than the server's `max_payload`: trying again would not help.
+
         The library's publish is a coroutine that only suspends to wait for a full flush queue, which it fills by one
         entry at most; run to its end here, it lets a socket's callback answer a command on the spot.
         """
         if self._away_since is not None or self.client.pending_data_size > MAX_UNSENT_BYTES:
             raise Unavailable("NATS is away; try again in a moment")
+        self._require_room(payload, headers)
         try:
             self.client.publish(subject, payload, reply=reply, headers=headers).send(None)
         except StopIteration:
@@ -120,10 +124,11 @@ class Connection:
         """Send a request and return its reply.
 
         Raises `TimeoutError` for silence, `nats.errors.NoRespondersError` where nobody serves the subject,
-        `Unavailable` while the server is away.
+        `Unavailable` while the server is away, `PayloadTooLarge` for more than its `max_payload`.
         """
         if self._away_since is not None:
             raise Unavailable("NATS is away; try again in a moment")
+        self._require_room(payload, headers)
         try:
             return await self.client.request(subject, payload, timeout=timeout_seconds, headers=headers)
         except (nats.errors.NoRespondersError, TimeoutError):
@@ -154,6 +159,17 @@ class Connection:
         self._started = True
         if self._violations:
             raise ConfigurationError(f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}")
+
+    def _require_room(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        """Raise `PayloadTooLarge` for more than the server takes, headers included.
+
+        The library counts the payload alone; a server that gets more than it takes closes the whole connection.
+        """
+        size = len(payload)
+        if headers:
+            size += HEADERS_FRAME_BYTES + sum(len(name) + 4 * len(value) for name, value in headers.items())
+        if size > self.client.max_payload:
+            raise PayloadTooLarge("the message is larger than NATS takes")
 
     # --- callbacks of the library ---
 
