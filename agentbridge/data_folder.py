@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 
@@ -37,9 +38,7 @@ class RunFile(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, k
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for this process; raise `ConfigurationError` where another `up` does."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
-    with (folder / LOCK_FILE).open("a") as lock:
+    with _open_lock(folder) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -47,6 +46,17 @@ def claim(folder: Path) -> Iterator[None]:
                 f"`agentbridge up` already runs in {folder}: stop it, or set {variable('data_dir')} to another folder"
             ) from exc
         yield
+
+
+def _open_lock(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n")
+        return (folder / LOCK_FILE).open("a")
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot keep data in {folder} ({exc.strerror}): set {variable('data_dir')} to another folder"
+        ) from exc
 
 
 @contextlib.contextmanager

@@ -79,10 +79,8 @@ def new_password() -> str:
 
 
 def render(server: Server, tenants: tuple[str, ...] = (DEFAULT_TENANT,)) -> str:
-    """Return the configuration file. Raises `ConfigurationError` for a tenant that cannot stand in a subject."""
-    for tenant in tenants:
-        if not is_token(tenant):
-            raise ConfigurationError(f"{tenant!r} is no tenant: use 1 to 64 letters, digits, '-' or '_'")
+    """Return the configuration file. Raises `ConfigurationError` for tenants that cannot be."""
+    _check(tenants)
     return "\n".join([*_server_lines(server), "", authorization(tenants), ""])
 
 
@@ -90,6 +88,18 @@ def authorization(tenants: tuple[str, ...]) -> str:
     """Return the part that names the users; their passwords come from the server's environment."""
     entries = [line for user in users(tenants) for line in _user_lines(user)]
     return "\n".join(["authorization {", "  users: [", *entries, "  ]", "}"])
+
+
+def _check(tenants: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` for a tenant that cannot stand in a subject, or shares another's password."""
+    seen: set[str] = set()
+    for tenant in tenants:
+        if not is_token(tenant):
+            raise ConfigurationError(f"{tenant!r} is no tenant: use 1 to 64 letters, digits, '-' or '_'")
+        variable = _agent(tenant).password_variable
+        if variable in seen:
+            raise ConfigurationError(f"two tenants would share the password in {variable}: rename one of them")
+        seen.add(variable)
 
 
 def _gateway() -> User:

@@ -13,7 +13,7 @@ from agentbridge.commands.options import TO_CALL, as_json, duration, needs_setti
 from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
 from agentbridge.directory import Directory
 from protocol import codec
-from protocol.errors import BridgeError
+from protocol.errors import BridgeError, InvalidRequest
 from protocol.ids import check_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, check_command, failure
 from protocol.runtime.caller import Caller
@@ -49,10 +49,7 @@ def call(
       agentbridge call CLIENT export_report --timeout 5m --json
     """
     action, parameters = parse_rest(rest)
-    command = check_command(
-        CommandRequest(target=target, action=action, parameters=parameters, timeout_ms=timeout * 1000, **more)
-    )
-    check_token(client, "CLIENT")
+    command = _command(client, target=target, action=action, parameters=parameters, timeout_ms=timeout * 1000, **more)
     response = asyncio.run(_call(settings, client, command))
     if as_json:
         click.echo(output.one_line(response))
@@ -83,6 +80,14 @@ def _parse_pair(pair: str) -> tuple[str, msgspec.Raw]:
         return key, msgspec.Raw(codec.encode(msgspec.json.decode(value)))
     except (msgspec.DecodeError, RecursionError) as exc:
         raise click.UsageError(f"the value of {key!r} is no JSON: for text say {key}=text") from exc
+
+
+def _command(client: str, **fields: Any) -> CommandRequest:
+    try:
+        check_token(client, "CLIENT")
+        return check_command(CommandRequest(**fields))
+    except InvalidRequest as exc:
+        raise click.UsageError(exc.message) from exc
 
 
 class _Done(Exception):

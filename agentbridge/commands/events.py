@@ -14,7 +14,7 @@ from agentbridge.commands.options import TO_CALL, as_json, needs_settings
 from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
 from protocol import codec, subjects
 from protocol.errors import ConfigurationError, InvalidRequest
-from protocol.ids import check_token
+from protocol.ids import is_token
 from protocol.runtime.nats import Connection
 
 MAX_WAITING = 1000
@@ -64,7 +64,9 @@ async def _show(
 
 
 def _subjects(tenant: str, client: str | None, *, events: bool, changes: bool) -> list[str]:
-    who = check_token(client, "--client") if client else "*"
+    if client is not None and not is_token(client):
+        raise click.BadParameter("no client has such an id", param_hint="--client")
+    who = client or "*"
     return [subjects.events_of(tenant, who)] * events + [subjects.client_changes_of(tenant, who)] * changes
 
 

@@ -99,11 +99,11 @@ def _app(record: ClientRecord) -> str:
 
 def _offers(record: ClientRecord) -> str:
     title = click.style(output.printable(f"{record.client_id}  {_app(record)}  {record.user}"), bold=True)
-    rows = [row for capability in codec.decode_value(record.capabilities) for row in _capability_rows(capability)]
+    rows = [row for capability in codec.decode_value(record.capabilities) for row in capability_rows(capability)]
     return f"{title}\n{output.table(['TARGET', 'ACTION', 'PARAMETERS', 'DESCRIPTION'], rows)}" if rows else title
 
 
-def _capability_rows(capability: dict[str, Any]) -> list[list[str]]:
+def capability_rows(capability: dict[str, Any]) -> list[list[str]]:
     """Return a row for a function, and one for each action of a component."""
     description = str(capability.get("description") or "")
     if capability["type"] == "function":

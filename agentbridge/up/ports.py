@@ -1,6 +1,7 @@
 """Ports that are taken are found out before anything starts, so that one sentence can say what to set."""
 
 import contextlib
+import errno
 import socket
 
 from agentbridge.up.settings import UpSettings
@@ -16,10 +17,13 @@ def require_free(settings: UpSettings) -> None:
             try:
                 _hold(held, host, port)
             except OSError as exc:
-                raise ConfigurationError(
-                    f"cannot listen on {host} port {port} ({exc.strerror}): set {variable(f'{kind}_port')} to a free "
-                    "port, or to 0 for any"
-                ) from exc
+                raise ConfigurationError(f"cannot listen on {host} port {port}: {_remedy(exc, kind)}") from exc
+
+
+def _remedy(error: OSError, kind: str) -> str:
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return f"{error.strerror}; set {variable(f'{kind}_port')} to a free port, or to 0 for any"
+    return f"{error.strerror}; set {variable(f'{kind}_host')} to an address of this machine"
 
 
 def _hold(held: contextlib.ExitStack, host: str, port: int) -> None:
