@@ -135,6 +135,12 @@ def gateway_key(gateway_id: str) -> str:
     return f"_gateway.{gateway_id}"
 
 
+def parse_gateway_key(key: str) -> str | None:
+    """Return whose report number a key of the clients bucket names, or None for any other key."""
+    ours, _, gateway_id = key.partition(".")
+    return gateway_id if ours == "_gateway" and is_token(gateway_id) else None
+
+
 def parse_key(key: str) -> ClientAddress | None:
     """Return whose record a key of the clients bucket names, or None for one of our own keys."""
     tenant, _, client_id = key.partition(".")

@@ -80,12 +80,12 @@ _infos = msgspec.json.Decoder(StreamInfo)
 async def request(connection: Connection, operation: str, decoder: msgspec.json.Decoder[T], **body: Any) -> T:
     """Ask JetStream's API: `request(connection, "STREAM.INFO.events", ...)`.
 
-    Raises `JetStreamError` where it refuses, `Unavailable` where it does not answer.
+    Raises `JetStreamError` where it refuses, `Unavailable` where it does not answer or is not ready.
     """
     data = await _send(connection, f"{API}.{operation}", codec.encode(body) if body else b"")
     fault = codec.decode(_answers, data, Internal).error
     if fault is not None:
-        raise JetStreamError(fault)
+        raise _refusal(fault)
     return codec.decode(decoder, data, Internal)
 
 
@@ -110,7 +110,7 @@ async def publish(connection: Connection, subject: str, payload: bytes, headers:
         return ack.seq
     if ack.error is not None and ack.error.err_code in _WRONG_REVISION:
         raise WrongRevision(subject)
-    raise JetStreamError(ack.error or _Fault(500, "the answer is not JetStream's"))
+    raise _refusal(ack.error or _Fault(500, "the answer is not JetStream's"))
 
 
 async def _send(connection: Connection, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> bytes:
@@ -121,3 +121,8 @@ async def _send(connection: Connection, subject: str, payload: bytes, headers: d
     except nats.errors.NoRespondersError as exc:
         raise Unavailable("JetStream is not there yet; try again in a moment") from exc
     return data
+
+
+def _refusal(fault: _Fault) -> JetStreamError | Unavailable:
+    """Return what to raise; 503 is JetStream's word for "not ready": a leader is being elected, say."""
+    return Unavailable(f"JetStream is not ready: {fault.description}") if fault.code == 503 else JetStreamError(fault)

@@ -35,7 +35,7 @@ Listener = Callable[[str, Entry | None, Entry | None], None]
 
 
 class Replica:
-    """The entries of the bucket. `listener` hears of each change: key, entry before, entry after."""
+    """The entries of the bucket. `listener` hears of each piece of news: key, entry before, entry after."""
 
     def __init__(self, listener: Listener | None = None) -> None:
         self.revision = 0
@@ -92,7 +92,7 @@ class Replica:
         if entry is not None:
             self._entries[key] = entry
         self._place(before.client if before else None, entry.client if entry else None)
-        if self._listener is not None and (before or entry):
+        if self._listener is not None:
             self._listener(key, before, entry)
 
     def _place(self, before: Client | None, after: Client | None) -> None:

@@ -1,0 +1,65 @@
+"""The clients bucket as the registry writes it: always by revision, so that two registries never undo each other."""
+
+import msgspec
+
+from protocol.errors import Unavailable
+from protocol.runtime import jetstream
+from protocol.runtime.jetstream import EXPECTED_REVISION_HEADER, KV_OPERATION_HEADER, TTL_HEADER, JetStreamError
+from protocol.runtime.mirror import KEY_PREFIX, STREAM
+from protocol.runtime.nats import Connection
+
+NOTHING = 0
+MARKER_SECONDS = 120  # longer than any mirror goes without a full listing
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A key's last message: its revision, and its data, None where the key was removed or never written."""
+
+    revision: int
+    data: bytes | None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    seq: int
+    data: bytes = b""
+
+
+class _Got(msgspec.Struct, frozen=True):
+    message: _Message
+
+
+_got = msgspec.json.Decoder(_Got)
+
+
+class Bucket:
+    """Read and write entries. All raise `Unavailable` where JetStream does not answer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def put(self, key: str, data: bytes, expected: int) -> int:
+        """Write a value over the revision `expected` and return the new one; raise `WrongRevision` over any other."""
+        return await jetstream.publish(
+            self._connection, KEY_PREFIX + key, data, {EXPECTED_REVISION_HEADER: str(expected)}
+        )
+
+    async def remove(self, key: str, expected: int) -> int:
+        """Remove a value as `put()` writes one. The marker, which tells mirrors, vanishes after two minutes."""
+        headers = {
+            EXPECTED_REVISION_HEADER: str(expected),
+            KV_OPERATION_HEADER: "DEL",
+            TTL_HEADER: f"{MARKER_SECONDS}s",
+        }
+        return await jetstream.publish(self._connection, KEY_PREFIX + key, b"", headers)
+
+    async def read(self, key: str) -> Value:
+        """Return what the stream's leader holds, which a mirror may not have heard of yet."""
+        try:
+            got = await jetstream.request(
+                self._connection, f"STREAM.MSG.GET.{STREAM}", _got, last_by_subj=KEY_PREFIX + key
+            )
+        except JetStreamError as exc:
+            if exc.err_code == jetstream.MESSAGE_NOT_FOUND:
+                return Value(NOTHING, None)
+            raise Unavailable("the clients bucket cannot be read; try again in a moment") from exc
+        return Value(got.message.seq, got.message.data or None)

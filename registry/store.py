@@ -1,0 +1,221 @@
+"""Bring what gateways report into the bucket.
+
+Several registries share the queue group, so consecutive reports of a gateway may be applied by different ones, or one
+report by two of them: every write names the revision it replaces, and the number of the last applied report lies in
+the bucket too, written after the report's records. A record only ever gives way to a higher session revision, whoever
+reports it, so a stale gateway never overwrites a client's new owner.
+"""
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from protocol import codec, subjects
+from protocol.errors import BridgeError, Conflict, InvalidRequest, Unavailable
+from protocol.ids import is_token
+from protocol.records import ClientRecord
+from protocol.reports import Removal, Report, ReportAck
+from protocol.runtime.jetstream import WrongRevision
+from protocol.runtime.mirror import Mirror
+from registry.announcements import GATEWAY_LOST, UNREPORTED, Announcer
+from registry.bucket import NOTHING, Bucket, Value
+from registry.crowd import for_each
+from registry.holdings import Applied, Holdings, read_applied
+
+ATTEMPTS = 5
+
+log = logging.getLogger(__name__)
+_records = msgspec.json.Decoder(ClientRecord)
+
+
+class Behind(Conflict):
+    """A report that does not follow the last applied one, because others are missing; a sync is needed."""
+
+
+class Before(msgspec.Struct, frozen=True):
+    """What the bucket held of a gateway when a sync began: its own entry, and the revision of each client's."""
+
+    own: Value
+    held: dict[str, int]
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """What the bucket holds of a client: its record, None where there is none, and the revision to write over."""
+
+    revision: int
+    record: ClientRecord | None
+
+
+class Store:
+    """Applies reports, syncs and withdrawals. All raise `Unavailable` where JetStream does not answer."""
+
+    def __init__(self, bucket: Bucket, mirror: Mirror, holdings: Holdings, announcer: Announcer) -> None:
+        self._bucket = bucket
+        self._mirror = mirror
+        self._holdings = holdings
+        self._announcer = announcer
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def apply(self, report: Report) -> ReportAck:
+        """Apply a report and acknowledge it; acknowledge a repeated one again, without effect.
+
+        Raises `Conflict` for one that does not follow the last applied (`Behind` where others are missing), and
+        `InvalidRequest` for ids that are none.
+        """
+        _check(report.gateway_id, report.records, report.removals)
+        async with self._lock(report.gateway_id):
+            own = await self._own_entry(report.gateway_id, report.number - 1)
+            if _follows(report.number, read_applied(own.data)):
+                await for_each(report.records, partial(self._upsert, announce_again=True))
+                await for_each(report.removals, partial(self._end, report.gateway_id))
+                await self._reach(report.gateway_id, report.number, own.revision)
+        return ReportAck(report.number)
+
+    async def before_sync(self, gateway_id: str) -> Before:
+        """Return what `sync()` must know of the time before a gateway's records were pulled."""
+        held = self._revisions(gateway_id)
+        return Before(await self._bucket.read(subjects.gateway_key(gateway_id)), held)
+
+    async def sync(self, gateway_id: str, number: int, records: list[ClientRecord], before: Before) -> None:
+        """Make the bucket hold these records of a gateway, and none that it held before and that are not among them.
+
+        Reports that were applied meanwhile stand, their number too.
+        """
+        _check(gateway_id, records, [])
+        async with self._lock(gateway_id):
+            await for_each(records, partial(self._upsert, announce_again=False))
+            live = {subjects.client_key(each.tenant, each.client_id) for each in records}
+            gone = {key: revision for key, revision in before.held.items() if key not in live}
+            await for_each(gone.items(), partial(self._let_go, UNREPORTED))
+            if read_applied(before.own.data) != number:
+                with contextlib.suppress(WrongRevision):
+                    await self._write_number(gateway_id, number, before.own.revision)
+
+    async def withdraw(self, gateway_id: str) -> int:
+        """Remove all records of a lost gateway, announce it, and return how many there were."""
+        async with self._lock(gateway_id):
+            held = self._revisions(gateway_id)
+            await for_each(held.items(), partial(self._let_go, GATEWAY_LOST))
+            own = self._mirror.entry(subjects.gateway_key(gateway_id))
+            if own is not None:
+                with contextlib.suppress(WrongRevision):
+                    await self._bucket.remove(subjects.gateway_key(gateway_id), own.revision)
+            return len(held)
+
+    async def _upsert(self, record: ClientRecord, *, announce_again: bool) -> None:
+        """Write a record where it is newer. One that is there already may not have been announced: say it again."""
+        key = subjects.client_key(record.tenant, record.client_id)
+        stored = self._seen(key)
+        for _ in range(ATTEMPTS):
+            if stored.record is not None and record.revision <= stored.record.revision:
+                if announce_again and _same(record, stored.record):
+                    await self._announcer.announce("connected", record, stored.revision)
+                return None
+            try:
+                revision = await self._bucket.put(key, codec.encode(record), stored.revision)
+            except WrongRevision:
+                stored = await self._read(key)
+            else:
+                return await self._announcer.announce("updated" if stored.record else "connected", record, revision)
+        raise _contended()
+
+    async def _end(self, gateway_id: str, removal: Removal) -> None:
+        """Remove the record of a session that has ended, unless the client has another owner by now."""
+        key = subjects.client_key(removal.tenant, removal.client_id)
+        stored = self._seen(key)
+        for _ in range(ATTEMPTS):
+            if stored.record is None:
+                stored = await self._read(key)  # the mirror may not have heard of it yet
+            if stored.record is None or stored.record.gateway_id != gateway_id:
+                return
+            if await self._remove(key, stored.record, stored.revision, removal.reason):
+                return
+            stored = await self._read(key)
+        raise _contended()
+
+    async def _let_go(self, reason: str, held: tuple[str, int]) -> None:
+        """Remove a record that is still as it was; whoever changed it since knows better."""
+        key, revision = held
+        stored = self._seen(key)
+        if stored.record is not None and stored.revision == revision:
+            await self._remove(key, stored.record, revision, reason)
+
+    async def _remove(self, key: str, record: ClientRecord, revision: int, reason: str) -> bool:
+        """Remove a record and announce it; return whether it still was at this revision."""
+        try:
+            marker = await self._bucket.remove(key, revision)
+        except WrongRevision:
+            return False
+        await self._announcer.announce("disconnected", record, marker, reason)
+        return True
+
+    async def _own_entry(self, gateway_id: str, expected_number: int) -> Value:
+        """Return a gateway's own entry; the mirror's where it is the expected one, which spares a request."""
+        entry = self._mirror.entry(subjects.gateway_key(gateway_id))
+        if entry is not None and read_applied(entry.data) == expected_number:
+            return Value(entry.revision, entry.data)
+        return await self._bucket.read(subjects.gateway_key(gateway_id))
+
+    async def _reach(self, gateway_id: str, number: int, revision: int) -> None:
+        """Note that a report has been applied; another registry may have applied the same one meanwhile."""
+        try:
+            await self._write_number(gateway_id, number, revision)
+        except WrongRevision as exc:
+            own = await self._bucket.read(subjects.gateway_key(gateway_id))
+            if read_applied(own.data) < number:
+                raise Conflict("another registry has changed what was applied; send the report again") from exc
+
+    async def _write_number(self, gateway_id: str, number: int, revision: int) -> None:
+        await self._bucket.put(subjects.gateway_key(gateway_id), codec.encode(Applied(number)), revision)
+
+    def _revisions(self, gateway_id: str) -> dict[str, int]:
+        entries = ((key, self._mirror.entry(key)) for key in self._holdings.of(gateway_id).keys)
+        return {key: entry.revision for key, entry in entries if entry is not None}
+
+    def _seen(self, key: str) -> _Stored:
+        """Return what the mirror has; a write over it fails where the bucket has moved on."""
+        entry = self._mirror.entry(key)
+        if entry is None or entry.client is None:
+            return _Stored(NOTHING, None)
+        return _Stored(entry.revision, entry.client.record)
+
+    async def _read(self, key: str) -> _Stored:
+        value = await self._bucket.read(key)
+        try:
+            return _Stored(value.revision, codec.decode(_records, value.data) if value.data else None)
+        except BridgeError:
+            log.warning("the record %s cannot be read; it gives way to the next", key)
+            return _Stored(value.revision, None)
+
+    def _lock(self, gateway_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(gateway_id, asyncio.Lock())
+
+
+def _follows(number: int, applied: int) -> bool:
+    """Tell a report that is next from one that is repeated; raise for any other."""
+    if number > applied + 1:
+        raise Behind(f"report {number} does not follow report {applied}; the gateway will be synced")
+    if number < applied:
+        raise Conflict(f"report {number} is older than report {applied}, which has been applied")
+    return number == applied + 1
+
+
+def _check(gateway_id: str, records: list[ClientRecord], removals: list[Removal]) -> None:
+    ids = [(record.tenant, record.client_id) for record in records]
+    ids += [(removal.tenant, removal.client_id) for removal in removals]
+    if not is_token(gateway_id) or not all(is_token(tenant) and is_token(client_id) for tenant, client_id in ids):
+        raise InvalidRequest("`gatewayId`, `tenant` and `clientId` must be ids")
+    if any(record.gateway_id != gateway_id for record in records):
+        raise InvalidRequest("`records`: each must be the reporting gateway's own")
+
+
+def _same(record: ClientRecord, stored: ClientRecord) -> bool:
+    return (record.gateway_id, record.revision) == (stored.gateway_id, stored.revision)
+
+
+def _contended() -> Unavailable:
+    return Unavailable("too many writers at once; try again in a moment")

@@ -1,0 +1,183 @@
+"""Watch over the gateways: ping each of them twice a second, and do what its liveness asks for.
+
+One task a gateway, so that what one brings to light is dealt with in order. Silence counts only where NATS itself
+answers: a frozen server must not look like the death of every gateway.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from protocol import codec, subjects
+from protocol.errors import BridgeError
+from protocol.ids import is_token
+from protocol.reports import GatewayPong
+from protocol.runtime.nats import Connection
+from registry.drift import Drift
+from registry.hearing import Hearing
+from registry.holdings import Holdings
+from registry.liveness import Effect, Event, Liveness, State
+from registry.store import Store
+from registry.sync import Syncs
+
+PING_SECONDS = 0.5
+PROOF_SECONDS = 0.5
+SEARCH_SECONDS = 2.0
+EVIDENCE_AFTER_SECONDS = 1.5
+GATEWAY_SERVICE = "agentbridge-gateway"
+
+log = logging.getLogger(__name__)
+_pongs = msgspec.json.Decoder(GatewayPong)
+
+
+class _Service(msgspec.Struct, frozen=True):
+    """What of a micro service's answer to `$SRV.PING` (ADR-32) matters here."""
+
+    metadata: dict[str, str] = {}
+
+
+_services = msgspec.json.Decoder(_Service)
+
+
+class _Watched:
+    """A gateway under watch."""
+
+    def __init__(self, gateway_id: str) -> None:
+        self.gateway_id = gateway_id
+        self.liveness = Liveness()
+        self.drift = Drift()
+
+
+class Watch:
+    """Watches every gateway that the bucket or `$SRV.PING` knows, or that has reported."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        tasks: asyncio.TaskGroup,
+        holdings: Holdings,
+        hearing: Hearing,
+        store: Store,
+        syncs: Syncs,
+    ) -> None:
+        self._connection = connection
+        self._tasks = tasks
+        self._holdings = holdings
+        self._hearing = hearing
+        self._store = store
+        self._syncs = syncs
+        self._watched: set[str] = set()
+        self._clock = asyncio.get_running_loop().time
+
+    async def run(self) -> None:
+        """Look for gateways, for ever."""
+        inbox = self._connection.new_inbox()
+        await self._connection.subscribe(inbox, self._found)
+        search_at = 0.0
+        while True:
+            for gateway_id in self._holdings.gateways():
+                self._over(gateway_id)
+            if self._clock() >= search_at:
+                search_at = self._clock() + SEARCH_SECONDS
+                with contextlib.suppress(BridgeError):
+                    await self._connection.publish(f"$SRV.PING.{GATEWAY_SERVICE}", b"", reply=inbox)
+            await asyncio.sleep(PING_SECONDS)
+
+    def heard(self, gateway_id: str) -> None:
+        """Note that a gateway has reported, and watch it from now on."""
+        if is_token(gateway_id):
+            self._hearing.note(gateway_id)
+            self._over(gateway_id)
+
+    def _over(self, gateway_id: str) -> None:
+        if gateway_id not in self._watched:
+            self._watched.add(gateway_id)
+            self._tasks.create_task(self._keep(_Watched(gateway_id)), name=f"watch {gateway_id}")
+
+    async def _found(self, msg: Msg) -> None:
+        with contextlib.suppress(BridgeError):
+            gateway_id = codec.decode(_services, msg.data).metadata.get("gatewayId", "")
+            if is_token(gateway_id):
+                self._over(gateway_id)
+
+    async def _keep(self, watched: _Watched) -> None:
+        """Ping a gateway until it is forgotten; no failure may end that."""
+        while watched.liveness.state is not State.FORGOTTEN:
+            next_at = self._clock() + PING_SECONDS
+            try:
+                await self._round(watched)
+            except (BridgeError, nats.errors.Error) as exc:
+                log.warning("watching %s: %s", watched.gateway_id, exc or type(exc).__name__)
+            except Exception:
+                log.exception("watching %s failed", watched.gateway_id)
+            await asyncio.sleep(max(0.0, next_at - self._clock()))
+        self._watched.discard(watched.gateway_id)
+        self._hearing.forget(watched.gateway_id)
+
+    async def _round(self, watched: _Watched) -> None:
+        effect = self._take(watched, await self._ping(watched))
+        if effect is Effect.ASK_PEERS:
+            effect = self._take(watched, await self._verdict(watched))
+        match effect:
+            case Effect.SYNC:
+                self._sync(watched)
+            case Effect.WITHDRAW:
+                await self._withdraw(watched.gateway_id)
+            case Effect.FORGET:
+                await self._withdraw(watched.gateway_id)
+                log.info("forgot the gateway %s", watched.gateway_id)
+
+    def _take(self, watched: _Watched, event: Event) -> Effect | None:
+        before = watched.liveness.state
+        effect = watched.liveness.handle(event, self._clock())
+        if watched.liveness.state is not before:
+            log.debug("%s is %s", watched.gateway_id, watched.liveness.state.name.lower())
+        return effect
+
+    async def _ping(self, watched: _Watched) -> Event:
+        """Ping once; a pong may show that the gateway has to be synced."""
+        subject = subjects.gateway(watched.gateway_id, "ping")
+        try:
+            reply = await self._connection.request(subject, b"", PING_SECONDS)
+            pong = codec.decode(_pongs, reply.data)
+        except nats.errors.NoRespondersError:
+            return self._credible(Event.NO_RESPONDERS)
+        except TimeoutError:
+            return self._credible(Event.SILENCE) if await self._nats_answers() else Event.BLIND
+        except BridgeError:
+            return Event.BLIND
+        self._hearing.note(watched.gateway_id)
+        if watched.drift.weigh(pong, self._holdings.of(watched.gateway_id)):
+            self._sync(watched)
+        return Event.PONG
+
+    def _credible(self, event: Event) -> Event:
+        """Return the event, or BLIND soon after a reconnect, when gateways may not have subscribed again."""
+        return event if self._connection.unbroken_seconds() >= EVIDENCE_AFTER_SECONDS else Event.BLIND
+
+    async def _nats_answers(self) -> bool:
+        try:
+            await self._connection.client.rtt(PROOF_SECONDS)  # type: ignore[arg-type]  # it takes fractions
+        except (nats.errors.Error, TimeoutError):
+            return False
+        return True
+
+    async def _verdict(self, watched: _Watched) -> Event:
+        """Ask a suspect once more, and its peers at the same time."""
+        last_word, heard = await asyncio.gather(self._ping(watched), self._hearing.recently(watched.gateway_id))
+        if last_word in (Event.PONG, Event.BLIND):
+            return last_word
+        return Event.VETO if heard else Event.NO_VETO
+
+    def _sync(self, watched: _Watched) -> None:
+        watched.drift.reset()
+        self._syncs.begin(watched.gateway_id)
+
+    async def _withdraw(self, gateway_id: str) -> None:
+        count = await self._store.withdraw(gateway_id)
+        if count:
+            log.warning("the gateway %s is lost; withdrew its %d clients", gateway_id, count)
