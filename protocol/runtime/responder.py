@@ -39,6 +39,7 @@ class _EndpointStats(msgspec.Struct):
     last_error: str = ""
     processing_time: int = 0
     average_processing_time: int = 0
+    data: None = None  # the library's reader insists on it
 
     def count(self, started_ns: int, error: str = "") -> None:
         self.num_requests += 1
@@ -139,7 +140,9 @@ class Responder:
         return {"type": "io.nats.micro.v1.ping_response", **self._identity}
 
     def _info(self) -> dict[str, object]:
-        endpoints = [{"name": e.name, "subject": e.subject, "queue_group": e.queue_group} for e in self._stats]
+        endpoints = [
+            {"name": e.name, "subject": e.subject, "queue_group": e.queue_group, "metadata": {}} for e in self._stats
+        ]
         return {"type": "io.nats.micro.v1.info_response", **self._identity, "description": "", "endpoints": endpoints}
 
     def _describe_stats(self) -> dict[str, object]:
