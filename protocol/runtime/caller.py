@@ -296,7 +296,7 @@ class Caller:
     async def _probe(self, group: _Group, request_ids: list[str]) -> None:
         """Ask once about these commands and act on what comes to light."""
         evidence, reply = await self._ask(group, request_ids)
-        if self._connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS and evidence is not Evidence.ANSWER:
+        if evidence is not Evidence.ANSWER and self._has_just_reconnected():
             group.doubt.dispel()
             return
         lost = group.doubt.weigh(evidence, self._loop.time())
@@ -305,6 +305,10 @@ class Caller:
         elif lost:
             self._lose(group, request_ids, "its gateway is gone")
             group.doubt.dispel()
+
+    def _has_just_reconnected(self) -> bool:
+        connection = self._connection
+        return connection.reconnects > 0 and connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS
 
     async def _ask(self, group: _Group, request_ids: list[str]) -> tuple[Evidence, Msg | None]:
         future: asyncio.Future[Msg] = self._loop.create_future()
