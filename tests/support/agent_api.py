@@ -11,12 +11,13 @@ import httpx
 import nats
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
+from nats.js.api import KeyValueConfig, StorageType
 from nats.js.kv import KeyValue
 
 from agent_api.service import AgentApi, start
 from agent_api.settings import ApiSettings
 from protocol.runtime.nats import connect
-from protocol.subjects import client_key
+from protocol.subjects import CLIENTS_BUCKET, client_key
 from protocol.subjects import command as command_subject
 from protocol.subjects import gateway as gateway_subject
 from support import kv
@@ -43,8 +44,9 @@ class World:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def make_bucket(self) -> None:
-        """Make the bucket, as the registry does."""
-        self._records = await kv.make_bucket(self.nats.jetstream())
+        """Make the bucket, in memory: a file store made right after its namesake's end finds remains of it."""
+        config = KeyValueConfig(bucket=CLIENTS_BUCKET, storage=StorageType.MEMORY)
+        self._records = await self.nats.jetstream().create_key_value(config)
 
     async def put(self, client_id: str, capabilities: list[Any] | None = None, **fields: Any) -> None:
         """Store a client's record: `put("c1", [function("f")], principal="ann", app={"name": "todo"})`."""
