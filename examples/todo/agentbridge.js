@@ -22,6 +22,7 @@ const MOVE_WITHIN_MS = 1_000;
 const FIRST_BACK_OFF_MS = 500;
 const MAX_BACK_OFF_MS = 15_000;
 const STABLE_AFTER_MS = 10_000;
+const CONNECT_WITHIN_MS = 10_000;
 const BEAT_MS = 15_000;
 const MAX_EVENTS_KEPT = 200;
 const MAX_EVENTS_IN_FLIGHT = 32;
@@ -68,7 +69,7 @@ export class AgentBridge extends EventTarget {
     super();
     this.#credentials = credentials;
     this.#handlers = new Map(capabilities.map((capability) => [capability.name ?? capability.id, capability]));
-    this.#registration = { type: 'capability', id: 'registration', capabilities: capabilities.map(wireForm), app, metadata };
+    this.#registration = { type: 'capability', id: 'registration', capabilities: asJson(capabilities), app, metadata };
   }
 
   /** Connect, now; also after having stopped, and instead of waiting for the next attempt. */
@@ -110,6 +111,8 @@ export class AgentBridge extends EventTarget {
   #attach(socket, token) {
     this.#socket = socket;
     this.#openedAt = 0;
+    this.#awaitingPong = true; // whatever it says first, it must say something soon
+    this.#timers.beat = setTimeout(() => this.#beat(), CONNECT_WITHIN_MS);
     socket.addEventListener('message', ({ data }) => this.#isCurrent(socket) && this.#receive(JSON.parse(data)));
     socket.addEventListener('close', ({ code, reason }) => this.#isCurrent(socket) && this.#closed(code, reason));
     socket.addEventListener('open', () => {
@@ -194,7 +197,7 @@ export class AgentBridge extends EventTarget {
     this.#awaitingPong = false;
     switch (frame.type) {
       case 'connection':
-        this.state.clientId = frame.clientId;
+        this.#become('connecting', '', frame.clientId);
         return this.#send(this.#registration);
       case 'command':
         return this.#execute(frame);
@@ -247,8 +250,8 @@ export class AgentBridge extends EventTarget {
   async #answer(command, signal) {
     try {
       const run = this.#handler(command.target, command.action);
-      const result = (await run(command.parameters, { agent: command.agent, signal })) ?? null;
-      return { status: 'success', result };
+      const result = await run(command.parameters, { agent: command.agent, signal });
+      return { status: 'success', result: asJson(result ?? null) };
     } catch (error) {
       return { status: 'error', error: faultOf(error, signal) };
     }
@@ -301,9 +304,9 @@ export class AgentBridge extends EventTarget {
   }
 }
 
-/** Return a capability as it travels: JSON leaves functions out. */
-function wireForm(capability) {
-  return JSON.parse(JSON.stringify(capability));
+/** Return a value as it travels, without functions; throw for one that cannot, while somebody can still be told. */
+function asJson(value) {
+  return JSON.parse(JSON.stringify(value));
 }
 
 /** Tell the agent what a capability said on purpose; what it did not goes to the console, not to strangers. */

@@ -149,8 +149,9 @@ function draw() {
   }
   for (const row of rows.values()) row.remove();
   const open = current.filter((todo) => !todo.done).length;
-  element('count').textContent = current.length ? `${open} of ${current.length} to do` : '';
+  element('count').textContent = `${open} of ${current.length} to do`;
   element('empty').hidden = current.length > 0;
+  element('foot').hidden = current.length === 0;
   clearButton.hidden = open === current.length;
 }
 

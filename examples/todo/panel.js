@@ -8,7 +8,6 @@ const PHASES = {
   waiting: 'Reconnecting…',
   stopped: 'Disconnected',
 };
-const STATUS = { running: 'running', done: 'done', failed: 'failed', cancelled: 'cancelled' };
 
 const element = (id) => document.getElementById(id);
 
@@ -39,8 +38,8 @@ export class BridgePanel {
   #showCommand(command) {
     const row = this.#rows.get(command.requestId) ?? this.#newRow(command);
     row.dataset.status = command.status;
-    row.querySelector('.status').textContent = STATUS[command.status];
-    row.querySelector('.took').textContent = command.status === 'running' ? '' : `${command.durationMs} ms`;
+    row.querySelector('.status').textContent = command.status;
+    row.querySelector('.took').textContent = command.status === 'running' ? '' : `${command.durationMs} ms · `;
     row.querySelector('.message').textContent = command.message;
     this.#showDriver(command);
   }

@@ -10,6 +10,7 @@ import { CapabilityError } from './agentbridge.js';
 export const PERSON = 'person';
 export const MAX_TITLE_CHARS = 200;
 const MAX_TODOS = 200;
+/** Kept over a reload, in this tab alone: two tabs are two clients, each with its own list. */
 const STORAGE_KEY = 'agentbridge-example-todos';
 
 export class Todos extends EventTarget {
@@ -66,7 +67,7 @@ export class Todos extends EventTarget {
 
   #changed(kind, by, todos) {
     const copies = todos.map((todo) => ({ ...todo }));
-    localStorage.setItem(STORAGE_KEY, JSON.stringify(this.#todos));
+    sessionStorage.setItem(STORAGE_KEY, JSON.stringify(this.#todos));
     this.dispatchEvent(new CustomEvent('change', { detail: { kind, by, todos: copies } }));
     return copies;
   }
@@ -74,7 +75,7 @@ export class Todos extends EventTarget {
 
 function restore() {
   try {
-    return JSON.parse(localStorage.getItem(STORAGE_KEY)) ?? [];
+    return JSON.parse(sessionStorage.getItem(STORAGE_KEY)) ?? [];
   } catch {
     return [];
   }

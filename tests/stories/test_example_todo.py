@@ -1,0 +1,246 @@
+"""The to-do example as its README tells it: the page in a real browser, the agent as a process of its own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import nats
+import pytest
+from playwright.async_api import Page, expect
+from support.bridge import Bridge, running_bridge
+from support.browser import open_page
+from support.nats_server import NatsServer, free_port
+from support.processes import Process
+from support.settings import SECRET, agent_token
+from support.wait import until
+
+from agentbridge.data_folder import RunFile, published
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "todo"
+RECONNECT_MS = 20_000
+DRIVEN = ["Buy oat milk", "Call grandma", "Water the plants"]
+
+pytestmark = pytest.mark.browser
+
+
+class Example(NamedTuple):
+    """The example beside a running bridge."""
+
+    folder: Path
+    bridge: Bridge
+    page: Page
+
+    async def client_id(self) -> str:
+        return await ready(self.page)
+
+
+def script(name: str, folder: Path, *arguments: str) -> Process:
+    process = Process(name, folder, {"AGENTBRIDGE_DATA_DIR": str(folder)}, *arguments)
+    process.command = [sys.executable, str(EXAMPLE / f"{name}.py"), *arguments]
+    return process.launch()
+
+
+@contextlib.asynccontextmanager
+async def served(folder: Path, *arguments: str) -> AsyncIterator[str]:
+    """Serve the page, and give its address; it must have nothing to complain about."""
+    serve = script("serve", folder, "--port", "0", *arguments)
+    try:
+        found = await until(lambda: re.search(r"http://\S+", serve.out))
+        yield str(found and found[0])
+        assert serve.log == ""
+    finally:
+        serve.end()
+
+
+async def run_agent(folder: Path, *arguments: str) -> str:
+    agent = script("agent", folder, *arguments)
+    try:
+        assert await agent.ended() == 0, agent.log
+    finally:
+        agent.end()
+    return agent.out
+
+
+async def ready(page: Page) -> str:
+    """Wait until the page is connected, and return its id."""
+    await expect(page.locator("#phase")).to_have_text("Connected", timeout=RECONNECT_MS)
+    return await page.locator("#client-id").inner_text()
+
+
+@pytest.fixture
+async def example(tmp_path: Path, private_nats: NatsServer) -> AsyncIterator[Example]:
+    """The page, connected to a bridge whose gateway can be restarted on the same port."""
+    folder, port = tmp_path / "bridge", free_port()
+    origins = "http://127.0.0.1:*"
+    async with running_bridge(folder, private_nats.url, gateway_port=port, allowed_origins=origins) as bridge:
+        run_file = RunFile(
+            pid=os.getpid(),
+            api_url=bridge.agent_apis[0].url,
+            gateway_url=bridge.gateway_url,
+            nats_url=private_nats.url,
+            jwt_secret=SECRET,
+        )
+        with published(tmp_path, run_file):
+            async with served(tmp_path) as url, open_page(url) as page:
+                await bridge.listed(await ready(page))
+                yield Example(tmp_path, bridge, page)
+
+
+async def test_three_commands_of_the_readme_are_all_it_takes(tmp_path: Path) -> None:
+    ports = {"AGENTBRIDGE_API_PORT": "0", "AGENTBRIDGE_GATEWAY_PORT": "0", "AGENTBRIDGE_DATA_DIR": str(tmp_path)}
+    up = Process("agentbridge", tmp_path / "up", ports, "up").launch()
+    try:
+        await until((tmp_path / "run.json").exists, 30)
+        async with served(tmp_path) as url, open_page(url) as page:
+            client_id = await ready(page)
+            said = await run_agent(tmp_path, "--via", "http")
+            await expect(page.locator("#todos .title")).to_have_text(DRIVEN)
+            await expect(page.locator("#todos input:checked + .title")).to_have_text(["Buy oat milk"])
+            await expect(page.locator("#driver")).to_have_text("todo-agent")
+            assert client_id in said
+            assert "[x] Buy oat milk" in said
+
+            said = await run_agent(tmp_path, "--via", "nats")
+            await expect(page.locator("#todos .title")).to_have_text(DRIVEN * 2)
+            assert "todo.completed: Buy oat milk (by todo-agent)" in said
+            assert "todo.added: Water the plants (by todo-agent)" in said
+        assert await up.terminate() == 0
+    finally:
+        up.end()
+
+
+async def test_what_a_person_does_an_agent_sees(example: Example) -> None:
+    page, client_id = example.page, await example.client_id()
+    for title in ("Buy eggs", "Sweep the yard", "Sleep"):
+        await page.get_by_label("What needs doing?").fill(title)
+        await page.get_by_role("button", name="Add").click()
+    await page.get_by_label("Buy eggs", exact=True).check()
+    await page.get_by_label("Remove Sleep").click()
+    await page.get_by_label("Sweep the yard", exact=True).check()
+    await page.get_by_label("Buy eggs", exact=True).uncheck()
+    await page.get_by_role("button", name="Clear completed").click()
+
+    answer = await example.bridge.call(client_id, "listTodos")
+
+    assert answer.json()["result"] == [{"id": "1", "title": "Buy eggs", "done": False, "by": "person"}]
+    await expect(page.locator("#count")).to_have_text("1 of 1 to do")
+
+
+async def test_list_outlives_a_reload_but_the_client_does_not(example: Example) -> None:
+    before = await example.client_id()
+    await example.bridge.call(before, "addTodo", {"title": "Buy eggs"})
+
+    await example.page.reload()
+
+    after = await ready(example.page)
+    assert after != before
+    await expect(example.page.locator("#todos .title")).to_have_text(["Buy eggs"])
+    await example.bridge.listed(after)
+
+
+async def test_event_of_the_page_is_seen_on_nats(example: Example) -> None:
+    client_id = await example.client_id()
+    async with await nats.connect(example.bridge.nats_url) as client:
+        events = await client.subscribe("agentbridge.default.event.>")
+        await client.flush()
+        await example.page.get_by_label("What needs doing?").fill("Buy eggs")
+        await example.page.get_by_label("What needs doing?").press("Enter")
+        seen = await events.next_msg(timeout=5)
+
+    assert seen.subject == f"agentbridge.default.event.{client_id}.todo%2Eadded"
+    event = json.loads(seen.data)
+    assert event["event"] == "todo.added"
+    assert (event["user"], event["app"], event["source"]) == ("ann", "todo", "todos")
+    assert event["data"] == {"id": "1", "title": "Buy eggs", "done": False, "by": "person"}
+
+
+async def test_error_of_the_page_reaches_the_agent_in_its_own_words(example: Example) -> None:
+    answer = await example.bridge.call(await example.client_id(), "completeTodo", {"id": "99"})
+
+    assert answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+    assert answer.json()["message"] == 'there is no to-do "99"; list them to see the ids'
+    assert answer.json()["details"] == {"code": "no_such_todo"}
+    await expect(example.page.locator("#commands .status")).to_have_text(["failed"])
+
+
+async def test_person_answers_what_an_agent_asks(example: Example) -> None:
+    call = example.bridge.call(await example.client_id(), "askPerson", {"question": "Is it raining?"})
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(call)
+        await expect(example.page.get_by_role("dialog")).to_contain_text("agent-1 asks: Is it raining?")
+        await example.page.get_by_role("button", name="Yes").click()
+
+    assert asking.result().json()["result"] == {"answer": "yes"}
+
+
+async def test_question_goes_away_with_the_agent_that_asked_it(example: Example) -> None:
+    call = example.bridge.call(await example.client_id(), "askPerson", {"question": "Is it raining?"})
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(call)
+        await expect(example.page.get_by_role("dialog")).to_be_visible()
+        asking.cancel()
+
+    await expect(example.page.get_by_role("dialog")).to_be_hidden()
+    await expect(example.page.locator("#commands .status")).to_have_text(["cancelled"])
+
+
+async def test_page_comes_back_after_a_restart_of_the_gateway_with_what_it_had_to_tell(example: Example) -> None:
+    page, gateway = example.page, example.bridge.gateways[0]
+    async with await nats.connect(example.bridge.nats_url) as client:
+        events = await client.subscribe("agentbridge.default.event.>")
+        await client.flush()
+        assert await gateway.terminate() == 0
+        await expect(page.locator("#phase")).not_to_have_text("Connected")
+        await page.get_by_label("What needs doing?").fill("Written offline")
+        await page.get_by_role("button", name="Add").click()
+        await gateway.start()
+        after = await ready(page)
+        seen = json.loads((await events.next_msg(timeout=5)).data)
+
+    assert (seen["clientId"], seen["data"]["title"]) == (after, "Written offline")
+    await example.bridge.listed(after)
+    assert (await example.bridge.call(after, "listTodos")).json()["result"][0]["title"] == "Written offline"
+
+
+async def test_page_that_is_refused_says_why_and_stays_away(tmp_path: Path, bridge_for_pages: Bridge) -> None:
+    arguments = ("--gateway", bridge_for_pages.gateway_url, "--token", agent_token())
+    async with served(tmp_path, *arguments) as url, open_page(url) as page:
+        await expect(page.locator("#phase")).to_have_text("Disconnected")
+        await expect(page.locator("#reason")).to_have_text("an application needs a token with the role app")
+        await expect(page.get_by_role("button", name="Connect now")).to_be_visible()
+
+
+@pytest.fixture
+async def bridge_for_pages(tmp_path: Path, private_nats: NatsServer) -> AsyncIterator[Bridge]:
+    folder = tmp_path / "bridge"
+    async with running_bridge(folder, private_nats.url, agent_apis=0, registries=0, allowed_origins="*") as bridge:
+        yield bridge
+
+
+async def test_token_is_given_to_the_page_alone(example: Example) -> None:
+    url = example.page.url
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        session = await client.get("/session.json")
+        rebound = await client.get("/session.json", headers={"Host": "evil.example"})
+        files = [await client.get(path) for path in ("/", "/app.js", "/agentbridge.js")]
+
+    token = session.json()["token"]
+    assert session.headers["Cache-Control"] == "no-store"
+    assert "Access-Control-Allow-Origin" not in session.headers
+    assert rebound.status_code == httpx.codes.FORBIDDEN
+    assert not any(token in text for text in (url, rebound.text, *(file.text for file in files)))
+
+
+async def test_agent_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
+    for name in ("agent", "serve"):
+        process = script(name, tmp_path)
+        assert await process.ended() == 1
+        assert process.log.startswith(f"{name}: no bridge runs here: start `agentbridge up`")
+        assert len(process.log.splitlines()) == 1
