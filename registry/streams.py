@@ -31,8 +31,9 @@ _NOT_CLUSTERED = 10074
 _REQUESTS = (  # what is asked and answered on NATS, and must not be stored: a stream's PubAck would be the first answer
     subjects.ALL_COMMANDS,
     subjects.ALL_REGISTRY_REQUESTS,
-    f"{subjects.ROOT}._gateway.>",
-    f"{subjects.ROOT}._registry.>",
+    f"{subjects.ROOT}._gateway.*.*",
+    f"{subjects.ROOT}._registry.*",
+    f"{subjects.ROOT}._registry.peer.*",
 )
 _RELIED_ON = ("num_replicas", "allow_msg_ttl", "allow_direct", "max_msgs_per_subject", "discard")
 
