@@ -160,6 +160,8 @@ class Watch:
         return event if self._connection.unbroken_seconds() >= EVIDENCE_AFTER_SECONDS else Event.BLIND
 
     async def _nats_answers(self) -> bool:
+        if not self._connection.connected:
+            return False
         try:
             await self._connection.client.rtt(PROOF_SECONDS)  # type: ignore[arg-type]  # it takes fractions
         except (nats.errors.Error, TimeoutError):

@@ -86,11 +86,14 @@ class Listing:
         reached = self._expected is not None and self._delivered >= self._expected
         self.complete = self.complete or reached or place.pending == 0
 
-    def heartbeat(self, last_consumer_sequence: int) -> None:
-        """Note what the server has delivered in all; messages lost at the end show only here."""
+    def heartbeat(self, last_consumer_sequence: int, *, idle: bool) -> None:
+        """Note what the server has delivered in all; messages lost at the end show only here.
+
+        An idle server has nothing left to deliver, whatever it announced; one that waits for flow control has.
+        """
         if last_consumer_sequence > self._delivered:
             self.broken = "a message was missed"
-        elif self._expected is not None:
+        elif idle and self._expected is not None:
             self.complete = True
 
 
@@ -217,12 +220,12 @@ class Mirror:
 
     def _control(self, listing: Listing, reply: str, headers: Mapping[str, str]) -> None:
         """Answer flow control, by its own message or by the heartbeat of a stalled consumer; read the heartbeat."""
-        stalled = reply or headers.get("Nats-Consumer-Stalled")
-        if stalled:
+        waiting = reply or headers.get("Nats-Consumer-Stalled")
+        if waiting:
             with contextlib.suppress(Unavailable):
-                self._connection.publish_now(stalled, b"")
+                self._connection.publish_now(waiting, b"")
         if "Nats-Last-Consumer" in headers:
-            listing.heartbeat(int(headers["Nats-Last-Consumer"]))
+            listing.heartbeat(int(headers["Nats-Last-Consumer"]), idle=not waiting)
 
     def _end_listing(self, listing: Listing) -> None:
         if listing.broken:

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 import msgspec
 import nats
 from nats.aio.client import Client as NatsClient
+from nats.js.api import StorageType
 from support.kv import make_bucket, put, record
 from support.nats_server import NatsServer
 from support.settings import settings_for
 from support.wait import until
 
 from protocol import subjects
+from protocol.records import ClientRecord
 from protocol.runtime.mirror import STREAM, Mirror
 from protocol.runtime.nats import connect
 from protocol.runtime.settings import Settings
@@ -29,7 +31,7 @@ async def mirror_of(url: str) -> AsyncIterator[Mirror]:
 
 @contextlib.asynccontextmanager
 async def client_of(url: str) -> AsyncIterator[NatsClient]:
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0)  # type: ignore[arg-type]
+    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0)
     try:
         yield client
     finally:
@@ -90,34 +92,35 @@ async def test_malformed_record_is_left_out(nats_url: str) -> None:
 
 
 async def test_restart_of_the_server_leaves_the_mirror_full_and_following(private_nats: NatsServer) -> None:
-    async with client_of(private_nats.url) as client:
-        bucket = await make_bucket(client.jetstream())
-        await put(bucket, record("a"))
-        async with mirror_of(private_nats.url) as mirror:
-            await asyncio.wait_for(mirror.filled.wait(), 5)
-            private_nats.kill()
-            await private_nats.start()
-            assert ids(mirror) == {"a"}
-            await until(lambda: client.is_connected)
-            await put(bucket, record("b"))
+    await fill(private_nats.url, record("a"))
+    async with mirror_of(private_nats.url) as mirror:
+        await asyncio.wait_for(mirror.filled.wait(), 5)
+        private_nats.kill()
+        await private_nats.start()
+        assert ids(mirror) == {"a"}
+        async with client_of(private_nats.url) as client:
+            await put(await client.jetstream().key_value(subjects.CLIENTS_BUCKET), record("b"))
             await until(lambda: ids(mirror) == {"a", "b"})
 
 
 async def test_server_that_returns_with_an_empty_store_is_believed(private_nats: NatsServer) -> None:
-    async with client_of(private_nats.url) as client:
-        bucket = await make_bucket(client.jetstream())
-        await put(bucket, record("a", revision=7), record("b"), record("c"))
-        async with mirror_of(private_nats.url) as mirror:
-            await asyncio.wait_for(mirror.filled.wait(), 5)
-            private_nats.kill()
-            private_nats.wipe()
-            await private_nats.start()
-            await until(lambda: client.is_connected)
-            await put(await make_bucket(client.jetstream()), record("a", revision=1))
-            await until(lambda: ids(mirror) == {"a"})
-            known = mirror.get("default", "a")
-            assert known is not None
-            assert known.record.revision == 1
+    await fill(private_nats.url, record("a", revision=7), record("b"), record("c"))
+    async with mirror_of(private_nats.url) as mirror:
+        await asyncio.wait_for(mirror.filled.wait(), 5)
+        private_nats.kill()
+        private_nats.wipe()
+        await private_nats.start()
+        assert ids(mirror) == {"a", "b", "c"}
+        await fill(private_nats.url, record("a", revision=1))
+        await until(lambda: ids(mirror) == {"a"})
+        known = mirror.get("default", "a")
+        assert known is not None
+        assert known.record.revision == 1
+
+
+async def fill(url: str, *records: ClientRecord) -> None:
+    async with client_of(url) as client:
+        await put(await make_bucket(client.jetstream(), StorageType.FILE), *records)
 
 
 async def test_consumer_that_is_deleted_is_replaced(nats_url: str) -> None:

@@ -18,7 +18,7 @@ PAGE_RECORDS = 100
 
 
 class FakeGateway:
-    """A gateway with the given id. `records` is what it holds, `number` its last report; both are the test's to bend."""
+    """A gateway. `records` is what it holds, `number` its last report; both are the test's to bend."""
 
     def __init__(self, gateway_id: str, client: NatsClient) -> None:
         self.gateway_id = gateway_id
@@ -100,7 +100,7 @@ class FakeGateway:
 @contextlib.asynccontextmanager
 async def fake_gateway(url: str, gateway_id: str = "gw-1") -> AsyncIterator[FakeGateway]:
     """Run a simulated gateway on a connection of its own."""
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0)  # type: ignore[arg-type]
+    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0)
     try:
         gateway = FakeGateway(gateway_id, client)
         await gateway.serve()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from nats.js.api import KeyValueConfig
+from nats.js.api import KeyValueConfig, StorageType
 from nats.js.client import JetStreamContext
 from nats.js.kv import KeyValue
 
@@ -23,9 +23,9 @@ def record(client_id: str = "c1", *, capabilities: bytes = b"[]", **fields: Any)
     return ClientRecord(client_id=client_id, capabilities=msgspec.Raw(capabilities), **(known | fields))
 
 
-async def make_bucket(jetstream: JetStreamContext) -> KeyValue:
-    """Make the clients bucket without a registry."""
-    return await jetstream.create_key_value(KeyValueConfig(bucket=subjects.CLIENTS_BUCKET))
+async def make_bucket(jetstream: JetStreamContext, storage: StorageType = StorageType.MEMORY) -> KeyValue:
+    """Make the clients bucket without a registry; a file store made right after its namesake's end finds remains."""
+    return await jetstream.create_key_value(KeyValueConfig(bucket=subjects.CLIENTS_BUCKET, storage=storage))
 
 
 async def put(bucket: KeyValue, *records: ClientRecord) -> None:

@@ -1,0 +1,113 @@
+"""The registry's view of a gateway's life, by events and a fake clock."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.liveness import FORGET_SECONDS, GONE_SECONDS, SILENCES, Effect, Event, IllegalEvent, Liveness, State
+
+NO_ANSWER = (Event.NO_RESPONDERS, Event.SILENCE)
+Told = list[tuple[Event, float]]
+
+
+def after(*told: tuple[Event, float]) -> tuple[Liveness, list[Effect]]:
+    liveness = Liveness()
+    effects = [liveness.handle(event, now) for event, now in told]
+    return liveness, [effect for effect in effects if effect]
+
+
+def suspect(now: float = 0.0) -> Told:
+    return [(Event.SILENCE, now)] * SILENCES
+
+
+def test_two_no_responders_far_enough_apart_make_a_suspect() -> None:
+    liveness, effects = after((Event.NO_RESPONDERS, 0), (Event.NO_RESPONDERS, GONE_SECONDS))
+    assert (liveness.state, effects) == (State.SUSPECT, [Effect.ASK_PEERS])
+
+
+def test_no_responders_in_quick_succession_prove_nothing() -> None:
+    liveness, effects = after(*[(Event.NO_RESPONDERS, tenth / 10) for tenth in range(15)])
+    assert (liveness.state, effects) == (State.DOUBTED, [])
+
+
+def test_three_silences_make_a_suspect() -> None:
+    assert after(*suspect())[1] == [Effect.ASK_PEERS]
+    assert after(*suspect()[:-1])[1] == []
+
+
+@pytest.mark.parametrize("relief", [Event.PONG, Event.BLIND])
+def test_doubt_begins_anew_after(relief: Event) -> None:
+    told = [(Event.NO_RESPONDERS, 0.0), (Event.SILENCE, 0.5), (Event.SILENCE, 1.0), (relief, 1.2)]
+    liveness, effects = after(*told, (Event.SILENCE, 1.5), (Event.NO_RESPONDERS, 1.6))
+    assert (liveness.state, effects) == (State.DOUBTED, [])
+
+
+def test_suspect_without_a_veto_is_withdrawn() -> None:
+    liveness, effects = after(*suspect(), (Event.NO_VETO, 0.2))
+    assert (liveness.state, effects) == (State.LOST, [Effect.ASK_PEERS, Effect.WITHDRAW])
+
+
+def test_suspect_that_answers_is_synced() -> None:
+    liveness, effects = after(*suspect(), (Event.PONG, 0.2))
+    assert (liveness.state, effects) == (State.TRUSTED, [Effect.ASK_PEERS, Effect.SYNC])
+
+
+def test_veto_calls_for_new_evidence_and_for_a_sync_once_it_answers() -> None:
+    vouched = [*suspect(), (Event.VETO, 0.2)]
+    assert after(*vouched)[0].state is State.VOUCHED
+    assert after(*vouched, *suspect(1.0))[1] == [Effect.ASK_PEERS, Effect.ASK_PEERS]
+    assert after(*vouched, (Event.PONG, 0.5))[1] == [Effect.ASK_PEERS, Effect.SYNC]
+
+
+def test_suspect_is_spared_when_nats_goes_away() -> None:
+    liveness, effects = after(*suspect(), (Event.BLIND, 0.2))
+    assert (liveness.state, effects) == (State.VOUCHED, [Effect.ASK_PEERS])
+
+
+def test_lost_gateway_that_returns_is_synced() -> None:
+    liveness, effects = after(*suspect(), (Event.NO_VETO, 0.2), (Event.PONG, 30))
+    assert (liveness.state, effects[-1]) == (State.TRUSTED, Effect.SYNC)
+
+
+def test_lost_gateway_is_forgotten_after_a_while() -> None:
+    told = [*suspect(), (Event.NO_VETO, 0.2), *suspect(FORGET_SECONDS), (Event.NO_VETO, FORGET_SECONDS + 0.2)]
+    liveness, effects = after(*told)
+    assert (liveness.state, effects[-1]) == (State.FORGOTTEN, Effect.FORGET)
+
+
+def test_gateway_lost_twice_is_not_forgotten_for_the_first_time() -> None:
+    told = [*suspect(), (Event.NO_VETO, 0.2), (Event.PONG, 50.0), *suspect(FORGET_SECONDS), (Event.NO_VETO, 60.2)]
+    assert after(*told)[0].state is State.LOST
+
+
+@pytest.mark.parametrize("event", [Event.VETO, Event.NO_VETO])
+def test_verdict_that_nobody_asked_for_is_refused_and_changes_nothing(event: Event) -> None:
+    liveness, _ = after((Event.SILENCE, 0), (Event.SILENCE, 0))
+    with pytest.raises(IllegalEvent):
+        liveness.handle(event, 0)
+    assert liveness.handle(Event.SILENCE, 0) is Effect.ASK_PEERS
+
+
+@given(st.lists(st.tuples(st.sampled_from(Event), st.floats(0.01, 2)), max_size=60))
+def test_whatever_happens_clients_are_withdrawn_only_on_enough_evidence(steps: list[tuple[Event, float]]) -> None:
+    liveness, now = Liveness(), 0.0
+    evidence: Told = []
+    for event, passed in steps:
+        now += passed
+        before = liveness.state
+        try:
+            effect = liveness.handle(event, now)
+        except IllegalEvent:
+            assert liveness.state is before
+            continue
+        if effect is Effect.ASK_PEERS:
+            assert is_enough([*evidence, (event, now)])
+        assert (effect in (Effect.WITHDRAW, Effect.FORGET)) == (event is Event.NO_VETO)
+        assert (effect is Effect.SYNC) == (event is Event.PONG and before not in (State.TRUSTED, State.DOUBTED))
+        evidence = [*evidence, (event, now)] if event in NO_ANSWER else []
+
+
+def is_enough(evidence: Told) -> bool:
+    gone = [now for event, now in evidence if event is Event.NO_RESPONDERS]
+    silences = len(evidence) - len(gone)
+    return silences >= SILENCES or (len(gone) >= 2 and gone[-1] - gone[0] >= GONE_SECONDS)
