@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def build(command: CommandEndpoint, directory: Directory, health: Health, origins: Origins) -> ASGIApp:
     """Return the whole application."""
-    return Cors(Front(command, _ordinary_routes(command, directory, health)), origins)
+    return Cors(Front(command, ordinary_routes(command, directory, health)), origins)
 
 
 class Front:
@@ -73,7 +73,8 @@ class Cors(CORSMiddleware):
         return self._origins.allows(origin)
 
 
-def _ordinary_routes(command: CommandEndpoint, directory: Directory, health: Health) -> Application:
+def ordinary_routes(command: CommandEndpoint, directory: Directory, health: Health) -> Application:
+    """Return the application without what stands before and around it."""
     app = Application()
     app.add_api_route("/api/capabilities", directory.capabilities, **contract.CAPABILITIES)
     app.add_api_route("/api/clients", directory.clients, **contract.CLIENTS)

@@ -1,0 +1,137 @@
+"""The OpenAPI document against the application and the types that it describes."""
+
+import asyncio
+import json
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+from starlette.routing import Route
+from support.settings import settings_for
+
+from agent_api.app import ordinary_routes
+from agent_api.bodies import CommandResult, read_order
+from agent_api.command import CommandEndpoint
+from agent_api.contract import SCHEMAS
+from agent_api.health import Health
+from agent_api.intake import Intake
+from agent_api.openapi import Application
+from agent_api.problems import Problem, answer_of
+from agent_api.routes import Directory
+from agent_api.settings import ApiSettings
+from protocol.errors import BY_CODE, BridgeError, Code
+from protocol.records import ClientRecord
+from protocol.runtime.auth import Verifier
+
+UNDESCRIBED = {"/openapi.json", "/docs", "/docs/start.js"}
+
+
+@pytest.fixture
+async def application() -> Application:
+    """The routes, put together from parts that nobody calls."""
+    settings = settings_for(ApiSettings)
+    unused: Any = None
+    command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused, unused)
+    return ordinary_routes(command, Directory(unused, unused, unused), Health(unused, asyncio.Event(), Intake()))
+
+
+@pytest.fixture
+def document(application: Application) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(json.dumps(application.openapi()))
+    return described
+
+
+def test_every_route_is_described_and_no_other(application: Application, document: dict[str, Any]) -> None:
+    served = {
+        (route.path, method.lower())
+        for route in application.routes
+        if isinstance(route, Route) and route.path not in UNDESCRIBED
+        for method in route.methods or ()
+    }
+    described = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert described == served
+
+
+def test_everything_below_api_asks_for_a_token(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            assert ("security" in operation) == path.startswith("/api/"), path
+            if "security" in operation:
+                assert {"401", "403"} <= set(operation["responses"])
+
+
+def test_schemas_are_sound_and_references_lead_somewhere(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name in schemas:
+        jsonschema_rs.meta.validate(schemas[name])
+    assert references(document) == {f"#/components/schemas/{name}" for name in schemas}
+
+
+def test_command_describes_every_code(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/api/command"]["post"]["responses"]
+    described = " ".join(response["description"] for response in responses.values())
+    assert all(f"`{code.value}`" in described for code in Code if code is not Code.INVALID_FRAME)
+
+
+@pytest.mark.parametrize("kind", BY_CODE.values())
+def test_refusals_are_as_described(document: dict[str, Any], kind: type[BridgeError]) -> None:
+    answer = answer_of(kind("why", details={"a": 1}), "r-1")
+    validator(document, "Problem").validate(json.loads(answer.body))
+
+
+def test_answers_are_as_described(document: dict[str, Any]) -> None:
+    result = CommandResult(request_id="r", client_id="c1", result=msgspec.Raw(b"[1]"), duration_ms=3)
+    validator(document, "CommandResult").validate(json.loads(msgspec.json.encode(result)))
+    record = ClientRecord(
+        client_id="c1",
+        tenant="default",
+        gateway_id="g",
+        principal="ann",
+        capabilities=msgspec.Raw(b'[{"type": "function", "name": "f"}]'),
+        revision=1,
+        connected_at="2026-01-01T00:00:00.000Z",
+    )
+    validator(document, "ClientRecord").validate(json.loads(msgspec.json.encode(record)))
+
+
+def test_described_example_is_accepted(document: dict[str, Any]) -> None:
+    example = SCHEMAS["CommandBody"]["example"]
+    validator(document, "CommandBody").validate(example)
+    assert read_order(json.dumps(example).encode(), 1, 10_000).command.target == "addTodo"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"command": {}},
+        {"command": {"target": ""}},
+        {"command": {"target": "f", "parameters": []}},
+        {"command": {"target": "f", "timeoutMs": 0}},
+        {"command": {"target": "f"}, "timeoutMs": -1},
+        {"command": {"target": "f"}, "any": True},
+        {"command": {"target": "f", "requestId": ""}},
+    ],
+)
+def test_what_is_refused_is_described_as_wrong(document: dict[str, Any], body: dict[str, Any]) -> None:
+    assert not validator(document, "CommandBody").is_valid(body)
+    with pytest.raises(BridgeError):
+        read_order(json.dumps(body).encode(), 1, 1)
+
+
+def test_problem_has_the_documented_fields_alone() -> None:
+    names = [field.encode_name for field in msgspec.structs.fields(Problem)]
+    assert names == ["error", "code", "message", "retryable", "requestId", "details"]
+
+
+def validator(document: dict[str, Any], name: str) -> Any:
+    components = {"components": document["components"]}
+    return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", **components})
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if "$ref" in value else set()
+        return own.union(*(references(inner) for inner in value.values()))
+    return set().union(*(references(inner) for inner in value)) if isinstance(value, list) else set()

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from agent_api.problems import HttpFault, answer_of
+from protocol.errors import MEANINGS, ClientNotFound, Code, CommandFailed, Overloaded, PayloadTooLarge, Unauthenticated
+
+
+def test_refusal_has_the_tables_status_and_phrase() -> None:
+    answer = answer_of(CommandFailed("the list is full", details={"code": "FULL"}), "r-1")
+    assert answer.status == MEANINGS[Code.COMMAND_FAILED].http_status
+    assert json.loads(answer.body) == {
+        "error": "Command failed",
+        "code": "command_failed",
+        "message": "the list is full",
+        "retryable": False,
+        "requestId": "r-1",
+        "details": {"code": "FULL"},
+    }
+
+
+def test_retryable_is_written_out_and_what_is_absent_left_out() -> None:
+    assert json.loads(answer_of(ClientNotFound()).body) == {
+        "error": "Client not found",
+        "code": "client_not_found",
+        "message": "no connected client with this id",
+        "retryable": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "header"),
+    [
+        (Unauthenticated("who?"), (b"www-authenticate", b"Bearer")),
+        (Overloaded("too many"), (b"retry-after", b"1")),
+    ],
+)
+def test_code_brings_its_header(error: Unauthenticated | Overloaded, header: tuple[bytes, bytes]) -> None:
+    assert answer_of(error).headers == (header,)
+
+
+def test_fault_of_http_keeps_its_own_status() -> None:
+    answer = answer_of(HttpFault(415, "JSON, please"))
+    assert answer.status == 415
+    assert json.loads(answer.body)["error"] == "Unsupported media type"
+    assert json.loads(answer.body)["code"] == "invalid_request"
+
+
+def test_body_too_large_to_read_ends_the_connection() -> None:
+    assert answer_of(PayloadTooLarge("too much")).close
+    assert not answer_of(ClientNotFound()).close
