@@ -1,8 +1,8 @@
 """A simulated gateway: answers `ping` and `sync` for the records that the test gives it, and reports as it is told."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import msgspec
 import nats
@@ -98,9 +98,9 @@ class FakeGateway:
 
 
 @contextlib.asynccontextmanager
-async def fake_gateway(url: str, gateway_id: str = "gw-1") -> AsyncIterator[FakeGateway]:
-    """Run a simulated gateway on a connection of its own."""
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0)
+async def fake_gateway(url: str, gateway_id: str = "gw-1", **options: Any) -> AsyncIterator[FakeGateway]:
+    """Run a simulated gateway on a connection of its own, whose `options` these are."""
+    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0, **options)
     try:
         gateway = FakeGateway(gateway_id, client)
         await gateway.serve()
@@ -108,12 +108,3 @@ async def fake_gateway(url: str, gateway_id: str = "gw-1") -> AsyncIterator[Fake
     finally:
         if not client.is_closed:
             await client.close()
-
-
-async def mute_until_pinged(gateway: FakeGateway) -> None:
-    """Fall silent as a frozen process does: its subscriptions stay, its answers do not come."""
-    gateway.mute = True
-    seen = gateway.pings
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        while gateway.pings == seen:
-            await asyncio.sleep(0.01)
