@@ -16,7 +16,7 @@ from gateway.sessions import LiveSession, Sessions
 from gateway.thaw import Thaw
 from protocol import codec
 from protocol.access import Principal, require, require_agent
-from protocol.errors import BridgeError, DeadlineExceeded, Internal, Overloaded, Unavailable
+from protocol.errors import BridgeError, DeadlineExceeded, Internal, Overloaded, PayloadTooLarge, Unavailable
 from protocol.ids import new_request_id
 from protocol.messages import (
     AUTHORIZATION_HEADER,
@@ -37,6 +37,7 @@ from protocol.subjects import is_safe_reply
 
 PAST_DEADLINE_SECONDS = 2.0
 MAX_VERIFYING = 256
+MAX_OUTCOMES_BYTES = 512 * 1024
 THAW_TICK_SECONDS = 0.25
 THAW_SETTLE_SECONDS = 0.05
 
@@ -124,15 +125,18 @@ class Commands:
         require(principal, session.core.view)
         core, now = session.core, self._loop.time()
         token = bearer(_header(msg, AUTHORIZATION_HEADER))
-        answer = ProbeResponse([], [], [])
+        answer, size = ProbeResponse([], [], []), 0
         for request_id in probe.request_ids:
             outcome = self._sessions.outcomes.get((core.client_id, principal.sub, request_id), now)
             if core.is_in_flight(principal, request_id) or (core.client_id, token, request_id) in self._verifying:
                 answer.in_flight.append(request_id)
-            elif outcome is not None:
-                answer.outcomes.append(msgspec.Raw(outcome))
-            else:
+            elif outcome is None:
                 answer.unknown.append(request_id)
+            elif size == 0 or size + len(outcome) <= MAX_OUTCOMES_BYTES:
+                answer.outcomes.append(msgspec.Raw(outcome))
+                size += len(outcome)
+            else:
+                answer.in_flight.append(request_id)  # its outcome goes with the next probe
         self._reply(msg, codec.encode(answer))
 
     # --- tokens that need a look at the key set ---
@@ -205,8 +209,8 @@ class Commands:
             return
         try:
             self._connection.publish_now(msg.reply, body, headers=headers)
-        except Unavailable:
-            log.info("could not answer on %s: NATS is away", msg.subject)
+        except (Unavailable, PayloadTooLarge) as exc:
+            log.info("could not answer on %s: %s", msg.subject, exc.message)
 
 
 def _request_id(operation: Operation) -> str:

@@ -26,6 +26,7 @@ RETRY_SECONDS = 0.25
 REPORT_TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024
 MAX_REPORT_CHANGES = 500
+ENVELOPE_BYTES = 512
 MAX_PAGE_BYTES = 512 * 1024
 
 log = logging.getLogger(__name__)
@@ -108,17 +109,18 @@ class Reporter:
         records: list[ClientRecord] = []
         removals: list[Removal] = []
         size = 0
-        while self._changed and size < MAX_REPORT_BYTES and len(records) + len(removals) < MAX_REPORT_CHANGES:
+        while self._changed and len(records) + len(removals) < MAX_REPORT_CHANGES:
             key, change = next(iter(self._changed.items()))
+            size += _size(change)
+            if records and size > MAX_REPORT_BYTES:
+                break
             del self._changed[key]
             if isinstance(change, Removal):
                 removals.append(change)
                 self._cover(key, None)
             else:
-                record = change.record()
-                records.append(record)
-                size += len(memoryview(record.capabilities)) + 512
-                self._cover(key, record.revision)
+                records.append(change.record())
+                self._cover(key, change.core.revision)
         self._number += 1
         return codec.encode(Report(self._gateway_id, self._number, records, removals))
 
@@ -141,12 +143,21 @@ class Reporter:
     async def _acknowledged(self, report: bytes, number: int) -> bool:
         try:
             reply = await self._connection.request(subjects.REGISTRY_REPORT, report, REPORT_TIMEOUT_SECONDS)
-            return codec.decode(_ack_decoder, reply.data).number == number
         except (TimeoutError, nats.errors.NoRespondersError, Unavailable):
             log.debug("the registry did not answer report %d", number)
+            return False
+        try:
+            return codec.decode(_ack_decoder, reply.data).number == number
         except BridgeError:
             log.debug("the registry refused report %d: %s", number, _why(reply.data))
-        return False
+            return False
+
+
+def _size(change: LiveSession | Removal) -> int:
+    """Return about how many bytes a change takes in a report."""
+    if isinstance(change, Removal):
+        return ENVELOPE_BYTES
+    return len(memoryview(change.core.contract.capabilities.raw)) + ENVELOPE_BYTES
 
 
 def _why(data: bytes) -> str:
