@@ -26,7 +26,6 @@ RETRY_SECONDS = 0.25
 REPORT_TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024
 MAX_REPORT_CHANGES = 500
-ENVELOPE_BYTES = 512
 MAX_PAGE_BYTES = 512 * 1024
 
 log = logging.getLogger(__name__)
@@ -154,10 +153,8 @@ class Reporter:
 
 
 def _size(change: LiveSession | Removal) -> int:
-    """Return about how many bytes a change takes in a report."""
-    if isinstance(change, Removal):
-        return ENVELOPE_BYTES
-    return len(memoryview(change.core.contract.capabilities.raw)) + ENVELOPE_BYTES
+    """Return how many bytes a change takes in a report."""
+    return len(codec.encode(change if isinstance(change, Removal) else change.record()))
 
 
 def _why(data: bytes) -> str:
