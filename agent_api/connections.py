@@ -1,6 +1,7 @@
-"""HTTP connections with bounds that uvicorn leaves open: how long a request may take to arrive, how large its head.
+"""HTTP connections with the bounds that uvicorn leaves open.
 
-Without them a stranger could hold memory and files with connections that never finish a request.
+How long a request may take to arrive, how large its head may be, how long an answer may wait to be read: without these
+a stranger could hold memory and files with connections that never get on.
 """
 
 import asyncio
@@ -11,9 +12,10 @@ MAX_HEAD_BYTES = 64 * 1024
 
 
 class HttpConnection(HttpToolsProtocol):
-    """A connection that knows since when it has been waiting for the rest of a request."""
+    """A connection that knows since when it has been waiting for its peer."""
 
     _arriving_since: float | None = None
+    _unread_since: float | None = None
     _head_bytes: int | None = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,6 +47,22 @@ class HttpConnection(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too large.")
 
-    def arriving_seconds(self) -> float:
-        """Return for how long a request has been arriving; 0 where none is."""
-        return 0.0 if self._arriving_since is None else self.loop.time() - self._arriving_since
+    def pause_writing(self) -> None:
+        """Note that the peer does not read."""
+        super().pause_writing()
+        self._unread_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Note that the peer reads again."""
+        super().resume_writing()
+        self._unread_since = None
+
+    def close_where_arriving(self, for_seconds: float) -> None:
+        """Close where a request has been arriving for longer; its handler sees the caller gone."""
+        if self._arriving_since is not None and self.loop.time() - self._arriving_since > for_seconds:
+            self.transport.close()
+
+    def abort_where_unread(self, for_seconds: float) -> None:
+        """Abort where an answer has gone unread for longer; only that ends a connection with unwritten bytes."""
+        if self._unread_since is not None and self.loop.time() - self._unread_since > for_seconds:
+            self.transport.abort()

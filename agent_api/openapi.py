@@ -24,7 +24,13 @@ class Application(FastAPI):
     """FastAPI as a router, with a document of our own."""
 
     def __init__(self) -> None:
-        super().__init__(title="AgentBridge agent API", docs_url=None, redoc_url=None, redirect_slashes=False)
+        super().__init__(
+            title="AgentBridge agent API",
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            generate_unique_id_function=lambda route: route.name,
+        )
 
     def openapi(self) -> dict[str, Any]:
         """Return the document; it is made once."""
@@ -35,7 +41,7 @@ class Application(FastAPI):
 
 def _document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=SERVICE_VERSION, description=DESCRIPTION, routes=app.routes)
-    document["paths"][COMMAND_PATH] = {"post": contract.COMMAND}
+    document["paths"] = {COMMAND_PATH: {"post": contract.COMMAND}, **document["paths"]}
     document["components"] = {
         "schemas": _schemas(),
         "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},

@@ -13,7 +13,7 @@ from agent_api.connections import HttpConnection
 from protocol.errors import ConfigurationError
 from protocol.runtime.settings import variable
 
-ARRIVAL_SECONDS = 30
+PEER_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
 SHUTDOWN_SECONDS = 1
 BACKLOG = 2048
@@ -58,7 +58,9 @@ class HttpServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Do once a second, besides uvicorn's own upkeep, what connections cannot do for themselves."""
         if counter % TICKS_A_SECOND == 0:
-            self._close_arriving(ARRIVAL_SECONDS)
+            for connection in self._open_connections():
+                connection.close_where_arriving(PEER_SECONDS)
+                connection.abort_where_unread(PEER_SECONDS)
         return await super().on_tick(counter)
 
     async def run_until_closed(self) -> None:
@@ -79,15 +81,13 @@ class HttpServer(uvicorn.Server):
 
     async def close(self) -> None:
         """Let responses under way end, within bounds, and close every connection."""
-        self._close_arriving(0)
+        for connection in self._open_connections():
+            connection.close_where_arriving(0)
         self.should_exit = True
         await self._ended.wait()
 
-    def _close_arriving(self, for_seconds: float) -> None:
-        """Close connections whose request has been arriving for so long; its handler sees the caller gone."""
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, HttpConnection) and connection.arriving_seconds() > for_seconds:
-                connection.transport.close()
+    def _open_connections(self) -> list[HttpConnection]:
+        return [each for each in self.server_state.connections if isinstance(each, HttpConnection)]
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from support.agent_api import GATEWAY, World, function, http_client, listed, running_agent_api, world_at
+from support.browser import open_page
 from support.settings import admin_token, agent_token, app_token
 from support.wait import until
 
@@ -275,6 +276,15 @@ async def test_documentation_needs_no_other_host(http: httpx.AsyncClient) -> Non
     for path in ("docs/start.js", "docs/assets/swagger-ui-bundle.js", "docs/assets/swagger-ui.css"):
         assert path in page.text
         assert (await http.get(f"/{path}")).status_code == 200
+
+
+@pytest.mark.browser
+async def test_documentation_is_shown_by_a_browser(api: AgentApi) -> None:
+    async with open_page(f"{api.url}/docs") as page:
+        await page.locator(".opblock-summary-path", has_text="/api/command").wait_for()
+        loaded = await page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert loaded
+        assert all(url.startswith(api.url) for url in loaded)
 
 
 async def test_openapi_document_is_served_without_a_token(api: AgentApi) -> None:

@@ -122,7 +122,7 @@ async def test_lost_nats_makes_commands_unavailable_and_its_return_mends_them(pr
 async def test_request_that_does_not_arrive_in_time_ends_its_connection(
     nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "ARRIVAL_SECONDS", 0.1)
+    monkeypatch.setattr(server, "PEER_SECONDS", 0.1)
     async with running_agent_api(nats_url) as api, http_client(api) as http:
         silent, half_a_head, half_a_body = [await _connect(api.url) for _ in range(3)]
         half_a_head[1].write(b"POST /api/command HTTP/1.1\r\nhost: x\r\n")
@@ -132,6 +132,24 @@ async def test_request_that_does_not_arrive_in_time_ends_its_connection(
                 assert await reader.read() == b""
                 writer.close()
         assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_answer_that_is_not_read_ends_its_connection(
+    world: World, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PEER_SECONDS", 0.1)
+    await world.hold("c1", lambda message: "x" * 900_000)
+    async with running_agent_api(nats_url) as api:
+        _, writer = await _connect(api.url)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        body = json.dumps(COMMAND).encode()
+        for _ in range(20):
+            writer.write(_head(length=len(body)) + body)
+        async with asyncio.timeout(10):
+            while not writer.transport.is_closing():
+                writer.write(b"\r\n")
+                await asyncio.sleep(0.01)
+        writer.close()
 
 
 async def test_endless_head_ends_its_connection(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +169,16 @@ async def test_endless_head_ends_its_connection(nats_url: str, monkeypatch: pyte
 
 async def test_broken_request_is_refused_and_the_neighbours_served(nats_url: str) -> None:
     async with running_agent_api(nats_url) as api, http_client(api) as http:
-        for broken in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", _head(length=-1), b"GET\r\n\r\n"):
+        both = b"POST /api/command HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n"
+        lines = (
+            b"\x00\x01\x02",
+            b"GET / HTTP/9.9",
+            b"GET",
+            b"GET /\xff HTTP/1.1",
+            b"CONNECT x HTTP/1.1",
+            b"GET x HTTP/1.1",
+        )
+        for broken in (both, _head(length=-1), _head(length=10**30), *(line + b"\r\n\r\n" for line in lines)):
             reader, writer = await _connect(api.url)
             writer.write(broken)
             async with asyncio.timeout(5):
