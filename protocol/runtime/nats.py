@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
+from protocol.runtime.flushes import Flushes
 from protocol.runtime.settings import Settings
 
 MIN_SERVER = (2, 11)
@@ -55,7 +56,7 @@ class Connection:
         self._violations: list[str] = []
         self._started = False
         self._leaving = False
-        self._next_flush: asyncio.Future[None] | None = None
+        self._flushes = Flushes(self._round_trip)
         self._listeners: list[Callable[[], None]] = []
 
     # --- is it there? ---
@@ -144,13 +145,9 @@ class Connection:
         """Return when the server has processed all that was sent before; callers at one time share a round trip.
 
         The library's own flush may overtake a subscription that it has not written yet, so it is done twice.
-        Raises `Unavailable` after five seconds.
+        Raises `Unavailable` where the server goes away, at the latest after some seconds.
         """
-        if self._next_flush is None:
-            self._next_flush = self._loop.create_future()
-            self._next_flush.add_done_callback(lambda future: future.cancelled() or future.exception())
-            self._loop.call_soon(self._start_flush, self._next_flush)
-        await asyncio.shield(self._next_flush)
+        await self._flushes.join()
 
     async def verify_permissions(self) -> None:
         """Raise `ConfigurationError` where the server refused a subscription or publish of this process's start."""
@@ -173,23 +170,9 @@ class Connection:
 
     # --- callbacks of the library ---
 
-    def _start_flush(self, waiter: asyncio.Future[None]) -> None:
-        self._next_flush = None
-        task = self._loop.create_task(self._flush_into(waiter), name="nats flush")
-        waiter.add_done_callback(lambda _: task)  # the waiter keeps its task alive
-
-    async def _flush_into(self, waiter: asyncio.Future[None]) -> None:
-        try:
-            await self.client.flush(FLUSH_TIMEOUT_SECONDS)
-            await self.client.flush(FLUSH_TIMEOUT_SECONDS)
-        except Exception as exc:
-            error = Unavailable("NATS is away; try again in a moment")
-            error.__cause__ = exc
-            if not waiter.done():
-                waiter.set_exception(error)
-        else:
-            if not waiter.done():
-                waiter.set_result(None)
+    async def _round_trip(self) -> None:
+        await self.client.flush(FLUSH_TIMEOUT_SECONDS)
+        await self.client.flush(FLUSH_TIMEOUT_SECONDS)
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
@@ -213,6 +196,7 @@ class Connection:
             self._away_since = self._loop.time()
             self._returned.clear()
             _forget_unsent(self.client)
+            self._flushes.fail()
             if not self._leaving:
                 log.warning("lost NATS; reconnecting")
 

@@ -1,0 +1,63 @@
+"""Flushes that share round trips: whoever asks while one is under way waits for the next, together with all others.
+
+A thousand clients that connect in one second each need to know that their subscription is in place; one round trip
+tells it to hundreds of them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from protocol.errors import Unavailable
+
+
+class Flushes:
+    """Round trips to the server, one at a time. `round_trip` returns when all that was sent before is processed."""
+
+    def __init__(self, round_trip: Callable[[], Awaitable[None]]) -> None:
+        self._round_trip = round_trip
+        self._loop = asyncio.get_running_loop()
+        self._next: list[asyncio.Future[None]] = []
+        self._under_way: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def join(self) -> None:
+        """Wait for a round trip that begins after this call. Raises `Unavailable` where the server goes away."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._next.append(waiter)
+        if self._task is None:
+            self._task = self._loop.create_task(self._run(), name="flush NATS")
+        await waiter
+
+    def fail(self) -> None:
+        """Tell everybody who waits that the server is gone: no answer will come on this connection."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        _settle([*self._under_way, *self._next], _away())
+        self._under_way, self._next = [], []
+
+    async def _run(self) -> None:
+        while self._next:
+            self._under_way, self._next = self._next, []
+            try:
+                await self._round_trip()
+                error = None
+            except Exception as exc:
+                error = _away()
+                error.__cause__ = exc
+            _settle(self._under_way, error)
+        self._under_way, self._task = [], None
+
+
+def _settle(waiters: list[asyncio.Future[None]], error: Unavailable | None) -> None:
+    for waiter in waiters:
+        if waiter.done():  # its caller has gone
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _away() -> Unavailable:
+    return Unavailable("NATS is away; try again in a moment")
