@@ -6,8 +6,11 @@ its expanded size and depth are bounded, patterns run in linear time, and a chec
 refused before it is made. Only the first fault is looked for: collecting all of them took 82 s on a crafted body.
 """
 
+import hashlib
+import re
 from collections import OrderedDict
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import jsonschema_rs
 import msgspec
@@ -18,10 +21,17 @@ from protocol.errors import InvalidFrame, InvalidParameters
 MAX_NODES = 2000
 MAX_DEPTH = 64
 MAX_COMPILED = 4096
-MAX_CHECKS = 2_000_000  # values times schema nodes: some 100 ms at the very worst
+MAX_CHECKS = 2_000_000  # values times the schema's weight: some 300 ms at the very worst
 MAX_SCANNED_BYTES = 16 * 1024 * 1024  # bytes times patterns
+MAX_UNIQUE_LONG_NUMBERS = 500
 MAX_MESSAGE_CHARS = 300
+FLOAT_WEIGHT = 16  # comparing one with a candidate of an `enum` takes a microsecond
+UNEVALUATED_WEIGHT = 16  # these keywords go through their neighbours again for each value
+_UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
 _UNSUPPORTED = ("$dynamicRef", "$recursiveRef")
+_RENAMING = ("$id", "$schema")
+_DRAFT_4 = "draft-04"
+_LONG_NUMBER = re.compile(rb"[0-9]{16}")
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1024 * 1024, dfa_size_limit=1024 * 1024)
 
 
@@ -32,10 +42,11 @@ class _Compiled(Protocol):
 class Checker:
     """A compiled schema, with what is needed to foresee the cost of a check."""
 
-    def __init__(self, compiled: _Compiled, nodes: int, patterns: int) -> None:
+    def __init__(self, compiled: _Compiled, size: "_Expansion") -> None:
         self._compiled = compiled
-        self._nodes = nodes
-        self._patterns = patterns
+        self._weight = size.weight
+        self._patterns = size.patterns
+        self._unique = size.unique
 
     def check(self, parameters: msgspec.Raw) -> None:
         """Raise `InvalidParameters` with the path of the first fault."""
@@ -52,7 +63,11 @@ class Checker:
 
     def _refuse_costly(self, data: bytes) -> None:
         values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
-        if values * self._nodes > MAX_CHECKS or len(data) * self._patterns > MAX_SCANNED_BYTES:
+        if (
+            values * self._weight > MAX_CHECKS
+            or len(data) * self._patterns > MAX_SCANNED_BYTES
+            or (self._unique and values > MAX_UNIQUE_LONG_NUMBERS and _LONG_NUMBER.search(data))
+        ):
             raise InvalidParameters("`parameters`: too large to be checked against this capability's schema")
 
 
@@ -64,7 +79,7 @@ class Schemas:
 
     def checker(self, schema: dict[str, Any] | bool, where: str) -> Checker:
         """Return the checker of a schema. Raises `InvalidFrame` naming `where` for one that is refused."""
-        key = codec.encode(schema)
+        key = hashlib.sha256(codec.encode(schema)).digest()
         checker = self._compiled.get(key)
         if checker is None:
             checker = self._compiled[key] = compile_schema(schema, where)
@@ -82,22 +97,30 @@ def compile_schema(schema: dict[str, Any] | bool, where: str) -> Checker:
         compiled = jsonschema_rs.validator_for(schema, offline=True, pattern_options=_PATTERNS)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
         raise InvalidFrame(f"`{where}`: not a JSON Schema that can be used: {_first_line(exc)}") from exc
-    return Checker(compiled, size.nodes, size.patterns)
+    return Checker(compiled, size)
 
 
 class _Expansion:
-    """Walks a schema as if each reference were replaced by what it names, and stops at the bounds."""
+    """Walks a schema as if each reference were replaced by what it names, and stops at the bounds.
+
+    `weight` foresees what a check costs for each value: the nodes, and the items of lists, which may be an `enum`'s.
+    `unique` tells of `uniqueItems`: whole numbers beyond 2^53 share few hashes there, each is compared with all others.
+    """
 
     def __init__(self, root: Any, where: str) -> None:
         self._root = root
         self._where = where
+        self._renaming = (*_RENAMING, "id") if _is_draft_4(root) else _RENAMING
         self.nodes = 0
         self.patterns = 0
+        self.weight = 0
+        self.unique = False
 
     def visit(self, node: Any, depth: int, references: tuple[str, ...]) -> None:
         if depth > MAX_DEPTH:
             raise self._refusal(f"nested deeper than {MAX_DEPTH}")
         if isinstance(node, list):
+            self.weight += 1 if all(isinstance(item, str) for item in node) else len(node)  # names are looked up
             for item in node:
                 self.visit(item, depth + 1, references)
         elif isinstance(node, dict):
@@ -107,6 +130,8 @@ class _Expansion:
                     self._follow(value, depth, references)
                 else:
                     self.visit(value, depth + 1, references)
+        elif isinstance(node, float):
+            self.weight += FLOAT_WEIGHT
 
     def _count(self, node: dict[str, Any]) -> None:
         self.nodes += 1
@@ -114,9 +139,20 @@ class _Expansion:
             raise self._refusal(f"larger than {MAX_NODES} nodes when its references are followed")
         named = node.get("patternProperties")
         self.patterns += ("pattern" in node) + (len(named) if isinstance(named, dict) else 0)
+        self.weight += UNEVALUATED_WEIGHT if any(keyword in node for keyword in _UNEVALUATED) else 1
+        self.unique = self.unique or bool(node.get("uniqueItems"))
+        self._refuse_unsupported(node)
+
+    def _refuse_unsupported(self, node: dict[str, Any]) -> None:
         for keyword in _UNSUPPORTED:
             if keyword in node:
                 raise self._refusal(f"{keyword} is not supported")
+        if node is self._root:
+            return
+        # Inside a schema with a name of its own, references mean other places than those that this walk follows.
+        for keyword in self._renaming:
+            if isinstance(node.get(keyword), str):
+                raise self._refusal(f"{keyword} is supported at the top only")
 
     def _follow(self, reference: str, depth: int, references: tuple[str, ...]) -> None:
         if reference in references:
@@ -124,11 +160,11 @@ class _Expansion:
         self.visit(self._resolve(reference), depth + 1, (*references, reference))
 
     def _resolve(self, reference: str) -> Any:
-        """Return what a JSON Pointer within this schema names (RFC 6901); other references are refused."""
+        """Return what a JSON Pointer within this schema names (RFC 6901 section 6); other references are refused."""
         if not (reference == "#" or reference.startswith("#/")):
             raise self._refusal("a `$ref` must stay within the schema, as in #/$defs/name")
         node = self._root
-        for part in reference.split("/")[1:]:
+        for part in unquote(reference).split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             try:
                 node = node[int(key)] if isinstance(node, list) else node[key]
@@ -138,6 +174,10 @@ class _Expansion:
 
     def _refusal(self, why: str) -> InvalidFrame:
         return InvalidFrame(f"`{self._where}`: the JSON Schema is refused: {why}")
+
+
+def _is_draft_4(schema: Any) -> bool:
+    return isinstance(schema, dict) and _DRAFT_4 in str(schema.get("$schema"))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,252 @@
+"""Schemas and parameters of strangers: refused where they could hurt, and never expensive."""
+
+import json
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import schemas
+from gateway.schemas import MAX_COMPILED, Schemas, compile_schema
+from protocol.errors import InvalidFrame, InvalidParameters
+
+FAST_SECONDS = 5.0  # without its bound each of these takes from ten seconds to for ever
+MANY = {f"k{number}": 1 for number in range(30_000)}
+
+
+def check(schema: Any, parameters: Any) -> None:
+    body = parameters if isinstance(parameters, bytes) else json.dumps(parameters).encode()
+    compile_schema(schema, "here").check(msgspec.Raw(body))
+
+
+def refusal(schema: Any) -> str:
+    with pytest.raises(InvalidFrame) as caught:
+        compile_schema(schema, "here")
+    assert caught.value.message.startswith("`here`: ")
+    return caught.value.message
+
+
+def complaint(schema: Any, parameters: Any) -> InvalidParameters:
+    with pytest.raises(InvalidParameters) as caught:
+        check(schema, parameters)
+    return caught.value
+
+
+def items(schema: Any) -> Any:
+    return {"properties": {"a": {"items": schema}}}
+
+
+def doubled(levels: int, *, names: str = "d{}", references: str = "#/$defs/d{}") -> dict[str, Any]:
+    """Return definitions of which each names the next one twice."""
+    twice = {names.format(n): {"allOf": [{"$ref": references.format(n + 1)}] * 2} for n in range(levels)}
+    return {**twice, names.format(levels): True}
+
+
+def test_first_fault_is_named_with_its_path() -> None:
+    error = complaint({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": [1, "x"]})
+    assert error.message == '`parameters`: "x" is not of type "integer"'
+    assert error.details == {"path": "/a/1"}
+
+
+def test_sound_parameters_pass() -> None:
+    check({"type": "object", "required": ["a"]}, {"a": None})
+    check(True, {})
+    check({"$ref": "#/$defs/a%20b~1c", "$defs": {"a b/c": {"required": ["x"]}}}, {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"$ref": "file:///etc/passwd"}, "must stay within the schema"),
+        ({"$ref": "http://127.0.0.1:1/schema"}, "must stay within the schema"),
+        ({"$ref": "#name", "$anchor": "name"}, "must stay within the schema"),
+        ({"$ref": "#/$defs/none"}, "names nothing"),
+        ({"$ref": "#/allOf/-1", "allOf": [True]}, "not a JSON Schema"),
+        ({"$ref": "#"}, "leads back to itself"),
+        ({"$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"items": {"$ref": "#/$defs/a"}}}}, "leads back"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/%61"}}}, "leads back to itself"),
+        ({"$dynamicRef": "#x"}, "$dynamicRef is not supported"),
+        ({"$recursiveRef": "#"}, "$recursiveRef is not supported"),
+        ({"type": "nothing"}, "not a JSON Schema"),
+        ({"$schema": "http://127.0.0.1:1/meta"}, "Unknown meta-schema"),
+        ({"pattern": "(?=a)b"}, "not a JSON Schema"),
+        ({"pattern": "(?<!a)b"}, "not a JSON Schema"),
+        ({"pattern": r"(a)\1"}, "not a JSON Schema"),
+        ({"pattern": "((a{100}){100}){100}"}, "not a JSON Schema"),
+        ({"patternProperties": {"(?=a)b": True}}, "not a JSON Schema"),
+        ({"properties": {str(number): {} for number in range(2000)}}, "larger than 2000 nodes"),
+    ],
+)
+def test_schema_is_refused(schema: Any, why: str) -> None:
+    assert why in refusal(schema)
+
+
+@pytest.mark.parametrize("levels", [11, 27, 40])
+def test_doubling_references_are_refused_fast(levels: int) -> None:
+    started = time.perf_counter()
+    assert "the JSON Schema is refused" in refusal({"$ref": "#/$defs/d0", "$defs": doubled(levels)})
+    assert time.perf_counter() - started < FAST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("draft", "keyword"),
+    [
+        ("https://json-schema.org/draft/2020-12/schema", "$id"),
+        ("http://json-schema.org/draft-07/schema#", "$id"),
+        ("http://json-schema.org/draft-04/schema#", "id"),
+    ],
+)
+def test_doubling_references_cannot_hide_behind_a_name_of_their_own(draft: str, keyword: str) -> None:
+    """Inside a named schema, `#/definitions/d0` means the named schema's, which the walk from the root never sees."""
+    definitions = doubled(27, references="#/definitions/d{}")
+    hidden = {keyword: "http://example.com/a", "allOf": [{"$ref": "#/definitions/d0"}], "definitions": definitions}
+    harmless: dict[str, Any] = {f"d{number}": {} for number in range(28)}
+    schema = {"allOf": [{"$ref": "#/definitions/r"}], "definitions": {**harmless, "r": hidden}}
+    assert "at the top only" in refusal({"$schema": draft, **schema})
+
+
+def test_doubling_references_cannot_hide_behind_percent_signs() -> None:
+    harmless = {f"%64{number}": True for number in range(28)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**harmless, **doubled(27, references="#/$defs/%64{}")}}
+    assert "the JSON Schema is refused" in refusal(schema)
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: {"items": inner}, lambda inner: {"anyOf": [inner]}])
+def test_deep_schema_is_refused(wrap: Any) -> None:
+    schema: Any = True
+    for _ in range(70):
+        schema = wrap(schema)
+    assert "nested deeper than 64" in refusal(schema)
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a?){50}$", "(a*)*b", "([ab]|a)*c{20}", r"^(\w+\s?)*$"])
+def test_backtracking_patterns_run_in_linear_time(pattern: str) -> None:
+    started = time.perf_counter()
+    complaint({"properties": {"a": {"pattern": pattern}}}, {"a": "a" * 200_000 + "!"})
+    assert time.perf_counter() - started < FAST_SECONDS
+
+
+def _nested(keyword: str, levels: int) -> Any:
+    return {"type": "string"} if not levels else {keyword: [_nested(keyword, levels - 1)] * 2}
+
+
+def _unevaluated(levels: int) -> Any:
+    return True if not levels else {"unevaluatedProperties": False, "anyOf": [_unevaluated(levels - 1)]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "parameters"),
+    [
+        (items(_nested("anyOf", 9)), {"a": [1] * 100_000}),
+        (items(_nested("oneOf", 9)), {"a": ["x"] * 100_000}),
+        (items({"enum": [number + 0.5 for number in range(50_000)]}), {"a": [49_999.5] * 50_000}),
+        (items({"enum": [[number] for number in range(50_000)]}), {"a": [[49_999]] * 20_000}),
+        (items({"enum": [*map(str, range(50_000)), [1], 49_999]}), {"a": [49_999] * 50_000}),
+        (_unevaluated(31), MANY),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [2**63 + number for number in range(40_000)]}),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [[2**62 + number] for number in range(40_000)]}),
+        ({"patternProperties": {f"(a|b)*{number}": True for number in range(500)}}, MANY),
+    ],
+)
+def test_costly_check_is_refused_before_it_is_made(schema: Any, parameters: Any) -> None:
+    started = time.perf_counter()
+    assert "too large to be checked" in complaint(schema, parameters).message
+    assert time.perf_counter() - started < FAST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("schema", "parameters"),
+    [
+        (items({"enum": [str(number) for number in range(7000)]}), {"a": ["6999"] * 10_000}),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [str(number) for number in range(20_000)]}),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [2**62 + number for number in range(400)]}),
+        (items({"properties": {"a": {"type": "string"}}}), {"a": [{"a": "x", "b": 1}] * 10_000}),
+    ],
+)
+def test_large_but_cheap_parameters_pass(schema: Any, parameters: Any) -> None:
+    started = time.perf_counter()
+    check(schema, parameters)
+    assert time.perf_counter() - started < FAST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' + b"9" * 100_000 + b"}",
+        b'{"a":1e999}',
+        b'{"a":"\\ud800"}',
+        b'{"\\udfff":1}',
+        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":\xff}',
+    ],
+)
+def test_what_json_or_python_cannot_hold_is_invalid(body: bytes) -> None:
+    complaint({"properties": {"a": {"type": "integer"}}}, body)
+
+
+def test_numbers_beyond_64_bits_are_compared_exactly() -> None:
+    schema = {"properties": {"a": {"type": "integer", "maximum": 2**64}}}
+    check(schema, {"a": 2**64})
+    complaint(schema, {"a": 2**64 + 1})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+KEYWORDS = """
+    $ref $defs $id id $schema allOf anyOf not if type enum const pattern items properties uniqueItems multipleOf
+    minimum maxLength required format contains
+"""
+keywords = st.sampled_from(KEYWORDS.split())
+schemas_of_strangers = st.recursive(
+    json_values | st.sampled_from(["#", "#/$defs/a", "#/a%", "string", "object", "(", "email"]),
+    lambda inner: st.dictionaries(keywords, inner, max_size=4) | st.lists(inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300)
+@given(schema=st.dictionaries(keywords, schemas_of_strangers, max_size=5), parameters=json_values)
+def test_nothing_but_our_own_errors_is_raised(schema: dict[str, Any], parameters: Any) -> None:
+    try:
+        checker = compile_schema(schema, "here")
+    except InvalidFrame:
+        return
+    try:
+        checker.check(msgspec.Raw(msgspec.json.encode(parameters)))
+    except InvalidParameters:
+        return
+
+
+@settings(max_examples=200)
+@given(body=st.binary(max_size=40) | st.text(max_size=40).map(lambda text: b'{"a":' + text.encode() + b"}"))
+def test_arbitrary_bytes_as_parameters_raise_our_own_error_only(body: bytes) -> None:
+    checker = compile_schema({"properties": {"a": {"uniqueItems": True, "pattern": "a"}}}, "here")
+    try:
+        checker.check(msgspec.Raw(body))
+    except InvalidParameters:
+        return
+
+
+def test_equal_schemas_are_compiled_once() -> None:
+    known = Schemas()
+    assert known.checker({"type": "object"}, "a") is known.checker({"type": "object"}, "b")
+
+
+def test_schemas_used_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "MAX_COMPILED", 3)
+    assert MAX_COMPILED == 4096
+    known = Schemas()
+    first = known.checker({"minimum": 0}, "here")
+    second = known.checker({"minimum": 1}, "here")
+    known.checker({"minimum": 2}, "here")
+    assert known.checker({"minimum": 0}, "here") is first
+    known.checker({"minimum": 3}, "here")
+    assert known.checker({"minimum": 0}, "here") is first
+    assert known.checker({"minimum": 1}, "here") is not second
+    assert len(known._compiled) == 3
