@@ -58,7 +58,7 @@ class CommandEndpoint:
         except CallerGone:
             return
         except Exception as exc:
-            answer = _refusal(exc, close=self._intake.draining)
+            answer = _refusal(exc, close=self._intake.draining or isinstance(exc, PayloadTooLarge))
         await write_answer(send, receive, answer)
 
     async def _answer(self, head: Head, receive: Receive) -> Answer:

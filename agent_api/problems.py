@@ -8,19 +8,17 @@ import msgspec
 from protocol import codec
 from protocol.errors import BridgeError, Code, InvalidRequest
 
+Header = tuple[bytes, bytes]
+
 RETRY_AFTER_SECONDS = 1
 JSON = b"application/json"
 RETRY_AFTER = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
-HEADERS: dict[Code, tuple[bytes, bytes]] = {
+HEADERS: dict[Code, Header] = {
     Code.UNAUTHENTICATED: (b"www-authenticate", b"Bearer"),
     Code.RATE_LIMITED: RETRY_AFTER,
     Code.OVERLOADED: RETRY_AFTER,
     Code.UNAVAILABLE: RETRY_AFTER,
 }
-
-BODY_UNREAD = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-
-Header = tuple[bytes, bytes]
 
 
 class Problem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -52,11 +50,11 @@ class HttpFault(InvalidRequest):
 
 
 def answer_of(error: BridgeError, request_id: str | None = None, *, close: bool = False) -> Answer:
-    """Return the response that tells an agent of an error. A body too large to read ends its connection."""
+    """Return the response that tells an agent of an error."""
     meaning = error.meaning
     status, phrase = meaning.http_status, meaning.phrase
     if isinstance(error, HttpFault):
         status, phrase = error.status, HTTPStatus(error.status).phrase.capitalize()
     problem = Problem(phrase, error.code.value, error.message, meaning.retryable, request_id, error.details)
     header = HEADERS.get(error.code)
-    return Answer(status, codec.encode(problem), (header,) if header else (), close or status == BODY_UNREAD)
+    return Answer(status, codec.encode(problem), (header,) if header else (), close)

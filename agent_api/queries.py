@@ -10,7 +10,14 @@ from protocol.discovery import Query
 from protocol.errors import InvalidRequest
 
 METADATA_PREFIX = "metadata."
-PLAIN = ("clientId", "name", "user", "app", "limit", "after")
+FIELDS = {
+    "clientId": "client_id",
+    "name": "name",
+    "user": "user",
+    "app": "app",
+    "limit": "limit",
+    "after": "after",
+}
 
 _decoder = msgspec.json.Decoder(Query)
 
@@ -23,14 +30,15 @@ def read_query(parameters: Iterable[tuple[str, str]]) -> Query:
     plain: dict[str, str | int] = {}
     metadata: dict[str, str] = {}
     for name, value in parameters:
-        fields, key = (metadata, name.removeprefix(METADATA_PREFIX)) if _is_metadata(name) else (plain, name)
-        if fields is plain and name not in PLAIN:
-            raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join(PLAIN)}, metadata.KEY")
-        if key in fields:
+        key = name.removeprefix(METADATA_PREFIX)
+        if name in plain or (key != name and key in metadata):
             raise InvalidRequest(f"the query parameter `{name[:64]}` stands there twice")
-        fields[key] = value
-    if "limit" in plain:
-        plain["limit"] = _number(str(plain["limit"]))
+        if name in FIELDS:
+            plain[name] = _number(value) if name == "limit" else value
+        elif key and key != name:
+            metadata[key] = value
+        else:
+            raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join(FIELDS)}, metadata.KEY")
     return codec.decode(_decoder, codec.encode({**plain, "metadata": metadata}))
 
 
@@ -42,17 +50,10 @@ def refuse_query(parameters: Iterable[tuple[str, str]]) -> None:
 
 def next_link(path: str, query: Query, after: str) -> str:
     """Return the `Link` header (RFC 8288) that asks for the page after `after`."""
-    plain = [(name, getattr(query, field)) for name, field in (("clientId", "client_id"), *_SAME)]
-    metadata = [(METADATA_PREFIX + key, value) for key, value in query.metadata.items()]
-    pairs = [(name, value) for name, value in (*plain, *metadata) if value is not None]
-    return f'<{path}?{urlencode([*pairs, ("after", after)])}>; rel="next"'
-
-
-_SAME = tuple((name, name) for name in ("name", "user", "app", "limit"))
-
-
-def _is_metadata(name: str) -> bool:
-    return name.startswith(METADATA_PREFIX) and name != METADATA_PREFIX
+    plain = {name: getattr(query, field) for name, field in FIELDS.items()} | {"after": after}
+    metadata = {METADATA_PREFIX + key: value for key, value in query.metadata.items()}
+    parameters = {name: value for name, value in (plain | metadata).items() if value is not None}
+    return f'<{path}?{urlencode(parameters)}>; rel="next"'
 
 
 def _number(text: str) -> int | str:

@@ -83,6 +83,7 @@ async def test_error_of_the_gateway_has_the_tables_status(world: World, http: ht
         }
         assert ("retry-after" in response.headers) == (code in (Code.RATE_LIMITED, Code.OVERLOADED, Code.UNAVAILABLE))
         assert ("www-authenticate" in response.headers) == (code is Code.UNAUTHENTICATED)
+        assert "connection" not in response.headers
 
 
 async def test_unknown_client_is_not_found_at_once(http: httpx.AsyncClient) -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from agent_api.problems import HttpFault, answer_of
-from protocol.errors import MEANINGS, ClientNotFound, Code, CommandFailed, Overloaded, PayloadTooLarge, Unauthenticated
+from protocol.errors import MEANINGS, ClientNotFound, Code, CommandFailed, Overloaded, Unauthenticated
 
 
 def test_refusal_has_the_tables_status_and_phrase() -> None:
@@ -44,8 +44,3 @@ def test_fault_of_http_keeps_its_own_status() -> None:
     assert answer.status == 415
     assert json.loads(answer.body)["error"] == "Unsupported media type"
     assert json.loads(answer.body)["code"] == "invalid_request"
-
-
-def test_body_too_large_to_read_ends_the_connection() -> None:
-    assert answer_of(PayloadTooLarge("too much")).close
-    assert not answer_of(ClientNotFound()).close
