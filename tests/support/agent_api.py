@@ -157,7 +157,8 @@ async def running_agent_api(nats_url: str, **settings: object) -> AsyncIterator[
     stop = asyncio.Event()
     # The life of the API is one task, because fixtures begin and end in different ones.
     life = loop.create_task(_live(settings_for(ApiSettings, nats_url, **settings), serving, stop))
-    await asyncio.wait([life, serving], return_when=asyncio.FIRST_COMPLETED)
+    first: list[asyncio.Future[Any]] = [life, serving]
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     try:
         if not serving.done():
             life.result()
