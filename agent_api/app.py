@@ -1,13 +1,14 @@
 """The HTTP application: the command endpoint in front, an ordinary FastAPI application behind it, CORS around both."""
 
 import logging
+from http import HTTPStatus
 from typing import cast
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent_api import contract, docs
@@ -22,6 +23,7 @@ from protocol.origins import Origins
 
 EXPOSED_HEADERS = ("ETag", "Link", "Retry-After", "WWW-Authenticate")
 REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match")
+FILE_METHODS = {"GET", "HEAD"}
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +98,20 @@ async def _tell(request: Request, error: Exception) -> Response:
 
 async def _tell_http(request: Request, error: Exception) -> Response:
     """Answer what the router refuses: a path that it does not know, a method that the path does not take."""
-    refused = cast("HTTPException", error)
-    allowed = (refused.headers or {}).get("Allow")
-    sentence = f"this path takes {allowed} only" if allowed else "there is nothing at this path; /docs lists what is"
-    response = problem_response(answer_of(HttpFault(refused.status_code, sentence)))
-    response.headers.update(refused.headers or {})
+    status = cast("HTTPException", error).status_code
+    if status != HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem_response(answer_of(HttpFault(status, "there is nothing at this path; /docs lists what is")))
+    allowed = ", ".join(sorted(_methods(request)))
+    response = problem_response(answer_of(HttpFault(status, f"this path takes {allowed} only")))
+    response.headers["allow"] = allowed
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """Return what a path takes, of all its routes: the router's own `Allow` has the first one's alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return set[str]().union(*matching) or FILE_METHODS
 
 
 async def _tell_internal(request: Request, error: Exception) -> Response:

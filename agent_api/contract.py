@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from agent_api.problems import HEADERS
 from protocol.discovery import MAX_PAGE
 from protocol.errors import MEANINGS, Code
 from protocol.ids import MAX_REQUEST_ID_CHARS
@@ -22,15 +23,23 @@ def json_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 def refusals(codes: Iterable[Code]) -> dict[str, Any]:
     """Return a response for each status of the codes; all have one body."""
-    by_status: dict[int, list[str]] = {}
+    by_status: dict[int, list[Code]] = {}
     for code in codes:
-        by_status.setdefault(MEANINGS[code].http_status, []).append(f"`{code.value}`")
-    return {str(status): refusal(", ".join(names)) for status, names in sorted(by_status.items())}
+        by_status.setdefault(MEANINGS[code].http_status, []).append(code)
+    return {str(status): refusal(*by_status[status]) for status in sorted(by_status)}
 
 
-def refusal(description: str) -> dict[str, Any]:
-    """Return a response that refuses."""
-    return {"description": description, "content": json_of(ref("Problem"))}
+def refusal(*codes: Code, description: str = "") -> dict[str, Any]:
+    """Return a response that refuses with one of the codes, which all have the same headers."""
+    told = description or ", ".join(f"`{code.value}`" for code in codes)
+    headers = {HEADERS[code][0].decode(): _REFUSAL_HEADERS[HEADERS[code][0]] for code in codes if code in HEADERS}
+    return response(told, json_of(ref("Problem")), headers)
+
+
+def response(description: str, content: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a response; one without content has an empty body."""
+    parts = {"description": description, "content": content, "headers": headers}
+    return {name: part for name, part in parts.items() if part}
 
 
 def success(description: str, schema: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -82,7 +91,6 @@ SCHEMAS: dict[str, Any] = {
             "parameters": {"type": "object", "default": {}},
             "requestId": _nullable("string", minLength=1, maxLength=MAX_REQUEST_ID_CHARS),
             "timeoutMs": _nullable("integer", exclusiveMinimum=0),
-            "idempotencyKey": _nullable("string", minLength=1, maxLength=255),
         },
     },
     "CommandBody": {

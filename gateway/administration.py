@@ -36,8 +36,9 @@ class Administration:
         """Subscribe to this gateway's subjects and announce it."""
         ident = self._sessions.gateway_id
         responder = Responder(connection, tasks, SERVICE, {"gatewayId": ident}, ident)
-        for op, answer in (("ping", self.ping), ("sync", self.sync), ("disconnect", self.disconnect)):
-            await responder.endpoint(op, subjects.gateway(ident, op), answer)
+        await responder.endpoint("ping", subjects.gateway(ident, "ping"), self.ping, counters=self._sessions.counters)
+        await responder.endpoint("sync", subjects.gateway(ident, "sync"), self.sync)
+        await responder.endpoint("disconnect", subjects.gateway(ident, "disconnect"), self.disconnect)
         await responder.announce()
         return responder
 

@@ -16,7 +16,15 @@ from gateway.sessions import LiveSession, Sessions
 from gateway.thaw import Thaw
 from protocol import codec
 from protocol.access import Principal, require, require_agent
-from protocol.errors import BridgeError, DeadlineExceeded, Internal, Overloaded, PayloadTooLarge, Unavailable
+from protocol.errors import (
+    BridgeError,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    Overloaded,
+    PayloadTooLarge,
+    Unavailable,
+)
 from protocol.ids import new_request_id
 from protocol.messages import (
     AUTHORIZATION_HEADER,
@@ -111,6 +119,8 @@ class Commands:
         if not msg.reply:
             log.warning("ignored a command for client %s: it has no reply subject", session.core.client_id)
             return
+        if command.idempotency_key is not None:
+            raise InvalidRequest("`idempotencyKey`: not supported by this version; leave it out")
         self._refuse_stale(command)
         with logs.about(session.core.client_id, request_id):
             effects = session.core.call(principal, command, request_id, msg.reply, self._loop.time())

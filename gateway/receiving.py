@@ -7,6 +7,7 @@ from typing import assert_never
 from gateway.contracts import Contracts
 from gateway.dialects import native
 from gateway.events import Events
+from gateway.session import State
 from gateway.sessions import LiveSession
 from protocol.access import APP
 from protocol.errors import BridgeError, CloseCode, Internal, PermissionDenied
@@ -38,7 +39,12 @@ class Receiving:
         self._loop = asyncio.get_running_loop()
 
     def take(self, session: LiveSession, data: bytes, *, text: bool) -> None:
-        """Handle one message of a client; a bad one gets an `error` frame and the connection goes on."""
+        """Handle one message of a client; a bad one gets an `error` frame and the connection goes on.
+
+        What comes after the end of the session, while its socket closes, is dropped: it would bring the record back.
+        """
+        if session.core.state is State.ENDED:
+            return
         ident: str | None = None
         try:
             frame = native.decode(data, text=text)
@@ -81,6 +87,8 @@ class Receiving:
             if principal.role != APP and not self._verifier.off:
                 raise PermissionDenied("a refreshed token must keep sub, tenant and role")
             require_same_identity(session.core.principal, principal)
+            if session.core.state is State.ENDED:  # its timer would keep the session for as long as the token
+                return
             session.perform(session.core.refresh(principal, frame.id))
             session.watch_expiry()
         except BridgeError as exc:

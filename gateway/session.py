@@ -251,14 +251,20 @@ class Session:
         return _acknowledge(ident)
 
     def refuse_frame(self, error: BridgeError, now: float, ident: str | None = None) -> list[Effect]:
-        """Tell the client what was wrong with a frame; close where it sends hardly anything else."""
+        """Tell the client what was wrong with a frame; close where it sends hardly anything else.
+
+        A frame that may be sent again (NATS is away, too many events wait) is no fault of the client's.
+        """
+        told = Send(ErrorFrame(error.code.value, error.message, ident))
+        if error.meaning.retryable:
+            return [told]
         window = self._bad_frames = self._bad_frames if self._bad_frames is not None else deque()
         window.append(now)
         while window[0] < now - BAD_FRAMES_WINDOW_SECONDS:
             window.popleft()
         if len(window) > MAX_BAD_FRAMES:
             return [Close(CloseCode.POLICY, "too many bad frames")]
-        return [Send(ErrorFrame(error.code.value, error.message, ident))]
+        return [told]
 
     def heard(self, now: float) -> None:
         """Note a sign of life: a frame or a pong."""
@@ -272,9 +278,9 @@ class Session:
         if self._pinged is not None:
             patience = UNANSWERED_PONG_SECONDS if self._in_flight else self._limits.ping_timeout_seconds
             return [Close(CloseCode.INTERNAL, "no pong")] if now - self._pinged >= patience else []
-        if now - self._heard < UNANSWERED_SECONDS:
-            return []
-        if now - self._heard < self._limits.ping_interval_seconds and not self._has_unanswered(now):
+        silent = now - self._heard
+        needed = silent >= UNANSWERED_SECONDS and self._has_unanswered(now)
+        if not needed and silent < self._limits.ping_interval_seconds:
             return []
         self._pinged = now
         return [Ping()]
@@ -310,10 +316,10 @@ class Session:
     # --- inside ---
 
     def _require_room(self, key: tuple[str, str]) -> None:
+        if key in self._by_caller:  # first: a full client must not say "certainly not executed" of a command it runs
+            raise Conflict("a command with this requestId is already in flight; use another id")
         if len(self._in_flight) >= self._limits.max_in_flight:
             raise Overloaded(f"the client has {len(self._in_flight)} commands in flight; try again in a moment")
-        if key in self._by_caller:
-            raise Conflict("a command with this requestId is already in flight; use another id")
 
     def _dispatch(
         self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float

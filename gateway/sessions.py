@@ -151,6 +151,8 @@ class Sessions:
         self._tasks = tasks
         self._limits = limits
         self._live: dict[str, LiveSession] = {}
+        self._answered = 0
+        self._late_responses = 0
         self._lingering = 0
         self._gone = asyncio.Event()
         self._gone.set()
@@ -191,6 +193,7 @@ class Sessions:
         if session.core.state is State.ENDED:
             return
         session.end()
+        self._late_responses += session.core.late_responses
         del self._live[session.core.client_id]
         self._on_ended(session, session.end_reason or reason)
         self._lingering += 1
@@ -198,6 +201,7 @@ class Sessions:
 
     def answer(self, client_id: str, effect: Answer) -> None:
         """Send the one answer to a command, and keep it for a caller whose reply is lost."""
+        self._answered += 1
         command, response = effect
         try:
             self._send_answer(client_id, command, response)
@@ -224,6 +228,15 @@ class Sessions:
     def commands_in_flight(self) -> int:
         """How many commands wait for an application."""
         return sum(session.core.commands_in_flight for session in self)
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted since the start; `lateResponses` came after their command was answered."""
+        return {
+            "sessions": len(self._live),
+            "commandsInFlight": self.commands_in_flight,
+            "commandsAnswered": self._answered,
+            "lateResponses": self._late_responses + sum(session.core.late_responses for session in self),
+        }
 
     async def run_clock(self) -> None:
         """Look after silent clients and old outcomes, for ever."""

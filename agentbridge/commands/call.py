@@ -30,7 +30,6 @@ EXIT_FAILED = 1
     "--timeout", type=duration, metavar="DURATION", default="30s", show_default=True, help="How long to wait."
 )
 @click.option("--request-id", help="Your own id for the command, for logs and audit.")
-@click.option("--idempotency-key", help="Calls with the same key are executed once.")
 @as_json
 @needs_settings(*TO_CALL)
 def call(

@@ -67,10 +67,6 @@ class Verifier:
         """Whether authentication is off: everybody is an anonymous administrator, on loopback."""
         return self._off
 
-    def cached(self, token: str, *, expired_too: bool = False) -> Principal | None:
-        """The former name of `verify_now()`."""
-        return self.verify_now(token, expired_too=expired_too)
-
     def verify_now(self, token: str | None, *, expired_too: bool = False) -> Principal | None:
         """Return whom the token speaks for, or None where only `verify()` can tell, by asking for the key set.
 

@@ -26,6 +26,7 @@ SERVICE_VERSION = "0.1.0"
 
 log = logging.getLogger(__name__)
 Answer = Callable[[Msg], Awaitable[bytes | None]]
+Counters = Callable[[], dict[str, int]]
 
 
 class _EndpointStats(msgspec.Struct):
@@ -39,7 +40,7 @@ class _EndpointStats(msgspec.Struct):
     last_error: str = ""
     processing_time: int = 0
     average_processing_time: int = 0
-    data: None = None  # the library's reader insists on it
+    data: dict[str, int] | None = None
 
     def count(self, started_ns: int, error: str = "") -> None:
         self.num_requests += 1
@@ -61,6 +62,7 @@ class Responder:
         self._identity = {"name": service, "id": ident, "version": SERVICE_VERSION, "metadata": metadata}
         self._started = datetime.datetime.now(datetime.UTC)
         self._stats: list[_EndpointStats] = []
+        self._counters: dict[str, Counters] = {}
         self._subscriptions: list[Subscription] = []
         self._running = 0
         self._idle = asyncio.Event()
@@ -74,9 +76,16 @@ class Responder:
                 handler = partial(self._answer_service, answer)
                 self._subscriptions.append(await self._connection.subscribe(subject, handler))
 
-    async def endpoint(self, name: str, subject: str, answer: Answer, *, queue: str = "") -> None:
-        """Serve a subject; `answer` returns the reply's body, None for no reply, or raises a `BridgeError`."""
+    async def endpoint(
+        self, name: str, subject: str, answer: Answer, *, queue: str = "", counters: Counters | None = None
+    ) -> None:
+        """Serve a subject; `answer` returns the reply's body, None for no reply, or raises a `BridgeError`.
+
+        `counters` are told as the endpoint's `data` in `$SRV.STATS`.
+        """
         stats = _EndpointStats(name, subject, queue)
+        if counters is not None:
+            self._counters[name] = counters
         self._stats.append(stats)
         handler = partial(self._accept, answer, stats)
         self._subscriptions.append(await self._connection.subscribe(subject, handler, queue=queue))
@@ -146,6 +155,9 @@ class Responder:
         return {"type": "io.nats.micro.v1.info_response", **self._identity, "description": "", "endpoints": endpoints}
 
     def _describe_stats(self) -> dict[str, object]:
+        for stats in self._stats:
+            counters = self._counters.get(stats.name)
+            stats.data = counters() if counters is not None else None
         started = self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {
             "type": "io.nats.micro.v1.stats_response",

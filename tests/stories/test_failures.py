@@ -65,8 +65,9 @@ async def test_frozen_gateway_frees_its_callers_and_executes_nothing_after_the_t
             gateway.thaw()
         assert {answer.json()["code"] for answer in abandoned} <= {"client_lost", "client_not_found", "unavailable"}
         await two_gateways.listed(app.client_id)
-        answer = await until(lambda: _succeeded(two_gateways, app), 5)
-        assert answer.json()["result"] == {"after": "thaw"}
+        after = await until(lambda: _succeeded(two_gateways, app), 5)
+        assert after is not None
+        assert after.json()["result"] == {"after": "thaw"}
         executed = [frame["parameters"] for frame in app.all_received(type="command", target="count")]
         assert executed == [{"after": "thaw"}]
 
