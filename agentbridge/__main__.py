@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from agentbridge import output
 from agentbridge.commands.call import call
 from agentbridge.commands.events import events
 from agentbridge.commands.health import health
@@ -28,7 +29,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BridgeError as exc:
-            raise click.ClickException(f"{exc.code}: {exc.message}") from exc
+            details = f" {output.one_line(exc.details)}" if exc.details else ""
+            raise click.ClickException(output.printable(f"{exc.code}: {exc.message}{details}")) from exc
         except ConfigurationError as exc:
             raise click.ClickException(str(exc)) from exc
         except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from protocol.runtime.auth import DEFAULT_TENANT, mint
 from protocol.runtime.nats import Connection, connect
 from protocol.runtime.settings import Settings, Text, load, variable
 
-CONNECT_SECONDS = 5
+CONNECT_SECONDS = 3
 OWN_TOKEN_SECONDS = 3600
 OWN_SUBJECT = "command-line"
 

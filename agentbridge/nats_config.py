@@ -28,7 +28,7 @@ from protocol.subjects import (
 
 GATEWAY, REGISTRY, API, CONSOLE = "gateway", "registry", "api", "console"
 PASSWORD_VARIABLE = "AGENTBRIDGE_NATS_PASSWORD_"  # noqa: S105  the name of a variable
-DEPLOYED_STORE = "/data/jetstream"
+DEPLOYED_STORE = "/data"  # NATS makes a folder `jetstream` in it
 
 _INBOXES = "_INBOX.>"
 _SERVICES = "$SRV.>"

@@ -31,7 +31,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def one_line(value: Any) -> str:
     """Return a JSON value on one line, for programs."""
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.format(msgspec.json.encode(value), indent=-1).decode()
 
 
 def readable(value: Any) -> str:

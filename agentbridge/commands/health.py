@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import click
 import msgspec
+from nats.aio.client import ServerVersion
 from nats.aio.msg import Msg
 
 from agentbridge import output
@@ -100,7 +101,7 @@ async def _examine(settings: CommandSettings) -> Health:
         present = {process.name for process in processes}
         return Health(
             nats_url=output.without_password(settings.nats_url),
-            nats_version=str(connection.client.connected_server_version),
+            nats_version=_version(connection.client.connected_server_version),
             nats_round_trip_ms=round_trip,
             processes=processes,
             missing=[name for name in COMMANDS if name not in present],
@@ -156,6 +157,10 @@ def _process(message: Msg, answered_ms: float) -> Process | None:
         if stats.name in COMMANDS
         else None
     )
+
+
+def _version(version: ServerVersion) -> str:
+    return f"{version.major}.{version.minor}.{version.patch}"
 
 
 def _row(process: Process) -> list[str]:

@@ -29,7 +29,7 @@ REMEDY = "pip install 'agentbridge-nats[embedded]'"
 
 log = logging.getLogger(__name__)
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
-_LOG_LINE = re.compile(r"\[\d+\] [\d/]+ [\d:.]+ \[(?P<level>[A-Z]{3})\] (?P<text>.*)")
+_LOG_LINE = re.compile(r"\[\d+\] [\d/]+ [\d:.]+ \[(?P<level>[A-Z]{3})\] ?(?P<text>.*)")
 _EXPECTED_WARNING = "Plaintext passwords detected"  # they are in its environment and as random as any hash
 _LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
 
@@ -82,7 +82,7 @@ class NatsServer(Child):
 
     def _server(self) -> nats_config.Server:
         port = urlsplit(self.url).port if self.url else _first_port()
-        return nats_config.Server(f"127.0.0.1:{port}", str(self._folder / "jetstream"), ports_folder=str(self._folder))
+        return nats_config.Server(f"127.0.0.1:{port}", str(self._folder), ports_folder=str(self._folder))
 
     async def _await_ports(self, pid: int) -> None:
         path = self._folder / f"{self._binary.name}_{pid}.ports"

@@ -24,7 +24,7 @@ def _places(found: RunFile, folder: str) -> list[str]:
         "",
         f"AgentBridge is up. Its data is in {folder}; Ctrl-C stops it.",
         "",
-        f"  applications connect to  {_websocket(found.gateway_url)}/ws",
+        f"  applications connect to  {found.gateway_url}",
         f"  agents call              {found.api_url}  (reference: {found.api_url}/docs)",
         f"  NATS                     {without_password(found.nats_url)}",
         "",
@@ -50,10 +50,6 @@ def _first_steps(found: RunFile, program: str) -> list[str]:
         f"  {program} events",
         f"  curl{token} {found.api_url}/api/capabilities",
     ]
-
-
-def _websocket(url: str) -> str:
-    return url.replace("http", "ws", 1) if url.startswith("http") else url
 
 
 def _token(found: RunFile, role: str) -> str:

@@ -16,7 +16,7 @@ from protocol.errors import ConfigurationError
 RUNNING = RunFile(
     pid=os.getpid(),
     api_url="http://127.0.0.1:8000",
-    gateway_url="http://127.0.0.1:8001",
+    gateway_url="ws://127.0.0.1:8001/ws",
     nats_url="nats://127.0.0.1:4999",
     nats_user="console",
     nats_password="p-of-up",

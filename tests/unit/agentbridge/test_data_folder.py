@@ -10,7 +10,7 @@ from agentbridge.data_folder import RunFile
 from protocol.errors import ConfigurationError
 
 RUNNING = RunFile(
-    pid=os.getpid(), api_url="http://127.0.0.1:1", gateway_url="http://127.0.0.1:2", nats_url="nats://127.0.0.1:3"
+    pid=os.getpid(), api_url="http://127.0.0.1:1", gateway_url="ws://127.0.0.1:2/ws", nats_url="nats://127.0.0.1:3"
 )
 
 

@@ -1,3 +1,5 @@
+import msgspec
+
 from agentbridge import output
 
 
@@ -16,8 +18,8 @@ def test_readable_json_is_spread_and_safe() -> None:
     assert output.readable({"a": "ü\x9b"}) == '{\n  "a": "ü\\x9b"\n}'
 
 
-def test_one_line_json_keeps_its_value() -> None:
-    assert output.one_line({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
+def test_one_line_json_keeps_its_value_on_one_line() -> None:
+    assert output.one_line({"a": msgspec.Raw('[1,\n "ü"]'.encode()), "b": "x y"}) == '{"a":[1,"ü"],"b":"x y"}'
 
 
 def test_urls_are_shown_without_passwords() -> None:

@@ -18,7 +18,7 @@ from protocol.runtime.settings import load
 RUNNING = RunFile(
     pid=os.getpid(),
     api_url="http://127.0.0.1:8000",
-    gateway_url="http://127.0.0.1:8001",
+    gateway_url="ws://127.0.0.1:8001/ws",
     nats_url="nats://127.0.0.1:4222",
     nats_user="console",
     nats_password="p-console",

@@ -1,0 +1,247 @@
+"""What people type beside a running `agentbridge up`."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from support.app import AppFault, Handler, application, never
+from support.settings import SECRET, agent_token
+from support.up import Up
+from support.wait import until
+
+from protocol.access import AGENT
+
+Parameters = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A bridge that all tests here share."""
+    running = Up(tmp_path_factory.mktemp("up"))
+    try:
+        running.start_blocking()
+        yield running
+    finally:
+        running.end()
+
+
+def add(parameters: Parameters) -> Parameters:
+    """Answer with what was asked."""
+    return {"added": parameters}
+
+
+def fail(parameters: Parameters) -> None:
+    """Fail as applications do."""
+    raise AppFault("the list is full", "full")
+
+
+HANDLERS: dict[str, Handler] = {"add": add, "fail": fail, "never": never}
+CAPABILITIES = [
+    {
+        "type": "function",
+        "name": "add",
+        "description": "Adds\x1b[31m an item",
+        "parameters": {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]},
+    },
+    "fail",
+    {"type": "function", "name": "never", "permissions": ["wait"]},
+]
+
+
+@pytest.fixture
+def connecting(up: Up) -> Any:
+    """Connect the application of a user: `async with connecting("ann") as app`."""
+
+    def connect(user: str) -> Any:
+        token = up.token("app", user)
+        about = {"app": {"name": "todo", "version": "1.0"}, "metadata": {"room": "7"}}
+        return application(up.run_file["gatewayUrl"], HANDLERS, token=token, capabilities=CAPABILITIES, **about)
+
+    return connect
+
+
+async def test_health_shows_every_process(up: Up) -> None:
+    table = await up.command("health")
+    assert table.code == 0
+    assert [line.split()[0] for line in table.out.splitlines()] == [
+        "NATS",
+        "PROCESS",
+        "agentbridge-agent-api",
+        "agentbridge-gateway",
+        "agentbridge-registry",
+    ]
+    found = json.loads((await up.command("health", "--json")).out)
+    assert (found["missing"], len(found["processes"])) == ([], 3)
+    assert found["natsRoundTripMs"] > 0
+
+
+async def test_clients_are_listed_and_filtered(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as ann, connecting("bob") as bob:
+        table = (await up.command("clients", "--metadata", "room=7")).out.splitlines()
+        assert table[0].split() == ["CLIENT", "USER", "APP", "STATE", "CONNECTED", "OFFERS"]
+        assert {line.split()[0] for line in table[1:]} == {ann.client_id, bob.client_id}
+        found = json.loads((await up.command("clients", "--user", "bob", "--json")).out)
+        assert [client["clientId"] for client in found] == [bob.client_id]
+        none = await up.command("clients", "--user", "eve")
+        assert (none.code, none.out, none.err) == (0, "", "no application is connected\n")
+
+
+async def test_token_s_limits_are_the_command_s(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as ann, connecting("bob") as bob:
+        limited = (await up.command("token", "--user", "ann")).out.strip()
+        table = await up.command("clients", AGENTBRIDGE_TOKEN=limited)
+        assert ann.client_id in table.out
+        assert bob.client_id not in table.out
+        refused = await up.command("call", bob.client_id, "add", "title=x", "--token", limited)
+        assert (refused.code, refused.out) == (1, "")
+        assert "client_not_found" in refused.err
+
+
+async def test_capabilities_are_shown_without_what_they_would_do_to_a_terminal(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as app:
+        table = (await up.command("capabilities", app.client_id)).out
+        assert "\x1b" not in table
+        assert r"add             title       Adds\x1b[31m an item" in table
+        found = json.loads((await up.command("capabilities", "--name", "add", "--json")).out)
+        assert found[app.client_id][1] == {"type": "function", "name": "fail"}
+
+
+async def test_call_prints_the_result(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as app:
+        arguments = ["call", app.client_id, "add", "title=Milk", "tags:=[1]"]
+        assert json.loads((await up.command(*arguments)).out) == {"added": {"title": "Milk", "tags": [1]}}
+        answer = json.loads((await up.command(*arguments, "--request-id", "mine", "--json")).out)
+        assert (answer["requestId"], answer["status"], answer["clientId"]) == ("mine", "success", app.client_id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["add", "title:=1"], "invalid_parameters", "title"),
+        (["fail"], "command_failed", "the list is full"),
+        (["nothing"], "unknown_capability", ""),
+        (["never", "--timeout", "1s"], "timeout", ""),
+    ],
+)
+async def test_failed_call_is_one_sentence_and_exits_with_1(
+    up: Up, connecting: Any, arguments: list[str], code: str, sentence: str
+) -> None:
+    async with connecting("ann") as app:
+        told = await up.command("call", app.client_id, *arguments)
+        assert (told.code, told.out, len(told.err.splitlines())) == (1, "", 1)
+        assert told.err.startswith(f"Error: {code}: ")
+        assert sentence in told.err
+        coded = await up.command("call", app.client_id, *arguments, "--json")
+        assert (coded.code, json.loads(coded.out)["error"]["code"]) == (1, code)
+
+
+async def test_ctrl_c_cancels_the_command_in_the_application(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as app:
+        calling = await up.begin("call", app.client_id, "never")
+        command = await app.received(type="command", target="never")
+        calling.send_signal(signal.SIGINT)
+        await app.received(type="cancel", requestId=command["requestId"])
+        async with asyncio.timeout(10):
+            out, err = await calling.communicate()
+        assert (calling.returncode, out) == (130, b"")
+        assert b"Traceback" not in err
+
+
+async def test_events_and_changes_are_shown_live(up: Up, connecting: Any) -> None:
+    async with watching(up, "--json") as shown:
+        async with connecting("ann") as app:
+            await shown(change="connected", clientId=app.client_id)
+            await app.acknowledged({"type": "event", "event": "todo.added", "data": {"title": "Milk"}})
+            event = await shown(event="todo.added", clientId=app.client_id)
+            assert (event["data"], event["user"], event["app"]) == ({"title": "Milk"}, "ann", "todo")
+        await shown(change="disconnected", clientId=app.client_id)
+
+
+@contextlib.asynccontextmanager
+async def watching(up: Up, *arguments: str) -> AsyncIterator[Callable[..., Awaitable[dict[str, Any]]]]:
+    """Run `events` and give a function that waits for a message with these fields; press Ctrl-C at the end."""
+    process = await up.begin("events", *arguments)
+    out, err = process.stdout, process.stderr
+    assert out is not None
+    assert err is not None
+    assert b"listening on agentbridge.default.event" in await err.readline()
+
+    async def shown(**fields: Any) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            while True:
+                message: dict[str, Any] = json.loads(await out.readline())
+                if fields.items() <= message.items():
+                    return message
+
+    yield shown
+    process.send_signal(signal.SIGINT)
+    rest = await process.communicate()
+    assert (process.returncode, rest[1]) == (130, b"")
+
+
+async def test_events_may_be_chosen(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as app:
+        choice = ["--client", app.client_id, "--event", "todo.*", "--count", "1"]
+        chosen = await up.begin("events", *choice)
+        assert chosen.stderr is not None
+        await chosen.stderr.readline()
+        for name in ("other", "todo.added"):
+            await app.acknowledged({"type": "event", "event": name})
+        async with asyncio.timeout(10):
+            out, _ = await chosen.communicate()
+        assert out.decode().split()[1:] == [app.client_id, "todo", "ann", "todo.added"]
+
+
+async def test_agent_s_own_nats_user_can_call_and_watch(up: Up, connecting: Any) -> None:
+    found = up.run_file
+    user = {"AGENTBRIDGE_NATS_USER": found["agentNatsUser"], "AGENTBRIDGE_NATS_PASSWORD": found["agentNatsPassword"]}
+    async with connecting("ann") as app:
+        assert (await up.command("call", app.client_id, "add", "title=x", **user)).code == 0
+        assert app.client_id in (await up.command("clients", **user)).out
+
+
+async def test_user_without_the_permission_is_told_so(up: Up) -> None:
+    found = up.run_file
+    user = {"AGENTBRIDGE_NATS_USER": found["agentNatsUser"], "AGENTBRIDGE_NATS_PASSWORD": found["agentNatsPassword"]}
+    refused = await up.command("health", **user)
+    assert refused.code == 1
+    assert "lacks permissions" in refused.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"AGENTBRIDGE_NATS_URL": "nats://127.0.0.1:1"}, "no NATS server answers at nats://127.0.0.1:1: start"),
+        ({"AGENTBRIDGE_NATS_PASSWORD": "wrong"}, "refuses this process's credentials"),
+        ({"AGENTBRIDGE_TOKEN": "no token"}, "AGENTBRIDGE_TOKEN"),
+        ({"AGENTBRIDGE_TOKEN": agent_token()}, "unauthenticated: "),
+        ({"AGENTBRIDGE_JWT_SECRET": SECRET}, "unauthenticated: "),
+    ],
+)
+async def test_wrong_credentials_are_one_sentence(up: Up, variables: dict[str, str], sentence: str) -> None:
+    refused = await up.command("clients", **variables)
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
+    assert sentence in refused.err
+
+
+async def test_missing_kind_of_process_is_named(up: Up) -> None:
+    gateway = up.child("gateway")
+    up.signal_child("gateway", signal.SIGSTOP)
+    try:
+        missing = await up.command("health")
+    finally:
+        up.signal_child("gateway", signal.SIGCONT)
+    assert missing.code == 1
+    assert "agentbridge-gateway" in missing.err
+    assert "`agentbridge gateway`" in missing.err
+    await until(lambda: up.child("gateway") == gateway)
+
+
+async def test_token_opens_what_it_says(up: Up) -> None:
+    assert (await up.command("clients", AGENTBRIDGE_TOKEN=up.token(AGENT))).code == 0
+    refused = await up.command("clients", AGENTBRIDGE_TOKEN=up.token("app"))
+    assert "permission_denied" in refused.err
