@@ -30,21 +30,16 @@ def refusals(codes: Iterable[Code]) -> dict[str, Any]:
 
 
 def refusal(*codes: Code, description: str = "") -> dict[str, Any]:
-    """Return a response that refuses with one of the codes, which all have the same headers."""
+    """Return a response that refuses with one of the codes, and the header that goes with them."""
     told = description or ", ".join(f"`{code.value}`" for code in codes)
-    headers = {HEADERS[code][0].decode(): _REFUSAL_HEADERS[HEADERS[code][0]] for code in codes if code in HEADERS}
-    return response(told, json_of(ref("Problem")), headers)
-
-
-def response(description: str, content: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a response; one without content has an empty body."""
-    parts = {"description": description, "content": content, "headers": headers}
-    return {name: part for name, part in parts.items() if part}
+    names = [HEADERS[code][0].decode() for code in codes if code in HEADERS]
+    headers = {name: header(_MEANINGS[name], required=True) for name in names}
+    return _with(headers, description=told, content=json_of(ref("Problem")))
 
 
 def success(description: str, schema: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a response that answers."""
-    return {"description": description, "content": json_of(schema), **({"headers": headers} if headers else {})}
+    return _with(headers, description=description, content=json_of(schema))
 
 
 def parameter(name: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -52,9 +47,9 @@ def parameter(name: str, description: str, schema: dict[str, Any] | None = None)
     return {"name": name, "in": "query", "description": description, "schema": schema or {"type": "string"}}
 
 
-def header(description: str) -> dict[str, Any]:
+def header(description: str, *, required: bool = False) -> dict[str, Any]:
     """Return a header of a response."""
-    return {"description": description, "schema": {"type": "string"}}
+    return {"description": description, "required": required, "schema": {"type": "string"}}
 
 
 def route(summary: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -62,9 +57,15 @@ def route(summary: str, responses: dict[str, Any], **more: Any) -> dict[str, Any
     return {"summary": summary, "responses": responses, "openapi_extra": more}
 
 
+def _with(headers: dict[str, Any] | None, **parts: Any) -> dict[str, Any]:
+    return {**parts, "headers": headers} if headers else parts
+
+
 def _nullable(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": [kind, "null"], **more}
 
+
+_MEANINGS = {"www-authenticate": "the scheme, `Bearer`", "retry-after": "seconds to wait before a repetition"}
 
 CAPABILITY_LIST = {"type": "array", "items": ref("Capability")}
 SCHEMAS: dict[str, Any] = {
@@ -89,7 +90,7 @@ SCHEMAS: dict[str, Any] = {
             "target": {"type": "string", "minLength": 1, "maxLength": 256, "description": "a function, a component"},
             "action": _nullable("string", maxLength=256, description="what a component is to do"),
             "parameters": {"type": "object", "default": {}},
-            "requestId": _nullable("string", minLength=1, maxLength=MAX_REQUEST_ID_CHARS),
+            "requestId": _nullable("string", minLength=1, maxLength=MAX_REQUEST_ID_CHARS, pattern="^[!-~]+$"),
             "timeoutMs": _nullable("integer", exclusiveMinimum=0),
         },
     },
@@ -120,8 +121,11 @@ _FILTERS = [
     ),
     parameter("after", "only clients whose id sorts after this one, as in the header `Link`"),
 ]
-_LIST_HEADERS = {"ETag": header("a name for this content"), "Link": header("the next page, where `limit` cut the list")}
-_UNCHANGED = {"304": {"description": "still what `If-None-Match` names"}}
+_LIST_HEADERS = {
+    "ETag": header("a name for this content", required=True),
+    "Link": header("the next page, where `limit` cut the list"),
+}
+_UNCHANGED = {"304": {"description": "still what `If-None-Match` names", "headers": _LIST_HEADERS}}
 _CLIENT_ID = {"name": "client_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
@@ -165,7 +169,10 @@ DISCONNECT = {
     ),
 }
 ALIVE = route("Does the process live?", {"200": success("it does", _STATUS)})
-READY = route("Can the process do its work?", {"200": success("it can", _STATUS), "503": refusal("what is missing")})
+READY = route(
+    "Can the process do its work?",
+    {"200": success("it can", _STATUS), "503": refusal(Code.UNAVAILABLE, description="what is missing")},
+)
 COMMAND = {
     "summary": "Send a command and wait for its answer",
     "operationId": "command",
@@ -174,6 +181,6 @@ COMMAND = {
     "responses": {
         "200": success("what the application answered", ref("CommandResult")),
         **refusals(code for code in Code if code is not Code.INVALID_FRAME),
-        "415": refusal("`invalid_request`: the body is not `application/json`"),
+        "415": refusal(description="`invalid_request`: the body is not `application/json`"),
     },
 }
