@@ -14,7 +14,7 @@ import nats.errors
 
 from gateway.sessions import LiveSession, Sessions
 from protocol import codec, subjects
-from protocol.errors import BridgeError, Unavailable
+from protocol.errors import BridgeError
 from protocol.messages import ErrorResponse
 from protocol.records import ClientRecord
 from protocol.reports import Digest, GatewayPong, Removal, Report, ReportAck, SyncPage
@@ -111,7 +111,7 @@ class Reporter:
         while self._changed and len(records) + len(removals) < MAX_REPORT_CHANGES:
             key, change = next(iter(self._changed.items()))
             size += _size(change)
-            if records and size > MAX_REPORT_BYTES:
+            if (records or removals) and size > MAX_REPORT_BYTES:
                 break
             del self._changed[key]
             if isinstance(change, Removal):
@@ -142,7 +142,7 @@ class Reporter:
     async def _acknowledged(self, report: bytes, number: int) -> bool:
         try:
             reply = await self._connection.request(subjects.REGISTRY_REPORT, report, REPORT_TIMEOUT_SECONDS)
-        except (TimeoutError, nats.errors.NoRespondersError, Unavailable):
+        except (TimeoutError, nats.errors.NoRespondersError, BridgeError):
             log.debug("the registry did not answer report %d", number)
             return False
         try:

@@ -1,0 +1,257 @@
+"""What a gateway tells the registry: numbered, repeated until acknowledged, bounded, and covered by the digest."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+from support.sessions import LIMITS, session
+from support.wait import until
+
+from gateway import reports
+from gateway.contracts import Contracts
+from gateway.reports import Reporter
+from gateway.sessions import LiveSession, Sessions, Socket
+from protocol.errors import Conflict, PayloadTooLarge, Unavailable
+from protocol.ids import new_client_id
+from protocol.messages import ErrorResponse
+from protocol.reports import Digest, GatewayPong, Removal, Report, ReportAck
+from protocol.runtime.nats import Connection
+
+MAX_PAYLOAD = 1024 * 1024
+ACK = object()
+
+
+class FakeRegistry:
+    """A connection on which a registry answers as the test has it: `ACK`, an error to raise, or bytes."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.answer: Any = ACK
+
+    async def request(self, subject: str, payload: bytes, timeout_seconds: float) -> Msg:
+        report = msgspec.json.decode(payload, type=Report)
+        assert subject == "agentbridge._registry.report"
+        assert len(payload) < MAX_PAYLOAD
+        self.reports.append(report)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return Msg(cast("Any", None), data=self.answer if self.answer is not ACK else ack(report.number))
+
+    def numbers(self) -> list[int]:
+        return [report.number for report in self.reports]
+
+    async def has_got(self, number: int) -> None:
+        await until(lambda: number in self.numbers())
+
+
+class Stage:
+    """A reporter at work, with a registry and sessions of the test's making."""
+
+    def __init__(self, reporter: Reporter, registry: FakeRegistry, sessions: Sessions) -> None:
+        self.reporter = reporter
+        self.registry = registry
+        self.sessions = sessions
+
+    def connect(self, *capabilities: Any, metadata: Any = None) -> LiveSession:
+        core = session(*capabilities)
+        core.client_id = new_client_id()
+        core.metadata = metadata or {}
+        live = LiveSession(core, cast("Socket", None), self.sessions)
+        self.sessions._live[core.client_id] = live
+        self.reporter.changed(live)
+        return live
+
+    def update(self, live: LiveSession) -> None:
+        live.core.register(Contracts().read([]), None, None, None)
+        self.reporter.changed(live)
+
+    def end(self, live: LiveSession, reason: str = "closed") -> None:
+        del self.sessions._live[live.core.client_id]
+        self.reporter.ended(live, reason)
+
+    async def settled(self) -> None:
+        async with asyncio.timeout(5):
+            await self.reporter.say_goodbye()
+        assert not self.reporter._changed
+
+
+@pytest.fixture
+async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(reports, "RETRY_SECONDS", 0.01)
+    registry = FakeRegistry()
+    reporter = Reporter("gw-1", cast("Connection", registry))
+    async with asyncio.TaskGroup() as tasks:
+        sessions = Sessions("gw-1", cast("Connection", None), tasks, LIMITS, reporter.changed, reporter.ended)
+        running = tasks.create_task(reporter.run())
+        yield Stage(reporter, registry, sessions)
+        running.cancel()
+
+
+def ack(number: int) -> bytes:
+    return msgspec.json.encode(ReportAck(number))
+
+
+def digest_of(*sessions: LiveSession) -> str:
+    digest = Digest()
+    for live in sessions:
+        digest.toggle(live.key, live.core.revision)
+    return str(digest)
+
+
+async def test_pong_covers_what_was_reported(stage: Stage) -> None:
+    assert stage.reporter.pong() == GatewayPong("gw-1", 0, 0, str(Digest()))
+    one, two = stage.connect("add"), stage.connect()
+    assert stage.reporter.pong() == GatewayPong("gw-1", 0, 0, str(Digest())), "not before it is on its way"
+    await stage.settled()
+    assert stage.reporter.pong() == GatewayPong("gw-1", 1, 2, digest_of(one, two))
+    assert stage.registry.reports == [Report("gw-1", 1, [one.record(), two.record()], [])]
+
+
+async def test_changes_in_a_row_are_told_once_as_they_stand(stage: Stage) -> None:
+    live = stage.connect("add")
+    stage.update(live)
+    stage.update(live)
+    await stage.settled()
+    assert stage.registry.reports == [Report("gw-1", 1, [live.record()], [])]
+
+
+async def test_update_and_removal_follow_with_the_next_numbers(stage: Stage) -> None:
+    live, other = stage.connect("add"), stage.connect()
+    await stage.settled()
+    stage.update(live)
+    await stage.settled()
+    assert stage.reporter.pong() == GatewayPong("gw-1", 2, 2, digest_of(live, other))
+    stage.end(live, "too_slow")
+    await stage.settled()
+    assert stage.registry.reports[1:] == [
+        Report("gw-1", 2, [live.record()], []),
+        Report("gw-1", 3, [], [Removal("default", live.core.client_id, "too_slow")]),
+    ]
+    assert stage.reporter.pong() == GatewayPong("gw-1", 3, 1, digest_of(other))
+
+
+async def test_session_that_was_never_reported_needs_no_report(stage: Stage) -> None:
+    stage.end(stage.connect())
+    other = stage.connect()
+    await stage.settled()
+    assert stage.registry.reports == [Report("gw-1", 1, [other.record()], [])]
+
+
+async def test_session_that_ends_while_its_report_is_on_its_way_is_removed_by_the_next(stage: Stage) -> None:
+    stage.registry.answer = TimeoutError()
+    live = stage.connect()
+    await stage.registry.has_got(1)
+    stage.end(live)
+    stage.registry.answer = ACK
+    await stage.settled()
+    assert [(report.number, report.removals) for report in stage.registry.reports[-2:]] == [
+        (1, []),
+        (2, [Removal("default", live.core.client_id, "closed")]),
+    ]
+    assert stage.reporter.pong() == GatewayPong("gw-1", 2, 0, str(Digest()))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        TimeoutError(),
+        Unavailable("NATS is away"),
+        PayloadTooLarge("a server that takes less has come"),
+        msgspec.json.encode(ErrorResponse(Conflict("not the next number").body())),
+        ack(7),
+        b'{"stream":"stray","seq":1}',
+        b"\xff",
+        b"",
+    ],
+)
+async def test_report_is_repeated_to_the_byte_until_it_is_acknowledged(stage: Stage, answer: Any) -> None:
+    stage.registry.answer = answer
+    live = stage.connect("add")
+    await until(lambda: len(stage.registry.reports) >= 3)
+    stage.update(live)
+    assert stage.registry.numbers() == [1] * len(stage.registry.reports)
+    assert all(report == stage.registry.reports[0] for report in stage.registry.reports)
+    stage.registry.answer = ACK
+    await stage.settled()
+    assert stage.registry.reports[-1] == Report("gw-1", 2, [live.record()], [])
+
+
+async def test_reports_stay_below_what_nats_takes(stage: Stage) -> None:
+    """Many, large, and large by their metadata: each is told, once, in messages of bounded size."""
+    large = [stage.connect({"name": "big", "description": "x" * 600_000}) for _ in range(2)]
+    described = [stage.connect(metadata={"k": "x" * 16_000}) for _ in range(100)]
+    many = [stage.connect() for _ in range(1200)]
+    await stage.settled()
+    told = [record.client_id for report in stage.registry.reports for record in report.records]
+    assert sorted(told) == sorted(live.core.client_id for live in large + described + many)
+    assert stage.reporter.pong().digest == digest_of(*large, *described, *many)
+
+
+async def test_removals_are_bounded_too(stage: Stage) -> None:
+    live = [stage.connect() for _ in range(1200)]
+    await stage.settled()
+    before = len(stage.registry.reports)
+    for one in live:
+        stage.end(one, "x" * 100)
+    await stage.settled()
+    told = [removal.client_id for report in stage.registry.reports[before:] for removal in report.removals]
+    assert told == [one.core.client_id for one in live]
+    assert stage.reporter.pong().sessions == 0
+
+
+async def test_large_record_does_not_join_many_removals(stage: Stage) -> None:
+    live = [stage.connect() for _ in range(400)]
+    await stage.settled()
+    for one in live:
+        stage.end(one, "x" * 300)
+    stage.connect({"name": "big", "description": "x" * 950_000})
+    await stage.settled()
+    assert stage.reporter.pong().sessions == 1
+
+
+async def test_pages_are_bounded_ordered_and_complete(stage: Stage) -> None:
+    live = [stage.connect({"name": "f", "description": "x" * 50_000}) for _ in range(40)]
+    live.append(stage.connect({"name": "f", "description": "x" * 900_000}))
+    await stage.settled()
+    unreported, gone = stage.connect(), live.pop(3)
+    stage.end(gone)
+    found, after, pages = [], "", 0
+    while True:
+        page = stage.reporter.page(stage.sessions, after)
+        assert len(msgspec.json.encode(page)) < MAX_PAYLOAD
+        found += page.records
+        pages += 1
+        if page.after is None:
+            break
+        after = page.after
+    assert [record.client_id for record in found] == sorted(one.core.client_id for one in live)
+    assert unreported.core.client_id not in {record.client_id for record in found}
+    assert pages >= 4
+
+
+async def test_pages_of_nothing_are_one_empty_page(stage: Stage) -> None:
+    page = stage.reporter.page(stage.sessions, "")
+    assert (page.number, page.records, page.after) == (0, [], None)
+    assert stage.reporter.page(stage.sessions, "zzz").records == []
+
+
+async def test_goodbye_waits_until_the_registry_knows_but_not_for_ever(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "GOODBYE_SECONDS", 0.1)
+    live = stage.connect()
+    await stage.settled()
+    stage.registry.answer = TimeoutError()
+    stage.end(live)
+    async with asyncio.timeout(5):
+        await stage.reporter.say_goodbye()
+    assert stage.reporter.pong().number in (1, 2)
+    stage.registry.answer = ACK
+    await stage.settled()
+    assert stage.registry.reports[-1].removals == [Removal("default", live.core.client_id, "closed")]
+    with contextlib.suppress(TimeoutError):
+        await stage.reporter.say_goodbye()
