@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -48,6 +49,7 @@ class Process(msgspec.Struct, frozen=True, rename="camel"):
 
     name: str
     id: str
+    host: str
     version: str
     up_seconds: int
     requests: int
@@ -70,8 +72,13 @@ _decoder = msgspec.json.Decoder(_Stats)
 
 @click.command(cls=Command)
 @as_json
+@click.option(
+    "--here",
+    type=click.Choice([name.removeprefix("agentbridge-") for name in COMMANDS]),
+    help="Only ask whether a process of this kind answers on this host, as a container's health check does.",
+)
 @needs_settings(*TO_NATS)
-def health(settings: CommandSettings, as_json: bool) -> None:
+def health(settings: CommandSettings, as_json: bool, here: str | None) -> None:
     """Show NATS and the processes on it.
 
     Exits with 1 where a kind of process is missing. REQUESTS and ERRORS count what each process answered on its fixed
@@ -80,18 +87,32 @@ def health(settings: CommandSettings, as_json: bool) -> None:
     Examples:
       agentbridge health
       agentbridge health --json
+      agentbridge health --here registry
     """
+    if here is not None:
+        asyncio.run(_require_here(settings, f"agentbridge-{here}"))
+        return
     found = asyncio.run(_examine(settings))
     if as_json:
         click.echo(output.one_line(found))
     else:
         click.echo(f"NATS {found.nats_version} at {found.nats_url}, round trip {found.nats_round_trip_ms:.1f} ms")
         if found.processes:
-            headers = ["PROCESS", "ID", "VERSION", "UP", "REQUESTS", "ERRORS", "ANSWERED IN"]
+            headers = ["PROCESS", "ID", "HOST", "VERSION", "UP", "REQUESTS", "ERRORS", "ANSWERED IN"]
             click.echo(output.table(headers, map(_row, found.processes)))
     if found.missing:
         starts = ", ".join(f"`{COMMANDS[name]}`" for name in found.missing)
         raise ConfigurationError(f"nobody answers for {', '.join(found.missing)}: start {starts}")
+
+
+async def _require_here(settings: CommandSettings, name: str) -> None:
+    """Raise `ConfigurationError` where no process of this name answers on this host."""
+    host = socket.gethostname()
+    async with connected(settings) as connection:
+        async for process in _answers(connection):
+            if (process.name, process.host) == (name, host):
+                return
+    raise ConfigurationError(f"no {name} answers on {host}: start `{COMMANDS[name]}`")
 
 
 async def _examine(settings: CommandSettings) -> Health:
@@ -148,6 +169,7 @@ def _process(message: Msg, answered_ms: float) -> Process | None:
         Process(
             name=stats.name,
             id=stats.metadata.get("gatewayId", stats.id),
+            host=stats.metadata.get("host", ""),
             version=stats.version,
             up_seconds=round((datetime.datetime.now(datetime.UTC) - started).total_seconds()),
             requests=sum(endpoint.num_requests for endpoint in stats.endpoints),
@@ -166,7 +188,7 @@ def _version(version: ServerVersion) -> str:
 def _row(process: Process) -> list[str]:
     up = str(datetime.timedelta(seconds=process.up_seconds))
     counts = [str(process.requests), str(process.errors)]
-    return [process.name, process.id, process.version, up, *counts, f"{process.answered_ms:.1f} ms"]
+    return [process.name, process.id, process.host, process.version, up, *counts, f"{process.answered_ms:.1f} ms"]
 
 
 def _milliseconds_since(started: float) -> float:

@@ -7,6 +7,7 @@ callers `repr(error)`, runs handlers inside the subscription, and stops by unsub
 import asyncio
 import datetime
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -59,7 +60,8 @@ class Responder:
     ) -> None:
         self._connection = connection
         self._tasks = tasks
-        self._identity = {"name": service, "id": ident, "version": SERVICE_VERSION, "metadata": metadata}
+        about = {"host": socket.gethostname(), **metadata}
+        self._identity = {"name": service, "id": ident, "version": SERVICE_VERSION, "metadata": about}
         self._started = datetime.datetime.now(datetime.UTC)
         self._stats: list[_EndpointStats] = []
         self._counters: dict[str, Counters] = {}

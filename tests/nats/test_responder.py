@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -220,7 +221,8 @@ async def test_service_answers_as_nats_micro_expects(nats_url: str, caller: Clie
         for subject in ("t.echo", "t.echo", "t.fail"):
             await caller.request(subject, b"", 5)
         ping, info, stats = [await _asked(caller, f"$SRV.{verb}{whom}") for verb in ("PING", "INFO", "STATS")]
-    identity = {"name": "agentbridge-test", "id": "id1", "version": "0.1.0", "metadata": {"gatewayId": "g1"}}
+    about = {"host": socket.gethostname(), "gatewayId": "g1"}
+    identity = {"name": "agentbridge-test", "id": "id1", "version": "0.1.0", "metadata": about}
     assert ping == {"type": "io.nats.micro.v1.ping_response", **identity}
     assert ServicePing.from_dict(dict(ping)).id == "id1"
 

@@ -79,6 +79,17 @@ async def test_health_shows_every_process(up: Up) -> None:
     assert found["natsRoundTripMs"] > 0
 
 
+async def test_health_of_this_host_s_process_is_an_exit_code(up: Up) -> None:
+    here = await up.command("health", "--here", "registry")
+    assert (here.code, here.out, here.err) == (0, "", "")
+    up.signal_child("registry", signal.SIGSTOP)
+    try:
+        frozen = await up.command("health", "--here", "registry")
+    finally:
+        up.signal_child("registry", signal.SIGCONT)
+    assert (frozen.code, "no agentbridge-registry answers on" in frozen.err) == (1, True)
+
+
 async def test_clients_are_listed_and_filtered(up: Up, connecting: Any) -> None:
     async with connecting("ann") as ann, connecting("bob") as bob:
         table = (await up.command("clients", "--metadata", "room=7")).out.splitlines()
@@ -87,7 +98,7 @@ async def test_clients_are_listed_and_filtered(up: Up, connecting: Any) -> None:
         found = json.loads((await up.command("clients", "--user", "bob", "--json")).out)
         assert [client["clientId"] for client in found] == [bob.client_id]
         none = await up.command("clients", "--user", "eve")
-        assert (none.code, none.out, none.err) == (0, "", "no application is connected\n")
+        assert (none.code, none.out, none.err) == (0, "", "no connected application matches\n")
 
 
 async def test_token_s_limits_are_the_command_s(up: Up, connecting: Any) -> None:
@@ -107,6 +118,8 @@ async def test_capabilities_are_shown_without_what_they_would_do_to_a_terminal(u
         assert "\x1b" not in table
         assert r"add             title       Adds\x1b[31m an item" in table
         found = json.loads((await up.command("capabilities", "--name", "add", "--json")).out)
+        unknown = await up.command("capabilities", "nobody")
+        assert (unknown.code, unknown.err) == (1, "Error: client_not_found: no connected client with this id\n")
         assert found[app.client_id][1] == {"type": "function", "name": "fail"}
 
 
@@ -239,6 +252,13 @@ async def test_missing_kind_of_process_is_named(up: Up) -> None:
     assert "agentbridge-gateway" in missing.err
     assert "`agentbridge gateway`" in missing.err
     await until(lambda: up.child("gateway") == gateway)
+
+
+@pytest.mark.parametrize("command", ["gateway", "agent-api", "registry"])
+async def test_process_without_a_key_refuses_to_start(up: Up, command: str) -> None:
+    refused = await up.command(command)
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    assert "AGENTBRIDGE_JWT_SECRET" in refused.err
 
 
 async def test_token_opens_what_it_says(up: Up) -> None:
