@@ -307,8 +307,13 @@ class Caller:
             group.doubt.dispel()
 
     def _has_just_reconnected(self) -> bool:
+        """Tell it from being away: a NATS that stays away ends the waits too."""
         connection = self._connection
-        return connection.reconnects > 0 and connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS
+        return (
+            connection.connected
+            and connection.reconnects > 0
+            and (connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS)
+        )
 
     async def _ask(self, group: _Group, request_ids: list[str]) -> tuple[Evidence, Msg | None]:
         future: asyncio.Future[Msg] = self._loop.create_future()

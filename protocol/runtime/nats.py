@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
 from protocol.runtime.flushes import Flushes
+from protocol.runtime.outbox import Outbox, header_block
 from protocol.runtime.settings import Settings
 
 MIN_SERVER = (2, 11)
@@ -29,11 +30,9 @@ RECONNECT_WAIT_SECONDS = 0.25
 PING_INTERVAL_SECONDS = 1
 MAX_OUTSTANDING_PINGS = 2
 TCP_USER_TIMEOUT_MS = 3000
-MAX_UNSENT_BYTES = 16 * 1024 * 1024
 FLUSH_TIMEOUT_SECONDS = 5
 FIRST_CONNECT_LOG_SECONDS = 5
 DRAIN_TIMEOUT_SECONDS = 5
-HEADERS_FRAME_BYTES = 256  # more than the first line and the separators of our few headers
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Msg], Awaitable[None]]
@@ -56,6 +55,7 @@ class Connection:
         self._violations: list[str] = []
         self._started = False
         self._leaving = False
+        self._outbox = Outbox()
         self._flushes = Flushes(self._round_trip)
         self._listeners: list[Callable[[], None]] = []
 
@@ -91,23 +91,14 @@ class Connection:
     def publish_now(
         self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Publish without yielding; raise `Unavailable` where the server is away or has not taken what came before.
+        """Publish without yielding, so that a socket's callback can answer a command on the spot.
 
-        Raises `PayloadTooLarge` for more than the server's `max_payload`: trying again would not help.
-
-        The library's publish is a coroutine that only suspends to wait for a full flush queue, which it fills by one
-        entry at most; run to its end here, it lets a socket's callback answer a command on the spot.
+        Raises `Unavailable` where the server is away or has not taken what came before, `PayloadTooLarge` for more
+        than its `max_payload`.
         """
-        if self._away_since is not None or self.client.pending_data_size > MAX_UNSENT_BYTES:
+        if self._away_since is not None:
             raise Unavailable("NATS is away; try again in a moment")
-        self._require_room(payload, headers)
-        try:
-            self.client.publish(subject, payload, reply=reply, headers=headers).send(None)
-        except StopIteration:
-            return
-        except nats.errors.Error as exc:
-            raise Unavailable("NATS did not take the message; try again in a moment") from exc
-        raise AssertionError("publishing suspended")
+        self._outbox.post(self.client, subject, payload, reply, headers)
 
     async def publish(
         self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
@@ -162,9 +153,7 @@ class Connection:
 
         The library counts the payload alone; a server that gets more than it takes closes the whole connection.
         """
-        size = len(payload)
-        if headers:
-            size += HEADERS_FRAME_BYTES + sum(len(name) + 4 * len(value) for name, value in headers.items())
+        size = len(payload) + (len(header_block(tuple(headers.items()))) if headers else 0)
         if size > self.client.max_payload:
             raise PayloadTooLarge("the message is larger than NATS takes")
 

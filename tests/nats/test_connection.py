@@ -17,6 +17,7 @@ from support.wait import until
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
 from protocol.runtime import nats as hardened
+from protocol.runtime import outbox
 from protocol.runtime.nats import Connection, connect
 from protocol.runtime.settings import Settings
 
@@ -176,7 +177,7 @@ async def test_nothing_unsent_is_sent_after_the_reconnect(private_nats: NatsServ
 async def test_what_waits_to_be_written_is_bounded(private_nats: NatsServer, connection: Connection) -> None:
     private_nats.freeze()
     taken = await _publish_until_refused(connection, bytes(1_000_000))
-    assert taken * 1_000_000 < hardened.MAX_UNSENT_BYTES + SOCKET_BUFFER_BYTES
+    assert taken * 1_000_000 < outbox.MAX_UNSENT_BYTES + SOCKET_BUFFER_BYTES
     private_nats.kill()
     await gone(connection)
 
