@@ -12,7 +12,7 @@ import jwt
 import msgspec
 
 from agentbridge import data_folder
-from agentbridge.data_folder import RunFile
+from agentbridge.data_folder import DATA_DIR, RunFile
 from agentbridge.nats_config import CONSOLE
 from agentbridge.output import without_password
 from protocol.access import ADMIN, EVERY_PERMISSION
@@ -20,7 +20,7 @@ from protocol.errors import ConfigurationError
 from protocol.ids import is_token
 from protocol.runtime.auth import DEFAULT_TENANT, mint
 from protocol.runtime.nats import Connection, connect
-from protocol.runtime.settings import Settings, Text, load, variable
+from protocol.runtime.settings import LogLevel, Settings, Text, load, variable
 
 CONNECT_SECONDS = 3
 OWN_TOKEN_SECONDS = 3600
@@ -30,8 +30,9 @@ OWN_SUBJECT = "command-line"
 class CommandSettings(Settings, frozen=True, kw_only=True):
     """What a command is told. Commands verify no token, so they need no key."""
 
-    data_dir: Text = "./.agentbridge"
+    data_dir: Text = DATA_DIR
     token: Text | None = None
+    log_level: LogLevel = "warning"
 
     def check(self) -> None:
         """Raise `ConfigurationError` for a file that cannot be read."""

@@ -15,6 +15,7 @@ import msgspec
 from protocol.errors import ConfigurationError
 from protocol.runtime.settings import variable
 
+DATA_DIR = "./.agentbridge"
 RUN_FILE = "run.json"
 LOCK_FILE = "up.lock"
 
@@ -30,6 +31,7 @@ class RunFile(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, k
     nats_password: str | None = None
     agent_nats_user: str | None = None
     agent_nats_password: str | None = None
+    authentication: bool = True
     jwt_secret: str | None = None
     jwt_audience: str | None = None
     jwt_issuer: str | None = None

@@ -51,10 +51,10 @@ class Directory:
             after = page.after
 
     async def knows(self, address: ClientAddress, token: str | None) -> bool:
-        """Tell whether a client is registered; False where no registry can say."""
+        """Tell whether a client is registered; raise `Unavailable` where no registry can say."""
         try:
             await self._ask("get", codec.encode(_Wanted(address.client_id)))
-        except (ClientNotFound, Unavailable):
+        except ClientNotFound:
             return False
         return True
 

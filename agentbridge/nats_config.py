@@ -182,7 +182,8 @@ def _inbox(user: str) -> str:
 def _server_lines(server: Server) -> list[str]:
     """Return the settings of the server itself; its pings notice a lost host in seconds instead of minutes."""
     lines = [
-        "# Rendered by `python -m agentbridge.nats_config`: change it there.",
+        "# Rendered by `python -m agentbridge.nats_config`: change it there. Passwords come from the environment of",
+        "# nats-server; begin each with a letter, and use letters, digits, - and _ alone.",
         f"listen: {_quoted(server.listen)}",
         "max_payload: 1MB",
         'ping_interval: "2s"',

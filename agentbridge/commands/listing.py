@@ -13,6 +13,7 @@ from agentbridge.credentials import CommandSettings, connected, tenant_of, token
 from agentbridge.directory import Directory
 from protocol import codec
 from protocol.discovery import Query
+from protocol.errors import ClientNotFound
 from protocol.records import ClientRecord, read_capabilities
 
 Function = Callable[..., Any]
@@ -49,7 +50,7 @@ def clients(settings: CommandSettings, as_json: bool, **filters: Any) -> None:
     elif records:
         click.echo(output.table(["CLIENT", "USER", "APP", "STATE", "CONNECTED", "OFFERS"], map(_client_row, records)))
     else:
-        click.echo("no application is connected", err=True)
+        click.echo(_nobody(filters), err=True)
 
 
 @click.command(cls=Command)
@@ -66,12 +67,18 @@ def capabilities(settings: CommandSettings, client: str | None, as_json: bool, *
       agentbridge capabilities --name add_todo --json
     """
     records = asyncio.run(_records(settings, _query(client_id=client, **filters)))
+    if client is not None and not records:
+        raise ClientNotFound
     if as_json:
         click.echo(output.one_line({record.client_id: record.capabilities for record in records}))
     elif records:
         click.echo("\n\n".join(map(_offers, records)))
     else:
-        click.echo("no application is connected", err=True)
+        click.echo(_nobody(filters), err=True)
+
+
+def _nobody(filters: dict[str, Any]) -> str:
+    return "no connected application matches" if any(filters.values()) else "no application is connected"
 
 
 async def _records(settings: CommandSettings, query: Query) -> list[ClientRecord]:

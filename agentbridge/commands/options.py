@@ -42,7 +42,7 @@ def needs_settings(*fields: str) -> Callable[[Callable[..., R]], Callable[..., R
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         def with_settings(*args: Any, **kwargs: Any) -> R:
             settings = resolve({field: kwargs.pop(field) for field in fields}, environment())
-            logs.configure("agentbridge", settings.log_format, "warning")
+            logs.configure("agentbridge", settings.log_format, settings.log_level)
             return function(settings, *args, **kwargs)
 
         command: Callable[..., R] = functools.update_wrapper(with_settings, function)

@@ -1,7 +1,6 @@
 """`agentbridge up`: the whole bridge on this machine, by one command."""
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 from agentbridge import data_folder
 from agentbridge.commands.help import Command
 from agentbridge.data_folder import RunFile
-from agentbridge.up import ports, welcome
+from agentbridge.up import nats_server, ports, welcome
 from agentbridge.up.settings import UpSettings, complete
 from agentbridge.up.supervisor import Announce, Supervisor
 from protocol.errors import ConfigurationError
@@ -41,15 +40,21 @@ def up() -> None:
     environment = complete(settings.environment())
     configured = settings.load(UpSettings, environment)
     logs.configure("up", configured.log_format, configured.log_level)
+    binary = None if settings.variable("nats_url") in environment else nats_server.find()
     with data_folder.claim(Path(configured.data_dir)):
         ports.require_free(configured)
-        failure = asyncio.run(Supervisor(configured, environment, os.getpid()).run(_announcer(configured.data_dir)))
+        failure = asyncio.run(Supervisor(configured, environment, binary).run(_announcer(configured.data_dir)))
     if failure is not None:
         raise ConfigurationError(f"{failure}; what it said stands above")
 
 
 def _announcer(folder: str) -> Announce:
     def announce(found: RunFile) -> None:
-        click.echo(welcome.text(found, folder, sys.argv[0], terminal=sys.stdout.isatty()))
+        click.echo(welcome.text(found, folder, _program(), terminal=sys.stdout.isatty()))
 
     return announce
+
+
+def _program() -> str:
+    """Return how the user calls us."""
+    return f"{sys.executable} -m agentbridge" if sys.argv[0].endswith("__main__.py") else sys.argv[0]

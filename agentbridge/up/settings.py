@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 
+from agentbridge.data_folder import DATA_DIR
 from protocol import origins
 from protocol.runtime.settings import Origins, Port, Settings, Text, variable
 
@@ -13,7 +14,7 @@ KEY_FIELDS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 class UpSettings(Settings, frozen=True, kw_only=True):
     """The settings of the children that `up` itself must know."""
 
-    data_dir: Text = "./.agentbridge"
+    data_dir: Text = DATA_DIR
     gateway_host: Text = "127.0.0.1"
     gateway_port: Port = 8001
     api_host: Text = "127.0.0.1"

@@ -5,6 +5,7 @@ The first signal stops everything, a second changes nothing. Whatever goes wrong
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import msgspec
 
 from agentbridge import data_folder, nats_config
 from agentbridge.data_folder import RunFile
-from agentbridge.up import nats_server
 from agentbridge.up.children import Child
 from agentbridge.up.members import Member
 from agentbridge.up.nats_server import NatsServer
@@ -30,13 +30,16 @@ Announce = Callable[[RunFile], None]
 
 
 class Supervisor:
-    """Everything that `up` runs. `environment` is what the children get, complete with defaults."""
+    """Everything that `up` runs: `nats_binary` where there is one, and the processes.
 
-    def __init__(self, settings: UpSettings, environment: dict[str, str], pid: int) -> None:
+    `environment` is what the children get, complete with defaults.
+    """
+
+    def __init__(self, settings: UpSettings, environment: dict[str, str], nats_binary: Path | None) -> None:
         self._settings = settings
         self._environment = environment
         self._folder = Path(settings.data_dir)
-        self._pid = pid
+        self._nats_binary = nats_binary
         self._stop = asyncio.Event()
         self._failure: str | None = None
         self._nats: NatsServer | None = None
@@ -53,8 +56,8 @@ class Supervisor:
         return self._failure
 
     async def _start(self, tasks: asyncio.TaskGroup, announce: Announce) -> None:
-        if variable("nats_url") not in self._environment:
-            self._nats = NatsServer(nats_server.find(), (self._folder / "nats").absolute(), self._fail)
+        if self._nats_binary is not None:
+            self._nats = NatsServer(self._nats_binary, (self._folder / "nats").absolute(), self._fail)
             if not await self._bring_up(tasks, [self._nats]):
                 return
         registry = self._member("registry", nats_config.REGISTRY)
@@ -103,12 +106,13 @@ class Supervisor:
     def _run_file(self, api_url: str, gateway_url: str) -> RunFile:
         settings = self._settings
         found = RunFile(
-            pid=self._pid,
+            pid=os.getpid(),
             api_url=api_url,
             gateway_url=gateway_url,
             nats_url=settings.nats_url,
             nats_user=settings.nats_user,
             nats_password=settings.nats_password,
+            authentication=settings.auth != "off",
             jwt_secret=settings.jwt_secret,
             jwt_audience=settings.jwt_audience,
             jwt_issuer=settings.jwt_issuer,

@@ -4,7 +4,10 @@ Tokens go to a terminal only: where the output is a file or a pipe it may be som
 one is shown instead.
 """
 
-from agentbridge.data_folder import RunFile
+import shlex
+from typing import NamedTuple
+
+from agentbridge.data_folder import DATA_DIR, RunFile
 from agentbridge.output import without_password
 from protocol.access import ADMIN, AGENT, APP
 from protocol.runtime.auth import mint
@@ -14,9 +17,21 @@ TOKEN_HOURS = 24
 
 def text(found: RunFile, folder: str, program: str, *, terminal: bool) -> str:
     """Return the welcome; `program` is how the user calls us, `terminal` whether secrets may be shown."""
+    command = _Command(program, folder)
     return "\n".join(
-        [*_places(found, folder), *_credentials(found, program, terminal), *_first_steps(found, program), ""]
+        [*_places(found, folder), *_credentials(found, command, terminal), *_first_steps(found, command), ""]
     )
+
+
+class _Command(NamedTuple):
+    """How to type a command that finds this `up`."""
+
+    program: str
+    folder: str
+
+    def __call__(self, arguments: str) -> str:
+        place = "" if self.folder == DATA_DIR else f" --data-dir {shlex.quote(self.folder)}"
+        return f"{self.program} {arguments}{place}"
 
 
 def _places(found: RunFile, folder: str) -> list[str]:
@@ -31,23 +46,25 @@ def _places(found: RunFile, folder: str) -> list[str]:
     ]
 
 
-def _credentials(found: RunFile, program: str, terminal: bool) -> list[str]:
+def _credentials(found: RunFile, command: _Command, terminal: bool) -> list[str]:
+    if not found.authentication:
+        return ["No token is needed: authentication is off.", ""]
     if found.jwt_secret is None:
         return ["Tokens: those that your own issuer signs.", ""]
     if not terminal:
-        return ["Tokens are shown on a terminal only. Get one with:", f"  {program} token --role agent", ""]
+        return ["Tokens are shown on a terminal only. Get one with:", f"  {command('token --role agent')}", ""]
     tokens = [f"  {role:5}  {_token(found, role)}" for role in (APP, AGENT, ADMIN)]
     agent = f"{found.agent_nats_user}:{found.agent_nats_password}@" if found.agent_nats_user else ""
     direct = [f"  NATS user of agents: {found.nats_url.replace('://', f'://{agent}')}"] if agent else []
     return [f"Tokens, good for {TOKEN_HOURS} hours:", *tokens, *direct, ""]
 
 
-def _first_steps(found: RunFile, program: str) -> list[str]:
-    token = "" if found.jwt_secret is None else f' -H "Authorization: Bearer $({program} token --role agent)"'
+def _first_steps(found: RunFile, command: _Command) -> list[str]:
+    token = "" if found.jwt_secret is None else f' -H "Authorization: Bearer $({command("token --role agent")})"'
     return [
         "Try, in another terminal:",
-        f"  {program} health",
-        f"  {program} events",
+        f"  {command('health')}",
+        f"  {command('events')}",
         f"  curl{token} {found.api_url}/api/capabilities",
     ]
 

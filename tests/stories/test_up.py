@@ -1,5 +1,8 @@
 """`agentbridge up`: everything starts, is watched, and goes, however it ends."""
 
+import contextlib
+import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +13,7 @@ import httpx
 import pytest
 from support.app import application
 from support.nats_server import NatsServer
-from support.up import Up
+from support.up import Up, tree
 from support.wait import until
 
 MakeUp = Callable[..., Up]
@@ -66,6 +69,31 @@ async def test_ctrl_c_ends_everything_and_no_secret_stays_behind(make_up: MakeUp
     written = [path.read_bytes() for path in up.folder.rglob("*") if path.is_file()]
     assert not [secret for secret in secrets for content in written if secret.encode() in content]
     assert "eyJ" not in up.log + up.out
+
+
+async def test_terminal_shows_tokens_that_work_and_its_ctrl_c_ends_everything(make_up: MakeUp) -> None:
+    up = make_up()
+    terminal = up.launch_on_terminal()
+    try:
+        shown = await until(partial(shown_with, terminal, bytearray(), b"/api/capabilities"), 30)
+        tokens = dict(re.findall(r"^  (app|agent|admin) +(eyJ\S+)\r$", shown, re.MULTILINE))
+        async with application(up.run_file["gatewayUrl"], {"echo": dict}, token=tokens["app"]) as app:
+            called = await up.command("call", app.client_id, "echo", "--token", tokens["agent"])
+            assert called.out == "{}\n"
+        up.descendants |= set(tree(up.pid))
+        os.write(terminal, b"\x03")
+        assert await up.ended() == 0
+    finally:
+        os.close(terminal)
+    assert up.orphans() == []
+
+
+def shown_with(terminal: int, shown: bytearray, awaited: bytes) -> str:
+    """Return what a terminal shows once that holds `awaited`; nothing before."""
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        shown += os.read(terminal, 65536)
+    return shown.decode() if awaited in shown else ""
 
 
 async def test_second_signal_changes_nothing(make_up: MakeUp) -> None:

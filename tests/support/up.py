@@ -19,6 +19,10 @@ END_SECONDS = 30
 COMMAND_SECONDS = 20
 TOKEN_SECONDS = 600
 PATH = os.environ["PATH"]  # noqa: TID251  children need it, and nothing else of this process's environment
+# What a terminal does for the shell that it starts: it becomes the session's own, so that ^C is a signal.
+ON_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class Ended(NamedTuple):
@@ -69,6 +73,16 @@ class Up:
         with (self.folder / "up.out").open("wb") as out, (self.folder / "up.err").open("ab") as err:
             command = [sys.executable, "-m", "agentbridge", "up"]
             self._popen = subprocess.Popen(command, stdout=out, stderr=err, env=self.environment, cwd=self.folder)
+
+    def launch_on_terminal(self) -> int:
+        """Start it as the foreground job of a terminal of its own; return the terminal's other end."""
+        ours, its = os.openpty()
+        command = [sys.executable, "-c", ON_TERMINAL, sys.executable, "-m", "agentbridge", "up"]
+        self._popen = subprocess.Popen(
+            command, stdin=its, stdout=its, stderr=its, env=self.environment, cwd=self.folder, start_new_session=True
+        )
+        os.close(its)
+        return ours
 
     def start_blocking(self) -> None:
         """Start it and wait until it is ready, where no event loop runs."""

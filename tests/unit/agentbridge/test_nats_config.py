@@ -16,7 +16,7 @@ def test_deployed_file_is_what_the_template_renders() -> None:
 
 
 def test_no_password_stands_in_the_file() -> None:
-    lines = [line for line in render(DEPLOYED).splitlines() if "password" in line]
+    lines = [line for line in render(DEPLOYED).splitlines() if "password:" in line]
     assert len(lines) == len(users(("default",)))
     assert all("password: $AGENTBRIDGE_NATS_PASSWORD_" in line for line in lines)
 

