@@ -6,8 +6,10 @@ its command is known as being verified.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 
 import msgspec
 from nats.aio.msg import Msg
@@ -79,16 +81,25 @@ class Commands:
         if msg.reply and not is_safe_reply(msg.reply):
             log.warning("ignored a message for client %s: its reply is not an inbox", session.core.client_id)
             return
-        request_id = ""
         try:
             operation = decode_operation(msg.data)
-            request_id = _request_id(operation)
+        except BridgeError as exc:
+            self._refuse(session, msg, exc, "")
+            return
+        request_id = _request_id(operation)
+        with self._boundary(session, msg, request_id):
             token = bearer(_header(msg, AUTHORIZATION_HEADER))
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
             else:
                 self._act(session, msg, operation, principal, request_id)
+
+    @contextlib.contextmanager
+    def _boundary(self, session: LiveSession, msg: Msg, request_id: str) -> Iterator[None]:
+        """Turn whatever goes wrong inside into an answer; nothing may escape into the subscription or a task."""
+        try:
+            yield
         except BridgeError as exc:
             self._refuse(session, msg, exc, request_id)
         except Exception:
@@ -169,17 +180,13 @@ class Commands:
         mark: tuple[str, str | None, str],
     ) -> None:
         request_id = mark[2]
-        try:
-            expired_too = not isinstance(operation, CommandRequest)
-            principal = await self._verifier.verify(token, expired_too=expired_too)
-            self._act(session, msg, operation, principal, request_id)
-        except BridgeError as exc:
-            self._refuse(session, msg, exc, request_id)
-        except Exception:
-            log.exception("a command for client %s failed", session.core.client_id)
-            self._refuse(session, msg, Internal("the gateway failed; its log says why"), request_id)
-        finally:
-            self._verifying.discard(mark)
+        with self._boundary(session, msg, request_id):
+            try:
+                expired_too = not isinstance(operation, CommandRequest)
+                principal = await self._verifier.verify(token, expired_too=expired_too)
+                self._act(session, msg, operation, principal, request_id)
+            finally:
+                self._verifying.discard(mark)
 
     # --- commands that nobody waits for any more ---
 
