@@ -13,7 +13,7 @@ import nats
 import nats.errors
 import pytest
 from nats.aio.client import Client
-from support.app import App, never
+from support.app import App, Handler, never
 from support.bridge import Bridge
 from support.settings import agent_token, app_token, bearer
 
@@ -39,7 +39,7 @@ def echo(parameters: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 async def world(bridge: Bridge) -> AsyncIterator[World]:
     """A bridge with clients of two users and two tenants."""
-    handlers = {"echo": echo, "never": never}
+    handlers: dict[str, Handler] = {"echo": echo, "never": never}
     async with contextlib.AsyncExitStack() as stack:
         apps = [
             await stack.enter_async_context(
