@@ -19,7 +19,8 @@ from agentbridge.credentials import CommandSettings, connected
 from protocol.errors import ConfigurationError
 from protocol.runtime.nats import Connection
 
-QUIET_SECONDS = 0.6
+QUIET_SECONDS = 0.3
+PATIENCE_SECONDS = 2.0
 STATS_SUBJECT = "$SRV.STATS"
 COMMANDS = {
     "agentbridge-gateway": "agentbridge gateway",
@@ -136,7 +137,10 @@ async def _round_trip_ms(connection: Connection) -> float:
 
 
 async def _answers(connection: Connection) -> AsyncIterator[Process]:
-    """Yield the processes that answer, until nobody has for a while: how many there are is not known."""
+    """Yield the processes that answer, until nobody has for a while; longer where a kind is missing.
+
+    How many there are is not known.
+    """
     queue: asyncio.Queue[tuple[Msg, float]] = asyncio.Queue()
     started = time.perf_counter()
 
@@ -147,12 +151,14 @@ async def _answers(connection: Connection) -> AsyncIterator[Process]:
     await connection.subscribe(inbox, accept)
     await connection.publish(STATS_SUBJECT, b"", reply=inbox)
     await connection.verify_permissions()
+    missing = set(COMMANDS)
     with contextlib.suppress(TimeoutError):
         while True:
-            async with asyncio.timeout(QUIET_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS if missing else QUIET_SECONDS):
                 message, answered_ms = await queue.get()
             process = _process(message, answered_ms)
             if process is not None:
+                missing.discard(process.name)
                 yield process
 
 
