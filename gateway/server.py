@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
@@ -92,7 +92,7 @@ class GatewayServer:
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer health checks, unknown paths and foreign web pages before there is a WebSocket; None to go on."""
-        path = urlsplit(request.path).path
+        path = request.path.partition("?")[0]  # not parsed as a URL: strangers write what cannot be one
         if path == "/healthz":
             return _respond(connection, http.HTTPStatus.OK, "ok\n")
         if path == "/readyz":
@@ -101,7 +101,7 @@ class GatewayServer:
             return _respond(connection, http.HTTPStatus.NOT_FOUND, "no such path: connect a WebSocket to /ws\n")
         if self._sessions.draining:
             return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "shutting down: connect again\n")
-        if not self._origins.allows(request.headers.get("Origin")):
+        if not all(map(self._origins.allows, request.headers.get_all("Origin"))):
             return _respond(
                 connection, http.HTTPStatus.FORBIDDEN, "this origin is not in AGENTBRIDGE_ALLOWED_ORIGINS\n"
             )
@@ -165,14 +165,14 @@ def _token(request: Request) -> str | None:
 
     Raises `Unauthenticated` for an `Authorization` of another scheme.
     """
-    token = bearer(request.headers.get("Authorization"))
+    token = bearer(", ".join(request.headers.get_all("Authorization")))
     if token:
         return token
     offered = (part.strip() for line in request.headers.get_all("Sec-WebSocket-Protocol") for part in line.split(","))
     for subprotocol in offered:
         if subprotocol.startswith(BEARER_SUBPROTOCOL):
             return subprotocol.removeprefix(BEARER_SUBPROTOCOL)
-    values = parse_qs(urlsplit(request.path).query).get("token")
+    values = parse_qs(request.path.partition("?")[2]).get("token")
     return values[0] if values else None
 
 
