@@ -51,7 +51,7 @@ class Receiving:
             ident = getattr(frame, "id", None)
             self._act(session, frame)
         except BridgeError as exc:
-            session.perform(session.core.refuse_frame(exc, self._loop.time(), ident))
+            session.perform(session.core.refuse_frame(exc, self._loop.time(), ident or native.identify(data)))
         except Exception:
             with logs.about(session.core.client_id):
                 log.exception("a frame of the client's failed")

@@ -91,6 +91,25 @@ def test_what_an_application_left_open_passes_to_the_byte() -> None:
     assert codec.raw_bytes(frame.result) == b'{ "a" : 1.0 }'
 
 
+@pytest.mark.parametrize(
+    ("data", "ident"),
+    [
+        (b'{"type":"what","id":"f1"}', "f1"),
+        (b'{"type":"metadata","metadata":7,"id":"f1"}', "f1"),
+        (b'{"type":"what"}', None),
+        (b'{"type":"what","id":7}', None),
+        (b'{"type":"what","id":""}', None),
+        (b'{"type":"what","id":"a b"}', None),
+        (b'{"type":"what","id":"' + b"x" * 129 + b'"}', None),
+        (b'["id"]', None),
+        (b"\xff", None),
+        (b"[" * 99999, None),
+    ],
+)
+def test_id_of_a_refused_frame_is_found_where_it_is_a_good_one(data: bytes, ident: str | None) -> None:
+    assert native.identify(data) == ident
+
+
 def test_frames_to_applications_are_one_json_object() -> None:
     assert native.encode(frames.ConnectionFrame("c1", "1")) == (
         b'{"type":"connection","clientId":"c1","protocolVersion":"1"}'
