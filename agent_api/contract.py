@@ -163,7 +163,10 @@ DISCONNECT = {
     "status_code": 204,
     **route(
         "End a client's session (admin)",
-        {"204": {"description": "ended"}, **refusals((*_READING_CODES, Code.CLIENT_NOT_FOUND))},
+        {
+            "204": {"description": "ended; the client is out of the lists within a second"},
+            **refusals((*_READING_CODES, Code.CLIENT_NOT_FOUND)),
+        },
         **_SECURED,
         parameters=[_CLIENT_ID],
     ),
