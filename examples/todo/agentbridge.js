@@ -21,12 +21,13 @@ const MOVING_CODES = new Set([1001, 1012]);
 const MOVE_WITHIN_MS = 1_000;
 const FIRST_BACK_OFF_MS = 500;
 const MAX_BACK_OFF_MS = 15_000;
-const STABLE_AFTER_MS = 10_000;
+const STABLE_AFTER_MS = 5_000;
 const CONNECT_WITHIN_MS = 10_000;
 const BEAT_MS = 15_000;
 const MAX_EVENTS_KEPT = 200;
 const MAX_EVENTS_IN_FLIGHT = 32;
 const RESEND_EVENTS_AFTER_MS = 1_000;
+const MAX_FRAME_BYTES = 900 * 1024; // a gateway closes the connection for frames above 960 KiB
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** What a capability throws to answer with its own code and a sentence that the agent may read. */
@@ -85,11 +86,11 @@ export class AgentBridge extends EventTarget {
 
   /**
    * Tell an event. It is kept until the gateway has stored it, over reconnects; where more than 200 wait, the oldest is
-   * given up. Its id is told too: an event that is sent twice has the same one.
+   * given up. Its id is told too: an event that is sent twice has the same one. Throws for data that cannot travel.
    */
   tell(event, data, source) {
     const id = `${this.#idPrefix}-${this.#nextId++}`;
-    this.#events.set(id, { type: 'event', event, source, data, id });
+    this.#events.set(id, asJson({ type: 'event', event, source, data, id }));
     if (this.#events.size > MAX_EVENTS_KEPT) this.#forgetEvent(this.#events.keys().next().value);
     this.#sendEvents();
   }
@@ -110,7 +111,6 @@ export class AgentBridge extends EventTarget {
 
   #attach(socket, token) {
     this.#socket = socket;
-    this.#openedAt = 0;
     this.#awaitingPong = true; // whatever it says first, it must say something soon
     this.#timers.beat = setTimeout(() => this.#beat(), CONNECT_WITHIN_MS);
     socket.addEventListener('message', ({ data }) => this.#isCurrent(socket) && this.#receive(JSON.parse(data)));
@@ -126,7 +126,6 @@ export class AgentBridge extends EventTarget {
   }
 
   #closed(code, reason) {
-    if (this.#openedAt && Date.now() - this.#openedAt > STABLE_AFTER_MS) this.#failures = 0;
     if (FINAL_CODES.has(code)) {
       this.#leave('stopped', reason || `closed by the gateway (${code})`);
     } else if (MOVING_CODES.has(code)) {
@@ -138,6 +137,7 @@ export class AgentBridge extends EventTarget {
 
   /** Try again after a while: doubled each time, and half of it random, so that thousands of pages don't come at once. */
   #retryLater(reason, delayMs = null) {
+    if (this.#openedAt && Date.now() - this.#openedAt > STABLE_AFTER_MS) this.#failures = 0;
     const backOff = Math.min(MAX_BACK_OFF_MS, FIRST_BACK_OFF_MS * 2 ** this.#failures++);
     this.#leave('waiting', reason);
     this.#timers.retry = setTimeout(() => this.#open(), delayMs ?? backOff * (0.5 + Math.random() / 2));
@@ -146,6 +146,7 @@ export class AgentBridge extends EventTarget {
   #leave(phase, reason) {
     this.#attempt++;
     this.#socket = null;
+    this.#openedAt = 0;
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     for (const requestId of [...this.#running.keys()]) this.#abort(requestId, 'the connection was lost');
     this.#sentEvents.clear();
@@ -306,7 +307,11 @@ export class AgentBridge extends EventTarget {
 
 /** Return a value as it travels, without functions; throw for one that cannot, while somebody can still be told. */
 function asJson(value) {
-  return JSON.parse(JSON.stringify(value));
+  const text = JSON.stringify(value);
+  if (new TextEncoder().encode(text).length > MAX_FRAME_BYTES) {
+    throw new CapabilityError('too_large', 'this is too large to be sent in one piece');
+  }
+  return JSON.parse(text);
 }
 
 /** Tell the agent what a capability said on purpose; what it did not goes to the console, not to strangers. */

@@ -107,11 +107,11 @@ function askPerson({ question }, { agent, signal }) {
   if (dialog.open) throw new CapabilityError('busy', 'the person is being asked something else');
   element('question-agent').textContent = agent;
   element('question-text').textContent = question;
-  dialog.returnValue = 'dismissed';
+  dialog.returnValue = '';
   dialog.showModal();
-  signal.addEventListener('abort', () => dialog.close('dismissed'));
+  signal.addEventListener('abort', () => dialog.close());
   return new Promise((resolve) => {
-    dialog.addEventListener('close', () => resolve({ answer: dialog.returnValue }), { once: true });
+    dialog.addEventListener('close', () => resolve({ answer: dialog.returnValue || 'dismissed' }), { once: true });
   });
 }
 

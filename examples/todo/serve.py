@@ -100,9 +100,7 @@ def session_of_running_bridge(folder: Path) -> Session:
     """Return a session with the `agentbridge up` of this folder; raise `ConfigurationError` where none runs."""
     running = data_folder.read(folder)
     if running is None:
-        raise ConfigurationError(
-            "no bridge runs here: start `agentbridge up` in this folder, or give --gateway and --token"
-        )
+        raise ConfigurationError("no bridge runs here: start `agentbridge up` in this folder")
     if running.jwt_secret is None:
         return Session(running.gateway_url, None)
     audience = running.jwt_audience or "agentbridge"

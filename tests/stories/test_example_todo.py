@@ -13,6 +13,7 @@ from typing import NamedTuple
 import httpx
 import nats
 import pytest
+import pytest_asyncio
 from playwright.async_api import Page, expect
 from support.bridge import Bridge, running_bridge
 from support.browser import open_page
@@ -25,20 +26,30 @@ from agentbridge.data_folder import RunFile, published
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "todo"
 RECONNECT_MS = 20_000
+ORIGINS = "http://127.0.0.1:*"
 DRIVEN = ["Buy oat milk", "Call grandma", "Water the plants"]
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+
+class Stage(NamedTuple):
+    """A running bridge, and where the page is served beside it."""
+
+    bridge: Bridge
+    url: str
 
 
 class Example(NamedTuple):
-    """The example beside a running bridge."""
+    """The page, connected."""
 
-    folder: Path
     bridge: Bridge
     page: Page
 
     async def client_id(self) -> str:
         return await ready(self.page)
+
+    async def ask(self, question: str) -> httpx.Response:
+        return await self.bridge.call(await self.client_id(), "askPerson", {"question": question})
 
 
 def script(name: str, folder: Path, *arguments: str) -> Process:
@@ -74,23 +85,36 @@ async def ready(page: Page) -> str:
     return await page.locator("#client-id").inner_text()
 
 
-@pytest.fixture
-async def example(tmp_path: Path, private_nats: NatsServer) -> AsyncIterator[Example]:
-    """The page, connected to a bridge whose gateway can be restarted on the same port."""
-    folder, port = tmp_path / "bridge", free_port()
-    origins = "http://127.0.0.1:*"
-    async with running_bridge(folder, private_nats.url, gateway_port=port, allowed_origins=origins) as bridge:
-        run_file = RunFile(
-            pid=os.getpid(),
-            api_url=bridge.agent_apis[0].url,
-            gateway_url=bridge.gateway_url,
-            nats_url=private_nats.url,
-            jwt_secret=SECRET,
-        )
-        with published(tmp_path, run_file):
-            async with served(tmp_path) as url, open_page(url) as page:
-                await bridge.listed(await ready(page))
-                yield Example(tmp_path, bridge, page)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """The page, served beside a bridge that all tests share; its gateway can be restarted on the same port."""
+    folder, nats_server = tmp_path_factory.mktemp("stage"), NatsServer(tmp_path_factory.mktemp("nats"))
+    await nats_server.start()
+    port = free_port()
+    try:
+        async with running_bridge(
+            folder / "bridge", nats_server.url, gateway_port=port, allowed_origins=ORIGINS
+        ) as bridge:
+            run_file = RunFile(
+                pid=os.getpid(),
+                api_url=bridge.agent_apis[0].url,
+                gateway_url=bridge.gateway_url,
+                nats_url=nats_server.url,
+                jwt_secret=SECRET,
+            )
+            with published(folder, run_file):
+                async with served(folder) as url:
+                    yield Stage(bridge, url)
+    finally:
+        nats_server.kill()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def example(stage: Stage) -> AsyncIterator[Example]:
+    """The page in a browser of its own, the only client of the bridge."""
+    async with open_page(stage.url) as page:
+        await stage.bridge.listed(await ready(page))
+        yield Example(stage.bridge, page)
 
 
 async def test_three_commands_of_the_readme_are_all_it_takes(tmp_path: Path) -> None:
@@ -170,20 +194,24 @@ async def test_error_of_the_page_reaches_the_agent_in_its_own_words(example: Exa
     await expect(example.page.locator("#commands .status")).to_have_text(["failed"])
 
 
-async def test_person_answers_what_an_agent_asks(example: Example) -> None:
-    call = example.bridge.call(await example.client_id(), "askPerson", {"question": "Is it raining?"})
+async def test_person_answers_what_an_agent_asks_or_waves_it_away(example: Example) -> None:
+    dialog = example.page.get_by_role("dialog")
     async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(call)
-        await expect(example.page.get_by_role("dialog")).to_contain_text("agent-1 asks: Is it raining?")
-        await example.page.get_by_role("button", name="Yes").click()
+        answered = tasks.create_task(example.ask("Is it raining?"))
+        await expect(dialog).to_contain_text("agent-1 asks: Is it raining?")
+        await dialog.get_by_role("button", name="Yes").click()
+    async with asyncio.TaskGroup() as tasks:
+        dismissed = tasks.create_task(example.ask("Is it snowing?"))
+        await expect(dialog).to_contain_text("agent-1 asks: Is it snowing?")
+        await example.page.keyboard.press("Escape")
 
-    assert asking.result().json()["result"] == {"answer": "yes"}
+    assert answered.result().json()["result"] == {"answer": "yes"}
+    assert dismissed.result().json()["result"] == {"answer": "dismissed"}
 
 
 async def test_question_goes_away_with_the_agent_that_asked_it(example: Example) -> None:
-    call = example.bridge.call(await example.client_id(), "askPerson", {"question": "Is it raining?"})
     async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(call)
+        asking = tasks.create_task(example.ask("Is it raining?"))
         await expect(example.page.get_by_role("dialog")).to_be_visible()
         asking.cancel()
 
@@ -209,24 +237,16 @@ async def test_page_comes_back_after_a_restart_of_the_gateway_with_what_it_had_t
     assert (await example.bridge.call(after, "listTodos")).json()["result"][0]["title"] == "Written offline"
 
 
-async def test_page_that_is_refused_says_why_and_stays_away(tmp_path: Path, bridge_for_pages: Bridge) -> None:
-    arguments = ("--gateway", bridge_for_pages.gateway_url, "--token", agent_token())
+async def test_page_that_is_refused_says_why_and_stays_away(tmp_path: Path, stage: Stage) -> None:
+    arguments = ("--gateway", stage.bridge.gateway_url, "--token", agent_token())
     async with served(tmp_path, *arguments) as url, open_page(url) as page:
         await expect(page.locator("#phase")).to_have_text("Disconnected")
         await expect(page.locator("#reason")).to_have_text("an application needs a token with the role app")
         await expect(page.get_by_role("button", name="Connect now")).to_be_visible()
 
 
-@pytest.fixture
-async def bridge_for_pages(tmp_path: Path, private_nats: NatsServer) -> AsyncIterator[Bridge]:
-    folder = tmp_path / "bridge"
-    async with running_bridge(folder, private_nats.url, agent_apis=0, registries=0, allowed_origins="*") as bridge:
-        yield bridge
-
-
-async def test_token_is_given_to_the_page_alone(example: Example) -> None:
-    url = example.page.url
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+async def test_token_is_given_to_the_page_alone(stage: Stage) -> None:
+    async with httpx.AsyncClient(base_url=stage.url, trust_env=False) as client:
         session = await client.get("/session.json")
         rebound = await client.get("/session.json", headers={"Host": "evil.example"})
         files = [await client.get(path) for path in ("/", "/app.js", "/agentbridge.js")]
@@ -235,7 +255,7 @@ async def test_token_is_given_to_the_page_alone(example: Example) -> None:
     assert session.headers["Cache-Control"] == "no-store"
     assert "Access-Control-Allow-Origin" not in session.headers
     assert rebound.status_code == httpx.codes.FORBIDDEN
-    assert not any(token in text for text in (url, rebound.text, *(file.text for file in files)))
+    assert not any(token in text for text in (rebound.text, *(file.text for file in files)))
 
 
 async def test_agent_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
