@@ -9,6 +9,7 @@ refused before it is made. Only the first fault is looked for: collecting all of
 import hashlib
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -55,9 +56,9 @@ class Checker:
         try:
             self._compiled.validate(codec.decode_value(data, InvalidParameters))
         except jsonschema_rs.ValidationError as exc:
-            path = "/".join(str(part) for part in exc.instance_path)
-            details = {"path": f"/{path}"[:MAX_MESSAGE_CHARS]}
-            raise InvalidParameters(f"`parameters`: {exc.message[:MAX_MESSAGE_CHARS]}", details=details) from exc
+            path = _pointer(exc.instance_path)[:MAX_MESSAGE_CHARS]
+            sentence = f"`parameters{path}`: {exc.message[:MAX_MESSAGE_CHARS]}"
+            raise InvalidParameters(sentence, details={"path": path}) from exc
         except ValueError as exc:  # what Python holds and JSON cannot, such as half a surrogate pair
             raise InvalidParameters("`parameters`: not valid Unicode or too deep") from exc
 
@@ -178,6 +179,11 @@ class _Expansion:
 
 def _is_draft_4(schema: Any) -> bool:
     return isinstance(schema, dict) and _DRAFT_4 in str(schema.get("$schema"))
+
+
+def _pointer(path: Sequence[str | int]) -> str:
+    """Return where in the parameters a fault is, as a JSON Pointer (RFC 6901): empty for the whole."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _first_line(error: Exception) -> str:

@@ -47,8 +47,17 @@ def doubled(levels: int, *, names: str = "d{}", references: str = "#/$defs/d{}")
 
 def test_first_fault_is_named_with_its_path() -> None:
     error = complaint({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": [1, "x"]})
-    assert error.message == '`parameters`: "x" is not of type "integer"'
+    assert error.message == '`parameters/a/1`: "x" is not of type "integer"'
     assert error.details == {"path": "/a/1"}
+
+
+def test_fault_of_the_whole_has_the_empty_path() -> None:
+    assert complaint({"required": ["a"]}, {}).details == {"path": ""}
+
+
+def test_path_is_a_json_pointer() -> None:
+    error = complaint({"properties": {"a/b~": {"type": "integer"}}}, {"a/b~": "x"})
+    assert error.details == {"path": "/a~1b~0"}
 
 
 def test_sound_parameters_pass() -> None:
