@@ -47,7 +47,9 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
     reporter = Reporter(gateway_id, connection)
     sessions = Sessions(gateway_id, connection, tasks, _limits(settings), reporter.changed, reporter.ended)
     commands = Commands(connection, sessions, verifier, tasks, settings.command_timeout_ms)
-    receiving = Receiving(Contracts(), Events(connection, tasks), verifier, tasks)
+    events = Events(connection)
+    await events.start()
+    receiving = Receiving(Contracts(), events, verifier, tasks)
     server = GatewayServer(settings, connection, sessions, receiving, verifier)
     await Administration(sessions, reporter, verifier).serve(connection, tasks)
     for name, loop in (("report", reporter.run), ("clock", sessions.run_clock), ("thaw", commands.watch_thaw)):
