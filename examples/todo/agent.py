@@ -188,6 +188,8 @@ async def choose(bridge: Bridge, wanted: str | None) -> str:
     found = await bridge.find("addTodo")
     if not found:
         raise Refused("no to-do page is connected: run `python examples/todo/serve.py` and open the page that it names")
+    if wanted is not None and wanted not in found:
+        raise Refused(f"no to-do page has the id {wanted}; connected are {', '.join(found)}")
     if wanted is None and len(found) > 1:
         raise Refused(f"{len(found)} to-do pages are connected; say which by --client: {', '.join(found)}")
     return wanted or found[0]

@@ -132,8 +132,8 @@ def main() -> None:
         server = listen(given.port)
     except ConfigurationError as exc:
         sys.exit(f"serve: {exc}")
-    except OSError as exc:
-        sys.exit(f"serve: cannot listen on {HOST} port {given.port} ({exc.strerror}): give another --port")
+    except (OSError, OverflowError) as exc:
+        sys.exit(f"serve: cannot listen on {HOST} port {given.port} ({exc}): give another --port")
     print(f"The to-do list is on http://{HOST}:{server.server_address[1]}/ (Ctrl-C stops it)", flush=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
