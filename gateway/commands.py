@@ -75,7 +75,7 @@ class Commands:
         self._thaw = Thaw(self._loop.time())
         sessions.on_command = self.handle
 
-    async def handle(self, session: LiveSession, msg: Msg) -> None:
+    def handle(self, session: LiveSession, msg: Msg) -> None:
         """Handle one message; whatever is wrong with it, its sender gets a code and the subscription goes on."""
         self._observe()
         if msg.reply and not is_safe_reply(msg.reply):

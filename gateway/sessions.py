@@ -7,7 +7,8 @@ the order in which the core decided them.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol, assert_never
 
 from nats.aio.msg import Msg
@@ -143,7 +144,7 @@ class Sessions:
         self.gateway_id = gateway_id
         self.loop = asyncio.get_running_loop()
         self.on_changed = on_changed
-        self.on_command: Callable[[LiveSession, Msg], Awaitable[None]] | None = None
+        self.on_command: Callable[[LiveSession, Msg], None] | None = None
         self.outcomes = Outcomes()
         self.draining = False
         self._on_ended = on_ended
@@ -174,8 +175,9 @@ class Sessions:
         session = LiveSession(core, socket, self)
         if not self._connection.connected:
             raise Unavailable("NATS is away; try again in a moment")
-        session.subscription = await self._connection.subscribe(
-            subjects.command(principal.tenant, core.client_id), self._handler(session)
+        assert self.on_command is not None
+        session.subscription = await self._connection.subscribe_directly(
+            subjects.command(principal.tenant, core.client_id), partial(self.on_command, session)
         )
         self._live[core.client_id] = session
         self._gone.clear()
@@ -256,13 +258,6 @@ class Sessions:
     async def wait_gone(self) -> None:
         """Wait until no session is left, lingering ones included."""
         await self._gone.wait()
-
-    def _handler(self, session: LiveSession) -> Callable[[Msg], Awaitable[None]]:
-        async def handle(msg: Msg) -> None:
-            assert self.on_command is not None
-            await self.on_command(session, msg)
-
-        return handle
 
     async def _linger(self, session: LiveSession) -> None:
         """Keep the subject answered for a second, then drain it: unsubscribing loses what is queued without a word."""

@@ -156,7 +156,7 @@ class Caller:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Subscribe for replies; probes run in `tasks`."""
         self._tasks = tasks
-        await self._connection.subscribe(f"{self._inbox}.*", self._on_reply)
+        await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_reply)
 
     @property
     def in_flight(self) -> int:
@@ -243,7 +243,7 @@ class Caller:
         finally:
             del self._replies[token]
 
-    async def _on_reply(self, msg: Msg) -> None:
+    def _on_reply(self, msg: Msg) -> None:
         future = self._replies.get(msg.subject.rpartition(".")[2])
         if future is not None and not future.done():
             future.set_result(msg)
@@ -307,13 +307,10 @@ class Caller:
             group.doubt.dispel()
 
     def _has_just_reconnected(self) -> bool:
-        """Tell it from being away: a NATS that stays away ends the waits too."""
         connection = self._connection
-        return (
-            connection.connected
-            and connection.reconnects > 0
-            and (connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS)
-        )
+        if not connection.connected or not connection.reconnects:
+            return False  # a NATS that stays away ends the waits, too
+        return connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS
 
     async def _ask(self, group: _Group, request_ids: list[str]) -> tuple[Evidence, Msg | None]:
         future: asyncio.Future[Msg] = self._loop.create_future()

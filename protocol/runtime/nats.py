@@ -21,6 +21,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
+from protocol.runtime import direct
+from protocol.runtime.direct import DirectHandler
 from protocol.runtime.flushes import Flushes
 from protocol.runtime.outbox import Outbox, header_block
 from protocol.runtime.settings import Settings
@@ -109,6 +111,10 @@ class Connection:
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Subscribe; `handler` must hand over and return, for messages of one subscription come one at a time."""
         return await self.client.subscribe(subject, queue=queue, cb=handler)
+
+    async def subscribe_directly(self, subject: str, handler: DirectHandler) -> Subscription:
+        """Subscribe with a handler that never waits; it runs as each message arrives, in the server's order."""
+        return await direct.subscribe(self.client, subject, handler)
 
     async def request(
         self, subject: str, payload: bytes, timeout_seconds: float, headers: dict[str, str] | None = None
