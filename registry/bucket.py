@@ -1,5 +1,7 @@
 """The clients bucket as the registry writes it: always by revision, so that two registries never undo each other."""
 
+import logging
+
 import msgspec
 
 from protocol.errors import Unavailable
@@ -10,6 +12,8 @@ from protocol.runtime.nats import Connection
 
 NOTHING = 0
 MARKER_SECONDS = 120  # longer than any mirror goes without a full listing
+
+log = logging.getLogger(__name__)
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -39,9 +43,7 @@ class Bucket:
 
     async def put(self, key: str, data: bytes, expected: int) -> int:
         """Write a value over the revision `expected` and return the new one; raise `WrongRevision` over any other."""
-        return await jetstream.publish(
-            self._connection, KEY_PREFIX + key, data, {EXPECTED_REVISION_HEADER: str(expected)}
-        )
+        return await self._publish(key, data, {EXPECTED_REVISION_HEADER: str(expected)})
 
     async def remove(self, key: str, expected: int) -> int:
         """Remove a value as `put()` writes one. The marker, which tells mirrors, vanishes after two minutes."""
@@ -50,7 +52,7 @@ class Bucket:
             KV_OPERATION_HEADER: "DEL",
             TTL_HEADER: f"{MARKER_SECONDS}s",
         }
-        return await jetstream.publish(self._connection, KEY_PREFIX + key, b"", headers)
+        return await self._publish(key, b"", headers)
 
     async def read(self, key: str) -> Value:
         """Return what the stream's leader holds, which a mirror may not have heard of yet."""
@@ -61,5 +63,17 @@ class Bucket:
         except JetStreamError as exc:
             if exc.err_code == jetstream.MESSAGE_NOT_FOUND:
                 return Value(NOTHING, None)
-            raise Unavailable("the clients bucket cannot be read; try again in a moment") from exc
+            raise _refused(exc) from exc
         return Value(got.message.seq, got.message.data or None)
+
+    async def _publish(self, key: str, data: bytes, headers: dict[str, str]) -> int:
+        try:
+            return await jetstream.publish(self._connection, KEY_PREFIX + key, data, headers)
+        except JetStreamError as exc:
+            raise _refused(exc) from exc
+
+
+def _refused(error: JetStreamError) -> Unavailable:
+    """Return what peers are told; the operator learns why from the log."""
+    log.warning("the clients bucket is refused: %s", error)
+    return Unavailable("the clients bucket is not to be had now; try again in a moment")

@@ -5,6 +5,7 @@ operator has tuned (limits of age and size) is left alone; what the product reli
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -72,15 +73,19 @@ class Streams:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def run(self) -> None:
-        """Verify for ever: after each reconnect, and every ten seconds. Raises as `ensure()` does."""
+        """Verify for ever: after each reconnect, and every ten seconds.
+
+        What would have refused the start is an error in the log now: leaving would help nobody.
+        """
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._check_now.wait()
-            except TimeoutError:
-                pass
             self._check_now.clear()
-            await self.ensure()
+            try:
+                await self.ensure()
+            except ConfigurationError as exc:
+                log.error("%s", exc)
 
     async def _ensure_once(self) -> None:
         await self._connection.wait_connected(RECONNECT_SECONDS)

@@ -16,7 +16,7 @@ from protocol.errors import Internal, Unavailable
 from protocol.runtime.nats import Connection
 
 API = "$JS.API"
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 2.0  # a request that was on its way when the server went down is never answered
 STREAM_NOT_FOUND = 10059
 MESSAGE_NOT_FOUND = 10037
 SUBJECTS_OVERLAP = 10065

@@ -1,0 +1,234 @@
+"""What a registry writes, against a real server: races between registries, and mirrors that have not heard yet."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.aio.msg import Msg
+from support.kv import record
+from support.nats_server import NatsServer
+from support.registry import Announced
+from support.settings import settings_for
+from support.wait import until
+
+from protocol import subjects
+from protocol.errors import Conflict, InvalidRequest, Unavailable
+from protocol.records import ClientRecord
+from protocol.reports import Removal, Report, ReportAck
+from protocol.runtime.jetstream import WrongRevision
+from protocol.runtime.mirror import Mirror
+from protocol.runtime.nats import Connection, connect
+from registry.announcements import Announcer
+from registry.bucket import Bucket
+from registry.holdings import Holdings, read_applied
+from registry.settings import RegistrySettings
+from registry.store import Behind, Store
+from registry.streams import Streams
+
+
+class Half:
+    """The half of a registry that writes. Its mirror hears nothing until `follow()`."""
+
+    def __init__(self, connection: Connection, tasks: asyncio.TaskGroup) -> None:
+        holdings = Holdings()
+        self.connection = connection
+        self.bucket = Bucket(connection)
+        self.mirror = Mirror(connection, holdings.observe)
+        self.announcer = Announcer(connection)
+        self.store = Store(self.bucket, self.mirror, holdings, self.announcer)
+        self._tasks = tasks
+        self.running = [tasks.create_task(self.announcer.run())]
+
+    async def follow(self) -> None:
+        """Let the mirror catch up and go on."""
+        self.running.append(self._tasks.create_task(self.mirror.run()))
+        await self.mirror.filled.wait()
+
+    async def stored(self, client_id: str) -> tuple[str, int] | None:
+        """Return who holds a client, and its session's revision."""
+        data = (await self.bucket.read(subjects.client_key("default", client_id))).data
+        if data is None:
+            return None
+        found = json.loads(data)
+        return found["gatewayId"], found["revision"]
+
+    async def number(self) -> int:
+        """Return the number of the last report of gw-1 that was applied."""
+        return read_applied((await self.bucket.read(subjects.gateway_key("gw-1"))).data)
+
+
+@contextlib.asynccontextmanager
+async def halves(url: str, count: int = 1) -> AsyncIterator[tuple[list[Half], Announced]]:
+    """Run halves of registries, each on a connection of its own; listen to what they announce."""
+    settings = settings_for(RegistrySettings, url)
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(connect(settings, "r", "registry")) for _ in range(count)]
+        await Streams(connections[0], 1).ensure()
+        announced = Announced()
+
+        async def take(msg: Msg) -> None:
+            await announced.take(msg)
+
+        await connections[0].subscribe(subjects.ALL_CLIENT_CHANGES, take)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        made = [Half(connection, tasks) for connection in connections]
+        yield made, announced
+        for task in [task for half in made for task in half.running]:
+            task.cancel()
+
+
+def report(number: int, *records: ClientRecord, ended: tuple[str, ...] = ()) -> Report:
+    removals = [Removal("default", client_id, "closed") for client_id in ended]
+    return Report("gw-1", number, list(records), removals)
+
+
+async def test_one_report_applied_by_two_registries_at_once_counts_once(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url, 2) as (both, announced):
+        first = report(1, *(record(f"c{number}") for number in range(300)))
+        acks = await asyncio.gather(*(half.store.apply(first) for half in both))
+        assert acks == [ReportAck(1)] * 2
+        await asyncio.gather(*(half.announcer.drain() for half in both))
+        await until(lambda: len(announced.of("connected")) == 300)
+
+        info = await both[0].stored("c7"), await both[0].number()
+        assert info == (("gw-1", 1), 1)
+        held = await stored_announcements(both[0].connection)
+        assert held == 300
+
+
+async def stored_announcements(connection: Connection) -> int:
+    """Return how many announcements the events stream holds."""
+    info = await connection.client.jetstream().stream_info(subjects.EVENTS_STREAM)
+    return int(info.state.messages)
+
+
+async def test_mirror_that_has_not_heard_yet_costs_nothing_but_a_second_look(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url, 2) as ((one, other), announced):
+        await one.store.apply(report(1, record("a"), record("b")))
+        await other.store.apply(report(2, record("a", revision=2)))
+        await one.store.apply(report(3, ended=("a", "b", "never")))
+        assert [await one.stored(client_id) for client_id in "ab"] == [None, None]
+        await until(lambda: len(announced.messages) == 5)
+        assert announced.of("disconnected") == {"a", "b"}
+
+        await other.store.apply(report(4, record("a", revision=3)))  # over the marker that the removal left
+        assert await one.stored("a") == ("gw-1", 3)
+
+
+async def test_report_is_repeated_announcements_are_not(private_nats: NatsServer) -> None:
+    """A registry that died between the records and the number leaves the report to be applied again."""
+    async with halves(private_nats.url, 2) as ((dying, heir), _):
+        await dying.store.apply(report(1, record("a")))
+        await dying.announcer.drain()
+        own = await dying.bucket.read(subjects.gateway_key("gw-1"))
+        await dying.bucket.remove(subjects.gateway_key("gw-1"), own.revision)
+        await heir.store.apply(report(1, record("a")))
+        await heir.announcer.drain()
+        assert await stored_announcements(heir.connection) == 1
+
+
+@pytest.mark.parametrize(("number", "error"), [(1, Conflict), (4, Behind), (9, Behind)])
+async def test_report_out_of_turn_changes_nothing(
+    private_nats: NatsServer, number: int, error: type[Exception]
+) -> None:
+    async with halves(private_nats.url) as ((half,), _):
+        for applied in (1, 2):
+            await half.store.apply(report(applied))
+        with pytest.raises(error):
+            await half.store.apply(report(number, record("a")))
+        assert (await half.stored("a"), await half.number()) == (None, 2)
+
+
+async def test_reports_of_one_gateway_are_applied_one_after_the_other(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url) as ((half,), _):
+        reports = [report(number, record("a", revision=number)) for number in range(1, 20)]
+        await asyncio.gather(*(half.store.apply(each) for each in reports))
+        assert (await half.stored("a"), await half.number()) == (("gw-1", 19), 19)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Report("gw.1", 1, [], []),
+        report(1, record("a", gateway_id="gw-2")),
+        report(1, record("*")),
+        report(1, ended=("a.b",)),
+    ],
+)
+async def test_ids_that_are_none_are_refused(private_nats: NatsServer, bad: Report) -> None:
+    async with halves(private_nats.url) as ((half,), _):
+        with pytest.raises(InvalidRequest):
+            await half.store.apply(bad)
+
+
+async def test_record_that_cannot_be_read_gives_way(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url) as ((half,), announced):
+        await half.bucket.put("default.a", b"no json", 0)
+        await half.store.apply(report(1, record("a")))
+        assert await half.stored("a") == ("gw-1", 1)
+        await until(lambda: announced.of("connected") == {"a"})
+
+
+async def test_sync_leaves_alone_what_others_have_written_since_it_began(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url) as ((half,), announced):
+        await half.follow()
+        await half.store.apply(report(1, record("kept"), record("gone"), record("changed"), record("moved")))
+        await until(lambda: len(half.mirror.clients("default")) == 4)
+        before = await half.store.before_sync("gw-1")
+        await half.store.apply(report(2, record("changed", revision=2), record("new")))
+        await half.store.apply(Report("gw-2", 1, [record("moved", gateway_id="gw-2", revision=2)], []))
+
+        await half.store.sync("gw-1", 1, [record("kept"), record("changed")], before)
+        found = {each: await half.stored(each) for each in ("kept", "gone", "changed", "moved", "new")}
+        assert found == {
+            "kept": ("gw-1", 1),
+            "gone": None,
+            "changed": ("gw-1", 2),
+            "moved": ("gw-2", 2),
+            "new": ("gw-1", 1),
+        }
+        assert await half.number() == 2
+        await until(lambda: announced.reasons() == {"gone": "unreported"})
+
+
+async def test_withdrawal_leaves_alone_what_has_a_new_owner(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url, 2) as ((half, other), announced):
+        await half.follow()
+        await half.store.apply(report(1, record("a"), record("b")))
+        await until(lambda: len(half.mirror.clients("default")) == 2)
+        await other.store.apply(Report("gw-2", 1, [record("b", gateway_id="gw-2", revision=2)], []))
+        assert await half.store.withdraw("gw-1") in (1, 2)
+        assert [await half.stored(each) for each in "ab"] == [None, ("gw-2", 2)]
+        await until(lambda: announced.reasons() == {"a": "gateway_lost"})
+        assert await half.number() == 0
+
+
+async def test_write_over_another_revision_is_refused(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url) as ((half,), _):
+        revision = await half.bucket.put("default.a", b"1", 0)
+        for expected in (0, revision + 1):
+            with pytest.raises(WrongRevision):
+                await half.bucket.put("default.a", b"2", expected)
+            with pytest.raises(WrongRevision):
+                await half.bucket.remove("default.a", expected)
+        marker = await half.bucket.remove("default.a", revision)
+        assert (await half.bucket.read("default.a")).revision == marker
+        assert (await half.bucket.read("default.never")).revision == 0
+
+
+async def test_announcements_survive_a_restart_of_nats_in_order(private_nats: NatsServer) -> None:
+    async with halves(private_nats.url) as ((half,), _):
+        private_nats.kill()
+        await until(lambda: not half.connection.connected)
+        for revision in range(1, 4):
+            await half.announcer.announce("updated", record("a", revision=revision), revision)
+        with pytest.raises(Unavailable):
+            await half.bucket.read("default.a")
+        await private_nats.start()
+        async with asyncio.timeout(10):
+            await half.announcer.drain()
+        jetstream = half.connection.client.jetstream()
+        stored = [await jetstream.get_msg(subjects.EVENTS_STREAM, seq) for seq in (1, 2, 3)]
+        assert [json.loads(each.data or b"")["revision"] for each in stored] == [1, 2, 3]
