@@ -1,0 +1,232 @@
+"""Every example of the documentation is executed, and does what the text around it says."""
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import nats
+import pytest
+from playwright.async_api import Page, expect
+from support.browser import open_page
+from support.examples import ROOT, Block, Examples, Terminal
+from support.processes import Process
+from support.up import Up
+from support.wait import until
+
+EXAMPLES = Examples()
+README, TODO, DEVELOPMENT = "README.md", "examples/todo/README.md", "docs/development.md"
+
+SERVE_PAGE = EXAMPLES.take(README, "examples/todo/serve.py\n")
+CALL_OVER_HTTP = EXAMPLES.take(README, "curl")
+CALL_BY_COMMAND_LINE = EXAMPLES.take(README, "agentbridge call CLIENT")
+CALL_IN_PYTHON = EXAMPLES.take(README, "nc.request")
+APPLICATION_IN_JAVASCRIPT = EXAMPLES.take(README, "new WebSocket")
+THREE_COMMANDS = EXAMPLES.take(TODO, "examples/todo/agent.py")
+ASK_PERSON = EXAMPLES.take(TODO, "askPerson")
+TEST_COMMANDS = [EXAMPLES.take(README, "/pytest"), EXAMPLES.take(DEVELOPMENT, "/pytest")]
+FOLDERS = EXAMPLES.take(DEVELOPMENT, "protocol/runtime/")
+
+COVERED_ELSEWHERE = {
+    EXAMPLES.take(README, "[embedded]"): "it needs the network: `.ci/run` installs, and test_up.py starts `up`",
+    EXAMPLES.take(README, "JetStream KV, streams"): "a picture: test_architecture.py checks the arrows",
+}
+
+
+class OpenPage(NamedTuple):
+    """The to-do page in a browser, connected."""
+
+    page: Page
+    client_id: str
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A place to type in, beside an `up` that all tests here share."""
+    up = Up(tmp_path_factory.mktemp("reader"))
+    try:
+        up.start_blocking()
+        yield Terminal(up)
+    finally:
+        up.end()
+
+
+@pytest.fixture
+async def todo(terminal: Terminal) -> AsyncIterator[OpenPage]:
+    """The page that the README has people open, the only one there is."""
+    serve = terminal.begin_one(SERVE_PAGE.code)
+    try:
+        async with open_page(await address_of(serve)) as page:
+            await expect(page.locator("#phase")).to_have_text("Connected")
+            client_id = await page.locator("#client-id").inner_text()
+            await until(lambda: listed(terminal, client_id))
+            yield OpenPage(page, client_id)
+    finally:
+        serve.end()
+
+
+async def address_of(serve: Process) -> str:
+    found = await until(lambda: re.search(r"http://\S+", serve.out))
+    return str(found and found[0])
+
+
+async def listed(terminal: Terminal, client_id: str) -> bool:
+    """Tell whether this client is the only one."""
+    return list(await ask(terminal, "GET", "/api/capabilities")) == [client_id]
+
+
+async def ask(terminal: Terminal, method: str, path: str, **options: Any) -> Any:
+    """Send the agent API a request, and return the body of a good answer."""
+    headers = {"Authorization": f"Bearer {terminal.up.token('agent')}"}
+    async with httpx.AsyncClient(base_url=terminal.up.run_file["apiUrl"], headers=headers, trust_env=False) as client:
+        answer = await client.request(method, path, **options)
+    return answer.raise_for_status().json()
+
+
+def titles(todo: OpenPage) -> Any:
+    return expect(todo.page.locator("#todos .title"))
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """Yield JSON values that stand one behind the other."""
+    while text := text.strip():
+        value, end = json.JSONDecoder().raw_decode(text)
+        yield value
+        text = text[end:]
+
+
+def test_every_example_is_executed_or_covered_elsewhere_for_a_reason() -> None:
+    """A block that is missing here is new: write a test that executes it, or say above what covers it."""
+    assert sorted(EXAMPLES.taken) == sorted(EXAMPLES.all)
+
+
+@pytest.mark.browser
+async def test_commands_of_the_readme_find_the_page_and_put_something_on_its_list(
+    terminal: Terminal, todo: OpenPage
+) -> None:
+    found, answer = json_values(await terminal.run(CALL_OVER_HTTP.code))
+
+    assert "addTodo" in [capability.get("name") for capability in found[todo.client_id]]
+    assert (answer["success"], answer["clientId"], answer["result"]["title"]) == (True, todo.client_id, "Buy milk")
+    assert answer.keys() >= {"requestId"}
+    await titles(todo).to_have_text(["Buy milk"])
+
+
+@pytest.mark.browser
+async def test_command_line_of_the_readme_lists_calls_and_hears_of_it(terminal: Terminal, todo: OpenPage) -> None:
+    list_clients, call, hear_events = CALL_BY_COMMAND_LINE.lines  # the last runs until Ctrl-C, so it comes first here
+    events = terminal.begin_one(hear_events)
+    try:
+        await until(lambda: "listening" in events.log)
+        clients = await terminal.run(list_clients)
+        called = await terminal.run(call, CLIENT=todo.client_id)
+        await until(lambda: "Buy bread" in events.out)
+        events.signal(signal.SIGINT)
+        await events.ended()
+    finally:
+        events.end()
+
+    assert todo.client_id in clients
+    assert "Buy bread" in called
+    assert "todo.added" in events.out
+    await titles(todo).to_have_text(["Buy bread"])
+
+
+@pytest.mark.browser
+async def test_python_of_the_readme_reaches_the_page_over_nats(
+    terminal: Terminal, todo: OpenPage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file = terminal.up.run_file
+    user = f"{run_file['agentNatsUser']}:{run_file['agentNatsPassword']}"
+    names = {
+        "nats": nats,
+        "json": json,
+        "nats_url": run_file["natsUrl"].replace("://", f"://{user}@"),
+        "client_id": todo.client_id,
+        "token": terminal.up.token("agent"),
+    }
+    try:
+        await execute(CALL_IN_PYTHON, names)
+    finally:
+        await names["nc"].close()
+
+    assert "Buy eggs" in capsys.readouterr().out
+    await titles(todo).to_have_text(["Buy eggs"])
+
+
+async def execute(block: Block, names: dict[str, Any]) -> None:
+    """Execute Python as it stands there, with `await` outside of any function, as in `python -m asyncio`."""
+    code = compile(block.code, f"{block.page}:{block.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    running = eval(code, names)
+    if inspect.isawaitable(running):
+        await running
+
+
+@pytest.mark.browser
+async def test_javascript_of_the_readme_makes_a_page_an_application(terminal: Terminal) -> None:
+    url, token = terminal.up.run_file["gatewayUrl"], terminal.up.token("app")
+    surroundings = "([url, token]) => { const addTodo = async ({ title }) => ({ added: title });\n%s\n}"
+    async with open_page(f"{terminal.up.run_file['apiUrl']}/healthz") as page:
+        await page.evaluate(surroundings % APPLICATION_IN_JAVASCRIPT.code, [url, token])
+        found = await until(lambda: ask(terminal, "GET", "/api/capabilities", params={"name": "addTodo"}))
+        [client_id] = found
+        command = {"clientId": client_id, "command": {"target": "addTodo", "parameters": {"title": "Buy tea"}}}
+        answer = await ask(terminal, "POST", "/api/command", json=command)
+
+    assert found[client_id][0]["description"] == "Add an item to the list"
+    assert answer["result"] == {"added": "Buy tea"}
+
+
+@pytest.mark.browser
+async def test_three_commands_of_the_example_drive_its_page(terminal: Terminal) -> None:
+    start_bridge, start_page, drive = THREE_COMMANDS.lines
+    assert start_bridge == ".venv/bin/agentbridge up"  # which runs here already, on free ports
+    serve = terminal.begin_one(start_page)
+    try:
+        async with open_page(await address_of(serve)) as page:
+            await expect(page.locator("#phase")).to_have_text("Connected")
+            client_id = await page.locator("#client-id").inner_text()
+            await until(lambda: listed(terminal, client_id))
+            over_http = await terminal.run(drive)
+            over_nats = await terminal.run(f"{drive} --via nats")
+    finally:
+        serve.end()
+
+    assert "[x] Buy oat milk" in over_http
+    assert "todo.completed: Buy oat milk" in over_nats
+
+
+@pytest.mark.browser
+async def test_person_at_the_page_is_asked_until_ctrl_c(terminal: Terminal, todo: OpenPage) -> None:
+    dialog = todo.page.get_by_role("dialog")
+    asking = terminal.begin_one(ASK_PERSON.code, CLIENT=todo.client_id)
+    try:
+        await expect(dialog).to_contain_text("Shall I order the milk?")
+        asking.signal(signal.SIGINT)
+        await expect(dialog).to_be_hidden()
+        assert await asking.ended() != 0
+    finally:
+        asking.end()
+
+    async with asyncio.TaskGroup() as tasks:
+        answered = tasks.create_task(terminal.run(ASK_PERSON.code, CLIENT=todo.client_id))
+        await expect(dialog).to_contain_text("Shall I order the milk?")
+        await todo.page.get_by_role("button", name="Yes").click()
+    assert "yes" in answered.result()
+
+
+@pytest.mark.parametrize("block", TEST_COMMANDS, ids=lambda block: block.page)
+def test_commands_that_run_all_tests_are_those_of_continuous_integration(block: Block) -> None:
+    """Executing them needs the network, and would run this test again; `.ci/run` says the same, on a fresh machine."""
+    executed = (ROOT / ".ci/run").read_text().replace(" -q --disable-pip-version-check", "").splitlines()
+    assert set(block.code.strip().split(" && ")) <= set(executed)
+
+
+def test_folders_of_the_picture_are_there() -> None:
+    named = [line.split()[0] for line in FOLDERS.code.splitlines()]
+    assert [name for name in named if not (ROOT / name).is_dir()] == []
