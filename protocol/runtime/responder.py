@@ -141,7 +141,7 @@ class Responder:
         try:
             await self._connection.publish(msg.reply, codec.encode(ErrorResponse(body)), headers=error_headers(body))
         except Unavailable:
-            log.warning("could not refuse a request on %s: NATS is away", msg.subject)
+            log.debug("could not refuse a request on %s: NATS is away", msg.subject)
 
     async def _answer_service(self, answer: Callable[[], dict[str, object]], msg: Msg) -> None:
         if is_safe_reply(msg.reply) and self._connection.connected:
