@@ -1,0 +1,237 @@
+"""What the documentation says in tables and links, against the code that it is about."""
+
+import ast
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from support.examples import PAGES, ROOT
+from support.settings import settings_for
+
+from agent_api.app import ordinary_routes
+from agent_api.command import CommandEndpoint
+from agent_api.health import Health
+from agent_api.routes import Directory
+from agent_api.settings import ApiSettings
+from agentbridge.credentials import CommandSettings
+from agentbridge.up.settings import UpSettings, complete
+from gateway.settings import GatewaySettings
+from protocol import subjects
+from protocol.errors import MEANINGS, CloseCode
+from protocol.frames import ClientFrame, ServerFrame
+from protocol.runtime.auth import Verifier
+from protocol.runtime.settings import PREFIX, Settings
+from registry.announcements import Change
+from registry.settings import RegistrySettings
+
+README = (ROOT / "README.md").read_text()
+WEBSOCKET = (ROOT / "docs/websocket.md").read_text()
+PROCESSES = (Settings, GatewaySettings, ApiSettings, RegistrySettings)
+FILE = r"[\w./-]+\.(py|md|js|conf|yaml|html)"
+NO_DEFAULT = {"none", "any"}
+# The library closes with the one; the other is what a browser reports where no close frame came.
+CODES_WITHOUT_A_LINE_OF_OURS = {CloseCode.TOO_LARGE, 1006}
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table below a heading."""
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def quoted(cell: str) -> list[str]:
+    """Return what stands in backticks."""
+    return re.findall(r"`([^`]*)`", cell)
+
+
+# --- errors ---
+
+
+def test_error_table_is_that_of_the_code() -> None:
+    told = [(code, status, retryable) for code, status, retryable, _ in table(README, "Errors")]
+    assert told == [
+        (f"`{code}`", str(meaning.http_status), "yes" if meaning.retryable else "no")
+        for code, meaning in MEANINGS.items()
+    ]
+
+
+# --- settings ---
+
+
+def settings_told() -> Iterator[tuple[str, str | None, str]]:
+    """Yield the variable, its default and its meaning, for every setting in the table."""
+    for names, defaults, meaning in table(README, "Settings"):
+        variables = quoted(names)
+        values = [value.strip("`") for value in defaults.split(", ")] if defaults else ["none"] * len(variables)
+        for variable, value in zip(variables, values, strict=True):
+            yield variable, None if value in NO_DEFAULT else value, meaning
+
+
+def as_told(default: Any) -> str | None:
+    """Return a default as the table has it."""
+    return None if default in (None, "") else str(default).removesuffix(".0")
+
+
+def defaults_of(kinds: Iterable[type[Settings]]) -> dict[str, str | None]:
+    fields = [field for kind in kinds for field in msgspec.structs.fields(kind)]
+    return {field.name.upper(): as_told(field.default) for field in fields}
+
+
+def test_settings_table_names_every_setting_with_its_default() -> None:
+    told = {variable: value for variable, value, _ in settings_told()}
+    assert told == defaults_of((CommandSettings, UpSettings, *PROCESSES))
+
+
+def test_settings_table_says_where_up_and_commands_differ() -> None:
+    meanings = {variable: meaning for variable, _, meaning in settings_told()}
+    by_processes = defaults_of(PROCESSES)
+    by_up = defaults_of([UpSettings]) | {name.removeprefix(PREFIX): value for name, value in complete({}).items()}
+    by_commands = defaults_of([CommandSettings])
+
+    assert [name for name in differing(by_up, by_processes) if "`up`" not in meanings[name]] == []
+    assert [name for name in differing(by_commands, by_processes) if "command line" not in meanings[name]] == []
+
+
+def differing(values: dict[str, str | None], usual: dict[str, str | None]) -> list[str]:
+    return [name for name, value in values.items() if name in usual and usual[name] != value]
+
+
+# --- subjects ---
+
+
+def test_subjects_are_those_that_the_code_builds() -> None:
+    told = {subject for subject, _, _ in table(README, "Subjects") for subject in full_subjects(quoted(subject))}
+    assert {subject for subject in told if not subject.startswith("$SRV.")} == {
+        subjects.command("T", "C"),
+        *(subjects.registry("T", op) for op in ("list", "find", "get")),
+        subjects.event("T", "C", "NAME"),
+        subjects.client_change("T", "C", "CHANGE"),
+    }
+
+
+def full_subjects(names: list[str]) -> list[str]:
+    """Return the subjects of a row, in which `.find` stands for the first one with another last token."""
+    first = names[0].rpartition(".")[0]
+    return [first + name if name.startswith(".") else name for name in names]
+
+
+def test_changes_of_clients_are_those_that_the_registry_announces() -> None:
+    [row] = [row for row in table(README, "Subjects") if ".client." in row[0]]
+    assert tuple(quoted(row[2])) == typing.get_args(Change)
+
+
+# --- HTTP ---
+
+
+async def test_routes_are_those_of_the_document() -> None:
+    settings = settings_for(ApiSettings)
+    unused: Any = None
+    command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused, unused)
+    app = ordinary_routes(command, Directory(unused, unused, unused), Health(unused, unused, unused))
+
+    assert routes_told() == {nameless(path) for path in app.openapi()["paths"]} | {"/docs", "/openapi.json"}
+    assert {getattr(route, "path", "") for route in app.routes} >= {"/docs", "/openapi.json"}
+
+
+def routes_told() -> set[str]:
+    names = [name for row in table(README, "HTTP") for name in quoted(row[0])]
+    return {nameless(name.removeprefix("GET ").removeprefix("POST ")) for name in names}
+
+
+def nameless(path: str) -> str:
+    return re.sub(r"\{\w+\}", "{}", path)
+
+
+# --- WebSocket ---
+
+
+class Field(NamedTuple):
+    """A field of a frame: whether it may be missing, and the fields of the object that it holds."""
+
+    optional: bool
+    fields: dict[str, Any] | None = None
+
+
+def fields_told(text: str) -> dict[str, Field]:
+    """Read `name, name?, name: {fields}` as fields by their names."""
+    found = {}
+    for name, optional, inner in re.findall(r"(\w+)(\??)(?:: \{([^}]*)\})?", text):
+        found[name] = Field(bool(optional), fields_told(inner) if inner else None)
+    return found
+
+
+def frames_told(heading: str) -> dict[str, dict[str, Field]]:
+    frames = [quoted(row[0])[0].partition(" ") for row in table(WEBSOCKET, heading)]
+    return {name: fields_told(fields.removeprefix("{").removesuffix("}")) for name, _, fields in frames}
+
+
+def fields_of(kind: type[msgspec.Struct]) -> dict[str, Field]:
+    return {
+        field.encode_name: Field(not field.required, fields_within(field.type))
+        for field in msgspec.structs.fields(kind)
+    }
+
+
+def fields_within(annotation: Any) -> dict[str, Field] | None:
+    """Return the fields of the struct in an annotation, None where there is none."""
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    structs = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
+    return fields_of(structs[0]) if structs else None
+
+
+@pytest.mark.parametrize(
+    ("heading", "frames"), [("From the gateway", ServerFrame), ("From the application", ClientFrame)]
+)
+def test_frames_are_those_of_the_code(heading: str, frames: Any) -> None:
+    kinds = typing.get_args(frames)
+    assert frames_told(heading) == {str(kind.__struct_config__.tag): fields_of(kind) for kind in kinds}
+
+
+def test_close_codes_are_those_that_the_gateway_sends() -> None:
+    told = {int(code) for row in table(WEBSOCKET, "Close codes") for code in re.findall(r"\d+", row[0])}
+    sent = {code for path in (ROOT / "gateway").rglob("*.py") for code in codes_sent(ast.parse(path.read_text()))}
+    assert told == sent | CODES_WITHOUT_A_LINE_OF_OURS
+
+
+def codes_sent(module: ast.Module) -> Iterator[int]:
+    """Yield the codes that are given to a call: `close(CloseCode.POLICY, …)`, `Close(code=CloseCode.POLICY)`."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call):
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            names = [ast.unparse(argument).partition("CloseCode.") for argument in given]
+            yield from (getattr(CloseCode, name) for before, _, name in names if name and not before)
+
+
+# --- links and files ---
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    """Yield every link of the documentation that leads to a place in the repository."""
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" not in target:
+                yield page, target
+
+
+@pytest.mark.parametrize(("page", "target"), sorted(links()))
+def test_links_lead_to_files_and_headings(page: Path, target: str) -> None:
+    path, _, heading = target.partition("#")
+    file = page.parent / path if path else page
+    assert file.exists()
+    assert not heading or heading in [anchor(line) for line in file.read_text().splitlines() if line.startswith("#")]
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page: Path) -> None:
+    named = [name for name in quoted(page.read_text()) if re.fullmatch(FILE, name)]
+    assert [name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()] == []
