@@ -191,6 +191,7 @@ class Connection:
             self._away_since = self._loop.time()
             self._returned.clear()
             _forget_unsent(self.client)
+            _fail_requests(self.client)
             self._flushes.fail()
             if not self._leaving:
                 log.warning("lost NATS; reconnecting")
@@ -319,3 +320,10 @@ def _forget_unsent(client: Client) -> None:
     """
     client._pending = []  # noqa: SLF001
     client._pending_data_size = 0  # noqa: SLF001
+
+
+def _fail_requests(client: Client) -> None:
+    """End the waits of requests whose replies died with the connection; whether they were served is not known."""
+    for waiting in list(client._resp_map.values()):  # noqa: SLF001
+        if not waiting.done():
+            waiting.set_exception(nats.errors.ConnectionReconnectingError())

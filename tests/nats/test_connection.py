@@ -75,6 +75,23 @@ async def test_return_of_the_server_is_seen_and_counted(private_nats: NatsServer
     await connection.flush()
 
 
+async def test_request_whose_reply_died_with_the_server_is_not_waited_for(
+    private_nats: NatsServer, connection: Connection
+) -> None:
+    asked = asyncio.Event()
+
+    async def never_answer(_: Msg) -> None:
+        asked.set()
+
+    await connection.subscribe("a", never_answer)
+    request = asyncio.get_running_loop().create_task(connection.request("a", b"", 60))
+    await asked.wait()
+    private_nats.kill()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await request
+
+
 async def test_subscriptions_work_again_after_a_restart(private_nats: NatsServer, connection: Connection) -> None:
     received: list[bytes] = []
 
