@@ -182,6 +182,9 @@ class Caller:
         except (ClientLost, DeadlineExceeded) as exc:
             await self._abandon(waiting, exc.message)
             raise
+        except Internal:  # a stranger answered; the gateway may have the command nevertheless
+            await self._abandon(waiting, "the caller could not read the answer")
+            raise
         finally:
             timer.cancel()
             self._leave(waiting)
@@ -288,23 +291,27 @@ class Caller:
     async def _probe_while_waiting(self, group: _Group) -> None:
         while group.waiting:
             started = self._loop.time()
-            for request_ids in _batches(list(group.waiting)):
-                await self._probe(group, request_ids)
+            await self._probe_all(group, list(group.waiting))
             pause = started + PROBE_PERIOD_SECONDS - self._loop.time()
             await asyncio.sleep(SECOND_LOOK_SECONDS if group.doubt.look_again_soon else max(0.0, pause))
 
-    async def _probe(self, group: _Group, request_ids: list[str]) -> None:
-        """Ask once about these commands and act on what comes to light."""
+    async def _probe_all(self, group: _Group, request_ids: list[str]) -> None:
+        """Ask about all these commands, in as many probes as it takes; one gateway has them all or is lost to all."""
+        for batch in _batches(request_ids):
+            if await self._probe(group, batch):
+                self._lose(group, request_ids, "its gateway is gone")
+                group.doubt.dispel()
+                return
+
+    async def _probe(self, group: _Group, request_ids: list[str]) -> bool:
+        """Ask once about these commands and act on the answer; return whether the gateway is to be taken for lost."""
         evidence, reply = await self._ask(group, request_ids)
-        if evidence is not Evidence.ANSWER and self._has_just_reconnected():
-            group.doubt.dispel()
-            return
-        lost = group.doubt.weigh(evidence, self._loop.time())
         if reply is not None:
             self._apply(group, reply)
-        elif lost:
-            self._lose(group, request_ids, "its gateway is gone")
+        elif self._has_just_reconnected():
             group.doubt.dispel()
+            return False
+        return group.doubt.weigh(evidence, self._loop.time())
 
     def _has_just_reconnected(self) -> bool:
         connection = self._connection
@@ -330,7 +337,8 @@ class Caller:
             return
         for raw in answer.outcomes:
             self._deliver(group, codec.raw_bytes(raw))
-        self._lose(group, answer.unknown, "its gateway does not know the command any more")
+        if not self._has_just_reconnected():
+            self._lose(group, answer.unknown, "its gateway does not know the command any more")
 
     def _deliver(self, group: _Group, outcome: bytes) -> None:
         try:
