@@ -1,0 +1,131 @@
+"""One agent that speaks NATS directly, in a process of its own, as `direct.py` starts it.
+
+The first line on standard input says, in JSON, where NATS is and who calls whom; each further line, `SECONDS
+IN_FLIGHT`, is answered with one line of JSON: what came of so much load. Every answer is checked for the number that
+its command carried. The process ends with its standard input.
+"""
+
+import asyncio
+import gc
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from agentbridge.credentials import CommandSettings
+from protocol import codec
+from protocol.errors import BridgeError
+from protocol.messages import CommandRequest
+from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.caller import Caller
+from protocol.runtime.nats import connect
+from protocol.subjects import ClientAddress
+
+TIMEOUT_MS = 30_000
+TEXT = "What an agent would like its user to read in this place"
+
+
+class Order(msgspec.Struct):
+    """Where NATS is, and who calls whom."""
+
+    nats_url: str
+    nats_user: str
+    nats_password: str
+    token: str
+    ids: str
+    first: int
+
+
+class _Parameters(msgspec.Struct):
+    text: str
+    n: int
+
+
+class _Result(msgspec.Struct):
+    n: int
+
+
+class _Done(Exception):
+    """Ends the task group."""
+
+
+_result_decoder = msgspec.json.Decoder(_Result)
+
+
+class Agent:
+    """Calls clients in turn and keeps what each answer took."""
+
+    def __init__(self, caller: Caller, order: Order) -> None:
+        self._caller = caller
+        self._token = order.token
+        ids = Path(order.ids).read_text().split()
+        self._addresses = itertools.cycle([ClientAddress(DEFAULT_TENANT, client_id) for client_id in ids])
+        self._numbers = itertools.count(order.first)
+        self._latencies_us: list[int] = []
+        self._wrong = 0
+        self._shown = ""
+
+    async def run(self, seconds: float, in_flight: int) -> bytes:
+        """Keep `in_flight` commands under way for a while and return what came of them, as JSON."""
+        self._latencies_us, self._wrong, self._shown = [], 0, ""
+        cpu, until = time.process_time(), time.monotonic() + seconds
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(in_flight):
+                tasks.create_task(self._call_until(until), name="commands")
+        found = {"latencies_us": self._latencies_us, "wrong": self._wrong, "shown": self._shown}
+        return codec.encode(found | {"cpu_seconds": time.process_time() - cpu})
+
+    async def _call_until(self, until: float) -> None:
+        while (began := time.monotonic()) < until:
+            try:
+                await self._call_once()
+            except (BridgeError, ValueError, msgspec.DecodeError) as exc:
+                self._wrong += 1
+                self._shown = self._shown or repr(exc)
+            if (now := time.monotonic()) < until:
+                self._latencies_us.append(int((now - began) * 1e6))
+
+    async def _call_once(self) -> None:
+        n = next(self._numbers)
+        parameters = msgspec.Raw(codec.encode(_Parameters(TEXT, n)))
+        command = CommandRequest(target="headline", action="setText", parameters=parameters, timeout_ms=TIMEOUT_MS)
+        response = await self._caller.call(next(self._addresses), command, self._token)
+        if _result_decoder.decode(response.value()).n != n:
+            raise ValueError("the answer belongs to another command")
+
+
+async def _never_known(address: ClientAddress, token: str | None) -> bool:
+    return False
+
+
+async def main() -> None:
+    """Connect, then do what standard input says until it ends."""
+    order = msgspec.json.decode(sys.stdin.readline(), type=Order)
+    settings = CommandSettings(
+        nats_url=order.nats_url, nats_user=order.nats_user, nats_password=order.nats_password, log_level="error"
+    )
+    async with connect(settings, "bench-agent", order.nats_user) as connection:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                caller = Caller(connection, _never_known)
+                await caller.start(tasks)
+                await _serve(Agent(caller, order))
+                raise _Done
+        except* _Done:
+            pass
+
+
+async def _serve(agent: Agent) -> None:
+    gc.collect()
+    gc.freeze()
+    print("{}", flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        seconds, in_flight = line.split()
+        print((await agent.run(float(seconds), int(in_flight))).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,124 @@
+"""The systems that are measured: ours by `agentbridge up`, and the two designs that it is measured beside."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from agentbridge import data_folder
+from agentbridge.data_folder import RunFile
+from agentbridge.up import nats_server
+from measuring.processes import Service, family, free_port, running, short_name
+from measuring.tools import PEERS, install_peers, require
+from protocol.access import AGENT, APP
+from protocol.runtime.auth import mint
+from protocol.runtime.settings import variable
+
+OURS = "agentbridge"
+MEMORY, REDIS = "express-memory", "express-redis"
+WITHOUT_PEERS = "leave the peers out by --peers none"
+WITHOUT_REDIS = f"leave that peer out by --peers {MEMORY}"
+TOKEN_SECONDS = 6 * 3600
+
+
+class System(NamedTuple):
+    """A system that runs: where it listens, who is let in, and the processes it consists of, by name."""
+
+    name: str
+    api_port: int
+    socket_port: int
+    pids: dict[str, int]
+    agent_token: str | None = None
+    app_token: str | None = None
+    acknowledges: bool = False
+    run_file: RunFile | None = None
+
+
+@contextlib.contextmanager
+def agentbridge(folder: Path, secret: str, nats_url: str | None = None) -> Iterator[System]:
+    """Run `agentbridge up` on free ports, authentication on; with NATS of its own unless `nats_url` is given."""
+    data = folder / "data"
+    settings: dict[str, object] = {"data_dir": data, "api_port": 0, "gateway_port": 0, "jwt_secret": secret}
+    settings |= {"log_level": "warning"} | ({"nats_url": nats_url} if nats_url else {})
+    variables = {variable(name): str(value) for name, value in settings.items()}
+    with running(OURS, [sys.executable, "-P", "-m", "agentbridge", "up"], folder, variables) as process:
+        found = _run_file(process, data)
+        yield System(
+            OURS,
+            _port(found.api_url),
+            _port(found.gateway_url),
+            _named(family(process.pid)),
+            mint(secret, "bench-agent", AGENT, TOKEN_SECONDS),
+            mint(secret, "bench-user", APP, TOKEN_SECONDS),
+            acknowledges=True,
+            run_file=found,
+        )
+
+
+@contextlib.contextmanager
+def express_memory(folder: Path) -> Iterator[System]:
+    """Run the design that keeps everything in one process's memory."""
+    node, port = install_peers(WITHOUT_PEERS), free_port()
+    with _node(node, folder, "memory", port) as pid:
+        yield System(MEMORY, port, port, _named([pid]))
+
+
+@contextlib.contextmanager
+def express_redis(folder: Path) -> Iterator[System]:
+    """Run the scaled design: an agent API and a server of WebSockets that talk through Redis."""
+    node, redis = install_peers(WITHOUT_PEERS), require("redis-server", WITHOUT_REDIS)
+    redis_port, socket_port, api_port = free_port(), free_port(), free_port()
+    options = {"port": str(redis_port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": str(folder)}
+    command = [redis, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    with running("redis-server", command, folder, {}) as server:
+        server.wait_for_port(redis_port)
+        with (
+            _node(node, folder, "redis_sockets", socket_port, redis_port) as sockets,
+            _node(node, folder, "redis_api", api_port, redis_port) as api,
+        ):
+            yield System(REDIS, api_port, socket_port, _named([server.pid, sockets, api]))
+
+
+PEER_SYSTEMS: dict[str, Callable[[Path], contextlib.AbstractContextManager[System]]] = {
+    MEMORY: express_memory,
+    REDIS: express_redis,
+}
+
+
+@contextlib.contextmanager
+def nats(folder: Path) -> Iterator[tuple[str, int]]:
+    """Run a nats-server without users, whose streams a bench may look into; give its URL and its process id."""
+    port = free_port()
+    config = folder / "nats.conf"
+    config.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n')
+    with running("nats-server", [str(nats_server.find()), "-c", str(config)], folder, {}) as process:
+        process.wait_for_port(port)
+        yield f"nats://127.0.0.1:{port}", process.pid
+
+
+@contextlib.contextmanager
+def _node(node: str, folder: Path, script: str, port: int, redis_port: int = 0) -> Iterator[int]:
+    variables = {"PORT": str(port), "REDIS_PORT": str(redis_port), "NODE_ENV": "production"}
+    with running(script, [node, str(PEERS / f"{script}.js")], folder, variables) as process:
+        process.wait_for_port(port)
+        yield process.pid
+
+
+def _run_file(up: Service, data: Path) -> RunFile:
+    """Wait until `up` says where everything is."""
+    up.wait_until(lambda: data_folder.read(data) is not None)
+    found = data_folder.read(data)
+    assert found is not None
+    return found
+
+
+def _named(pids: list[int]) -> dict[str, int]:
+    return {("up" if (name := short_name(pid)) == OURS else name): pid for pid in pids}
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
