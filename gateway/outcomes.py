@@ -1,7 +1,5 @@
 """Outcomes of ended commands, kept for a while: a caller whose reply was lost learns them by its next probe."""
 
-from collections import OrderedDict
-
 KEEP_SECONDS = 30.0
 MAX_BYTES = 32 * 1024 * 1024
 
@@ -14,16 +12,17 @@ class Outcomes:
     def __init__(self, keep_seconds: float = KEEP_SECONDS, max_bytes: int = MAX_BYTES) -> None:
         self._keep_seconds = keep_seconds
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[OutcomeKey, tuple[float, bytes]] = OrderedDict()
+        self._kept: dict[OutcomeKey, tuple[float, bytes]] = {}
         self._bytes = 0
 
     def put(self, key: OutcomeKey, response: bytes, now: float) -> None:
-        """Keep an outcome; a later one under the same key takes its place."""
+        """Keep an outcome; a later one under the same key takes its place. What is too old, `expire()` forgets."""
         if key in self._kept:
             self._forget(key)
         self._kept[key] = (now, response)
         self._bytes += len(response)
-        self.expire(now)
+        if self._bytes > self._max_bytes:
+            self.expire(now)
 
     def get(self, key: OutcomeKey, now: float) -> bytes | None:
         """Return an outcome, or None where there was none or it is forgotten."""

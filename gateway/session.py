@@ -140,6 +140,7 @@ class Session:
         "principal",
         "revision",
         "state",
+        "view",
     )
 
     def __init__(self, client_id: str, principal: Principal, limits: Limits, now: float) -> None:
@@ -147,6 +148,7 @@ class Session:
         self.principal = principal
         self.state = State.ACTIVE
         self.app = AppInfo()
+        self.view = self._view()
         self.metadata: dict[str, Any] = {}
         self.contract: Contract = NO_CONTRACT
         self.revision = 1
@@ -158,11 +160,6 @@ class Session:
         self._next_wire_id = 0
         self._heard = now
         self._pinged: float | None = None
-
-    @property
-    def view(self) -> ClientView:
-        """What of this client decides who may see it."""
-        return ClientView(self.principal.tenant, self.client_id, self.principal.sub, self.app.name)
 
     @property
     def commands_in_flight(self) -> int:
@@ -183,7 +180,8 @@ class Session:
         if self.state is State.DRAINING:
             raise Unavailable("the gateway of this client is shutting down; try again in a moment")
         offer = self.contract.offer(command.target, command.action)
-        require(caller, self.view, offer)
+        if offer.permissions:
+            require(caller, self.view, offer)
         self.contract.check(offer, command.action, command.parameters)
         self._require_room((caller.sub, request_id))
         return self._dispatch(caller, command, request_id, reply, now)
@@ -239,6 +237,7 @@ class Session:
             raise InvalidFrame("`capabilities`: the list is too large to be kept; shorten descriptions or schemas")
         self.contract = contract
         self.app = app if app is not None else self.app
+        self.view = self._view()
         return self._describe(new_metadata, ident)
 
     def describe(self, metadata: dict[str, Any], ident: str | None) -> list[Effect]:
@@ -314,6 +313,10 @@ class Session:
         )
 
     # --- inside ---
+
+    def _view(self) -> ClientView:
+        """Return what of this client decides who may see it."""
+        return ClientView(self.principal.tenant, self.client_id, self.principal.sub, self.app.name)
 
     def _require_room(self, key: tuple[str, str]) -> None:
         if key in self._by_caller:  # first: a full client must not say "certainly not executed" of a command it runs

@@ -12,7 +12,6 @@ from protocol.errors import InvalidRequest
 from protocol.ids import check_token, is_token
 
 ROOT = "agentbridge"
-INBOX = "_INBOX."
 NO_CLIENT = "_none"
 MAX_REPLY_CHARS = 256
 MAX_EVENT_NAME_BYTES = 256
@@ -31,7 +30,7 @@ EVENTS_STREAM = "agentbridge_events"
 AUDIT_STREAM = "agentbridge_audit"
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
-_REPLY_TOKEN = re.compile(r"[\x21-\x29\x2b-\x2d\x2f-\x3d\x3f-\x7e]+")  # printable ASCII without `*`, `.` and `>`
+_REPLY = re.compile(r"_INBOX(?:\.[\x21-\x29\x2b-\x2d\x2f-\x3d\x3f-\x7e]+)+")  # tokens of ASCII without `*` and `>`
 
 
 class ClientAddress(NamedTuple):
@@ -120,9 +119,7 @@ def is_safe_reply(subject: str) -> bool:
     It must lie below `_INBOX.` and hold no wildcard: a gateway may publish events, so a chosen reply subject could
     forge one.
     """
-    if not subject.startswith(INBOX) or len(subject) > MAX_REPLY_CHARS:
-        return False
-    return all(_REPLY_TOKEN.fullmatch(token) for token in subject.split("."))
+    return len(subject) <= MAX_REPLY_CHARS and _REPLY.fullmatch(subject) is not None
 
 
 def client_key(tenant: str, client_id: str) -> str:
