@@ -97,8 +97,9 @@ class ClientSocket(ServerConnection):
             self._deliver(whole)
 
     def data_received(self, data: bytes) -> None:
-        """Let the library parse, and notice when that has ended the connection."""
+        """Let the library parse and answer pings, and notice when that has ended the connection."""
         super().data_received(data)
+        self._bound_unread()
         self._note_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,12 +116,16 @@ class ClientSocket(ServerConnection):
             self._receiver(data, text=self._is_text)
             return
         self._early = self._early if self._early is not None else []
-        self._early.append((data, self._is_text))
-        if len(self._early) > MAX_EARLY_MESSAGES:
+        if len(self._early) < MAX_EARLY_MESSAGES:
+            self._early.append((data, self._is_text))
+        else:
             self.close_soon(CloseCode.POLICY, "wait for the connection frame")
 
     def _write(self) -> None:
         self.send_data()
+        self._bound_unread()
+
+    def _bound_unread(self) -> None:
         if self.transport.get_write_buffer_size() > self.send_buffer_bytes:
             self.too_slow = True
             self.transport.abort()
