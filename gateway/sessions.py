@@ -260,11 +260,16 @@ class Sessions:
         await self._gone.wait()
 
     async def _linger(self, session: LiveSession) -> None:
-        """Keep the subject answered for a second, then drain it: unsubscribing loses what is queued without a word."""
+        """Keep the subject answered for a second, then drain it: unsubscribing loses what is queued without a word.
+
+        While NATS is away nothing is queued, and what is not taken back now is subscribed again when it returns.
+        """
         try:
             await asyncio.sleep(LINGER_SECONDS)
-            if session.subscription is not None and self._connection.connected:
-                await session.subscription.drain()
+            if session.subscription is not None:
+                await (
+                    session.subscription.drain() if self._connection.connected else session.subscription.unsubscribe()
+                )
         except Exception:
             log.warning("could not drain the subscription of an ended session", exc_info=True)
         finally:
