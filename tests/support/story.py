@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 
 import httpx
+from nats.aio.msg import Msg
 
 from protocol.runtime.settings import Settings
 from support.bridge import Bridge
@@ -69,6 +71,27 @@ class Story:
     async def _listed(self, url: str) -> set[str]:
         answer = await self._http.get(f"{url}/api/clients")
         return {record["clientId"] for record in answer.json()} if answer.status_code == httpx.codes.OK else set()
+
+
+class Inboxes:
+    """What came to whom: a tap on all replies, where NATS has no users that keep them apart."""
+
+    def __init__(self) -> None:
+        self._terminal: Counter[str] = Counter()
+
+    async def take(self, msg: Msg) -> None:
+        """Count a terminal answer."""
+        if b'"status":' in msg.data and b'"durationMs":' in msg.data:
+            self._terminal[msg.subject] += 1
+
+    @property
+    def answered(self) -> int:
+        """To how many requests a terminal answer came."""
+        return len(self._terminal)
+
+    def answered_again(self) -> list[str]:
+        """Return the inboxes that got more than one terminal answer to one request."""
+        return [inbox for inbox, count in self._terminal.items() if count > 1]
 
 
 @contextlib.asynccontextmanager
