@@ -1,13 +1,16 @@
 """What clients offer, read and compiled once for each content: thousands of clients of one application share it."""
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from gateway.schemas import Checker, Schemas
-from protocol.errors import UnknownCapability
+from gateway.schemas import MAX_PATTERN_BYTES, Checker, Schemas
+from protocol.errors import InvalidFrame, UnknownCapability
 from protocol.records import EMPTY_CAPABILITIES, CapabilityList, Offer, fingerprint, parse_capabilities
+
+MAX_LIST_NODES = 50_000  # of all schemas of one list, references followed: half a second to compile at the worst
 
 
 class Contract:
@@ -52,13 +55,22 @@ class Contracts:
         return contract
 
     def _compile(self, capabilities: CapabilityList) -> Contract:
-        checkers = {
-            (target, action): self._schemas.checker(schema, _where(target, action))
-            for target, offer in capabilities.offers.items()
-            for action, schema in offer.schemas.items()
-            if schema is not None
-        }
+        checkers: dict[tuple[str, str | None], Checker] = {}
+        nodes = pattern_bytes = 0
+        for target, action, schema in _schemas_of(capabilities):
+            checker = checkers[target, action] = self._schemas.checker(schema, _where(target, action))
+            nodes += checker.nodes
+            pattern_bytes += checker.pattern_bytes
+            if nodes > MAX_LIST_NODES or pattern_bytes > MAX_PATTERN_BYTES:
+                raise InvalidFrame("`capabilities`: their JSON Schemas are too large together, or their patterns are")
         return Contract(capabilities, checkers)
+
+
+def _schemas_of(capabilities: CapabilityList) -> Iterator[tuple[str, str | None, dict[str, Any] | bool]]:
+    for target, offer in capabilities.offers.items():
+        for action, schema in offer.schemas.items():
+            if schema is not None:
+                yield target, action, schema
 
 
 def _where(target: str, action: str | None) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -22,18 +23,21 @@ from protocol.errors import InvalidFrame, InvalidParameters
 MAX_NODES = 2000
 MAX_DEPTH = 64
 MAX_COMPILED = 4096
+MAX_PATTERN_BYTES = 16 * 1024 * 1024  # of all patterns of one client's schemas, compiled: 75 bytes of JSON can be 1 MiB
+MAX_COMPILED_PATTERN_BYTES = 64 * 1024 * 1024
 MAX_CHECKS = 2_000_000  # values times the schema's weight: some 300 ms at the very worst
 MAX_SCANNED_BYTES = 16 * 1024 * 1024  # bytes times patterns
 MAX_UNIQUE_LONG_NUMBERS = 500
 MAX_MESSAGE_CHARS = 300
 FLOAT_WEIGHT = 16  # comparing one with a candidate of an `enum` takes a microsecond
-UNEVALUATED_WEIGHT = 16  # these keywords go through their neighbours again for each value
-_UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
+COSTLY = {"unevaluatedProperties": 16, "unevaluatedItems": 16, "uniqueItems": 8}  # they look at each value again
 _UNSUPPORTED = ("$dynamicRef", "$recursiveRef")
 _RENAMING = ("$id", "$schema")
 _DRAFT_4 = "draft-04"
 _LONG_NUMBER = re.compile(rb"[0-9]{16}")
-_PATTERNS = jsonschema_rs.RegexOptions(size_limit=1024 * 1024, dfa_size_limit=1024 * 1024)
+_SMALLEST_PATTERN_BYTES, _LARGEST_PATTERN_BYTES = 4 * 1024, 1024 * 1024
+_SEARCH_CACHE_BYTES = 128 * 1024
+_TYPICAL_CACHE_BYTES = 16 * 1024
 
 
 class _Compiled(Protocol):
@@ -44,6 +48,8 @@ class Checker:
     """A compiled schema, with what is needed to foresee the cost of a check."""
 
     def __init__(self, compiled: _Compiled, size: "_Expansion") -> None:
+        self.nodes = size.nodes
+        self.pattern_bytes = size.pattern_bytes
         self._compiled = compiled
         self._weight = size.weight
         self._patterns = size.patterns
@@ -77,6 +83,7 @@ class Schemas:
 
     def __init__(self) -> None:
         self._compiled: OrderedDict[bytes, Checker] = OrderedDict()
+        self._pattern_bytes = 0
 
     def checker(self, schema: dict[str, Any] | bool, where: str) -> Checker:
         """Return the checker of a schema. Raises `InvalidFrame` naming `where` for one that is refused."""
@@ -84,10 +91,16 @@ class Schemas:
         checker = self._compiled.get(key)
         if checker is None:
             checker = self._compiled[key] = compile_schema(schema, where)
-            if len(self._compiled) > MAX_COMPILED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(key)
+            self._pattern_bytes += checker.pattern_bytes
+            self._forget_oldest()
+        else:
+            self._compiled.move_to_end(key)
         return checker
+
+    def _forget_oldest(self) -> None:
+        while len(self._compiled) > MAX_COMPILED or self._pattern_bytes > MAX_COMPILED_PATTERN_BYTES:
+            _, forgotten = self._compiled.popitem(last=False)
+            self._pattern_bytes -= forgotten.pattern_bytes
 
 
 def compile_schema(schema: dict[str, Any] | bool, where: str) -> Checker:
@@ -95,7 +108,8 @@ def compile_schema(schema: dict[str, Any] | bool, where: str) -> Checker:
     size = _Expansion(schema, where)
     size.visit(schema, 0, ())
     try:
-        compiled = jsonschema_rs.validator_for(schema, offline=True, pattern_options=_PATTERNS)
+        patterns = _pattern_options(_LARGEST_PATTERN_BYTES)
+        compiled = jsonschema_rs.validator_for(schema, offline=True, pattern_options=patterns)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
         raise InvalidFrame(f"`{where}`: not a JSON Schema that can be used: {_first_line(exc)}") from exc
     return Checker(compiled, size)
@@ -114,6 +128,7 @@ class _Expansion:
         self._renaming = (*_RENAMING, "id") if _is_draft_4(root) else _RENAMING
         self.nodes = 0
         self.patterns = 0
+        self.pattern_bytes = 0
         self.weight = 0
         self.unique = False
 
@@ -138,11 +153,19 @@ class _Expansion:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise self._refusal(f"larger than {MAX_NODES} nodes when its references are followed")
-        named = node.get("patternProperties")
-        self.patterns += ("pattern" in node) + (len(named) if isinstance(named, dict) else 0)
-        self.weight += UNEVALUATED_WEIGHT if any(keyword in node for keyword in _UNEVALUATED) else 1
+        self._count_patterns(node)
+        self.weight += 1 + sum(cost for keyword, cost in COSTLY.items() if keyword in node)
         self.unique = self.unique or bool(node.get("uniqueItems"))
         self._refuse_unsupported(node)
+
+    def _count_patterns(self, node: dict[str, Any]) -> None:
+        named = node.get("patternProperties")
+        for pattern in (node.get("pattern"), *(named if isinstance(named, dict) else ())):
+            if isinstance(pattern, str):
+                self.patterns += 1
+                self.pattern_bytes += _compiled_bytes(pattern)
+        if self.pattern_bytes > MAX_PATTERN_BYTES:
+            raise self._refusal("its patterns are too large together")
 
     def _refuse_unsupported(self, node: dict[str, Any]) -> None:
         for keyword in _UNSUPPORTED:
@@ -175,6 +198,27 @@ class _Expansion:
 
     def _refusal(self, why: str) -> InvalidFrame:
         return InvalidFrame(f"`{self._where}`: the JSON Schema is refused: {why}")
+
+
+@lru_cache(maxsize=4096)
+def _compiled_bytes(pattern: str) -> int:
+    """Return about how much memory a pattern takes once it is compiled and used; one that cannot be takes the most."""
+    size = _SMALLEST_PATTERN_BYTES
+    while size < _LARGEST_PATTERN_BYTES and not _fits(pattern, size):
+        size *= 4
+    return size + _TYPICAL_CACHE_BYTES
+
+
+def _fits(pattern: str, size_bytes: int) -> bool:
+    try:
+        jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=_pattern_options(size_bytes))
+    except (jsonschema_rs.ValidationError, ValueError):
+        return False
+    return True
+
+
+def _pattern_options(size_bytes: int) -> jsonschema_rs.RegexOptions:
+    return jsonschema_rs.RegexOptions(size_limit=size_bytes, dfa_size_limit=_SEARCH_CACHE_BYTES)
 
 
 def _is_draft_4(schema: Any) -> bool:

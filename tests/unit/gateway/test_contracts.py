@@ -28,6 +28,26 @@ def test_equal_lists_share_one_contract_for_as_long_as_somebody_uses_it() -> Non
     assert len(known._known) == 0
 
 
+def _doubled(name: int) -> Any:
+    """Return a function whose schema is 255 nodes in 600 bytes."""
+    twice = {f"d{level}": {"anyOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(7)}
+    schema = {"description": str(name), "$ref": "#/$defs/d0", "$defs": {**twice, "d7": {}}}
+    return {"name": f"f{name}", "parameters": schema}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _doubled,
+        lambda name: {"name": f"f{name}", "parameters": {"patternProperties": {rf"\p{{L}}{{20}}x{name}": True}}},
+    ],
+)
+def test_schemas_that_are_too_large_together_are_refused(function: Any) -> None:
+    read(*(function(number) for number in range(10)))
+    with pytest.raises(InvalidFrame, match="too large together"):
+        read(*(function(number) for number in range(500)))
+
+
 def test_offer_names_what_there_is() -> None:
     contract = read(ADD, LIST)
     assert contract.offer("add", "anything").target == "add"
