@@ -10,7 +10,7 @@ from gateway.events import Events
 from gateway.session import State
 from gateway.sessions import LiveSession
 from protocol.access import APP
-from protocol.errors import BridgeError, CloseCode, Internal, PermissionDenied
+from protocol.errors import BridgeError, CloseCode, Internal, Overloaded, PermissionDenied
 from protocol.frames import (
     AuthFrame,
     CapabilityFrame,
@@ -71,7 +71,7 @@ class Receiving:
             case EventFrame():
                 self._events.publish(session, frame)
             case AuthFrame():
-                self._tasks.create_task(self._refresh(session, frame), name="refresh a token")
+                self._start_refresh(session, frame)
             case PingFrame():
                 session.send(PongFrame())
             case ProgressFrame():
@@ -79,6 +79,13 @@ class Receiving:
             case _:
                 assert_never(frame)
         core.heard(now)
+
+    def _start_refresh(self, session: LiveSession, frame: AuthFrame) -> None:
+        """Verify in a task, for the key set may have to be fetched: one at a time, or a client could pile them up."""
+        if session.refreshing:
+            raise Overloaded("the former token is still being verified; send this one after its ack")
+        session.refreshing = True
+        self._tasks.create_task(self._refresh(session, frame), name="refresh a token")
 
     async def _refresh(self, session: LiveSession, frame: AuthFrame) -> None:
         """Go on under a fresh token; one that is refused leaves the former, and its end, in force."""
@@ -96,3 +103,5 @@ class Receiving:
         except Exception:
             log.exception("a token could not be refreshed")
             session.close(CloseCode.INTERNAL, "the gateway failed")
+        finally:
+            session.refreshing = False

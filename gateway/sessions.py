@@ -50,8 +50,8 @@ class Socket(Protocol):
 class LiveSession:
     """A session with its socket, its timers and its subscription."""
 
-    __slots__ = ("_expiry", "_gateway", "_timers", "connected_at", "core", "end_reason", "events_in_flight", "socket",
-                 "subscription")  # fmt: skip
+    __slots__ = ("_expiry", "_gateway", "_timers", "connected_at", "core", "end_reason", "events_in_flight",
+                 "refreshing", "socket", "subscription")  # fmt: skip
 
     def __init__(self, core: Session, socket: Socket, gateway: "Sessions") -> None:
         self.core = core
@@ -60,6 +60,7 @@ class LiveSession:
         self.subscription: Subscription | None = None
         self.end_reason: str | None = None
         self.events_in_flight = 0
+        self.refreshing = False
         self._gateway = gateway
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._expiry: asyncio.TimerHandle | None = None
