@@ -154,7 +154,11 @@ def _raise_open_file_limit() -> None:
 
 
 def _tune_garbage_collector() -> None:
-    """Leave what the start created out of every collection, and collect less often: p99 45 to 7 ms when measured."""
+    """Leave what the start created out of every collection, and collect less often: p99 45 to 7 ms when measured.
+
+    The middle generation is collected before it holds much: at 50 instead of 5 it grew to half a million objects while
+    clients connected, and a command then waited 235 instead of 33 ms for its collection.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
+    gc.set_threshold(10_000, 5, 1_000)
