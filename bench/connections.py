@@ -148,6 +148,7 @@ def _outcome(rounds: Sequence[Round], clients: int) -> Outcome:
         ("from then until the agent API lists all, s", spread(one.listed_seconds for one in rounds)),
         ("one listing of all, s", spread(one.listing_seconds for one in rounds)),
         *_noticed("meanwhile", [one.storm for one in rounds]),
+        ("commands refused meanwhile", spread(one.storm.refused for one in rounds)),
         *_noticed("beforehand", [one.calm for one in rounds]),
     ]
     tables = [_table("connecting", times), _table("memory a client, KiB", list(memory.items()))]

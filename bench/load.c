@@ -4,7 +4,7 @@
 //
 // Each connection has one command in flight. With EVERY_MS 0 the next follows the answer; otherwise one is due every
 // EVERY_MS, and what an answer took is counted from when its command was due, so that a pause is seen in full. Every
-// command carries a number of its own, and a right answer is a 200 that carries it back. Ends after SECONDS, or when
+// command carries a number of its own, and a right answer is a 200 that carries it back; only right ones count. Ends after SECONDS, or when
 // standard input does, and prints one line of JSON.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,7 +37,7 @@ static struct connection *connections;
 static char (*ids)[ID_BYTES], shown[SHOWN_BYTES], authorization[4096];
 static int port, total, client_count, in_flight, epoll_fd, every_ms;
 static unsigned numbers;
-static long answered, wrong;
+static long answered, refused, wrong;
 static size_t room;
 static uint32_t *latencies_us;
 static uint64_t began_ns, until_ns, next_due_ns;
@@ -129,10 +129,10 @@ static void remember(uint64_t latency_ns) {
 
 static void check(struct connection *c, int status, const char *body, int length) {
   uint64_t now = now_ns();
-  if (status != 200 || !carries(body, length, c->number)) {
-    if (!wrong++) snprintf(shown, sizeof shown, "%d %.*s", status, length, body);
-  }
-  if (now < until_ns) remember(now - c->due_ns);
+  int is_right = status == 200 && carries(body, length, c->number);
+  if (!is_right && !shown[0]) snprintf(shown, sizeof shown, "%d %.*s", status, length, body);
+  if (!is_right) status == 200 ? wrong++ : refused++;
+  else if (now < until_ns) remember(now - c->due_ns);
   c->busy = 0;
   in_flight--;
 }
@@ -206,11 +206,11 @@ static void report(void) {
   qsort(latencies_us, answered, sizeof *latencies_us, ascending);
   for (char *at = shown; *at; at++)
     if (*at < ' ' || *at == '"' || *at == '\\') *at = '\'';
-  printf("{\"answers\":%ld,\"seconds\":%.6f,\"p50_us\":%u,\"p99_us\":%u,\"max_us\":%u,\"wrong\":%ld,\"unanswered\":%d,"
-         "\"cpu_seconds\":%.4f,\"shown\":\"%s\"}\n",
+  printf("{\"answers\":%ld,\"seconds\":%.6f,\"p50_us\":%u,\"p99_us\":%u,\"max_us\":%u,\"wrong\":%ld,\"refused\":%ld,"
+         "\"unanswered\":%d,\"cpu_seconds\":%.4f,\"shown\":\"%s\"}\n",
          answered, (until_ns - began_ns) / 1e9, answered ? latencies_us[answered / 2] : 0,
-         answered ? latencies_us[answered * 99 / 100] : 0, answered ? latencies_us[answered - 1] : 0, wrong, in_flight,
-         cpu, shown);
+         answered ? latencies_us[answered * 99 / 100] : 0, answered ? latencies_us[answered - 1] : 0, wrong, refused,
+         in_flight, cpu, shown);
 }
 
 static void read_ids(const char *file_name) {

@@ -1,7 +1,6 @@
 """Several agents that call over NATS without the agent API, each a process of its own."""
 
 import contextlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,7 +79,8 @@ def _together(found: list[dict[str, Any]], seconds: float) -> Load:
         p99_us=percentile(latencies, 99),
         max_us=latencies[-1] if latencies else 0,
         wrong=sum(one["wrong"] for one in found),
+        refused=sum(one["refused"] for one in found),
         unanswered=0,
         cpu_seconds=sum(one["cpu_seconds"] for one in found),
-        shown=json.dumps([one["shown"] for one in found if one["shown"]][:1]),
+        shown=next((one["shown"] for one in found if one["shown"]), ""),
     )

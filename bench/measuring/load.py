@@ -15,7 +15,7 @@ AT_ONCE = 64
 
 
 class Load(NamedTuple):
-    """What came of load: answers in the measured time, their latencies, and what was wrong with any."""
+    """What came of load: right answers in the measured time, their latencies, refusals, and the first of them."""
 
     answers: int
     seconds: float
@@ -23,16 +23,17 @@ class Load(NamedTuple):
     p99_us: float
     max_us: float
     wrong: int
+    refused: int
     unanswered: int
     cpu_seconds: float
     shown: str = ""
 
     def check(self, system: str) -> "Load":
-        """Return itself; raise `Missing` where an answer was wrong or missing: figures of it would mean nothing."""
+        """Return itself; raise `Missing` where an answer was wrong or never came, or where there is none at all."""
         if self.wrong or self.unanswered or not self.answers:
             raise Missing(
-                f"{system}: of {self.answers} answers {self.wrong} were wrong, {self.unanswered} never came; the first "
-                f"wrong one: {self.shown or '-'}"
+                f"{system}: {self.answers} right answers, {self.wrong} wrong ones, {self.unanswered} never came; the "
+                f"first wrong one: {self.shown or '-'}"
             )
         return self
 
