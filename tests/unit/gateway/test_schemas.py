@@ -261,6 +261,18 @@ def test_schemas_used_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch)
     assert len(known._compiled) == 3
 
 
+def test_pattern_that_is_slow_to_match_is_not_matched_against_much() -> None:
+    """Such a pattern takes its size times the length: 2 s for these, in which no other client would be served."""
+    schema = {"properties": {"bits": {"pattern": "[01]*1[01]{500}x"}}}
+    assert "too large to be checked" in complaint(schema, {"bits": "01" * 450_000}).message
+    check(schema, {"bits": "0" * 1000 + "1" + "0" * 500 + "x"})
+
+
+def test_simple_patterns_are_matched_against_a_long_text() -> None:
+    words = {f"w{number}": {"pattern": "^[a-z ]+$"} for number in range(10)}
+    check({"properties": words}, {"w0": "many words " * 20_000})
+
+
 def test_patterns_that_take_much_memory_are_bounded_together() -> None:
     """Each is 75 bytes of JSON, 4 milliseconds and a megabyte."""
     started = time.perf_counter()
