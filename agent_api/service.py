@@ -8,6 +8,7 @@ from agent_api.app import build
 from agent_api.command import CommandEndpoint
 from agent_api.health import Health
 from agent_api.intake import Intake
+from agent_api.loopback import LoopbackOnly
 from agent_api.routes import Directory
 from agent_api.server import HttpServer, listen, url_of
 from agent_api.settings import ApiSettings
@@ -59,14 +60,10 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     caller = Caller(connection, _known(mirror, verifier))
     intake, waits = Intake(), Waits(tasks)
     command = CommandEndpoint(settings, verifier, caller, mirror, intake, waits)
-    app = build(
-        command,
-        Directory(verifier, mirror, connection),
-        Health(connection, mirror.filled, intake),
-        Origins(settings.allowed_origins),
-    )
+    origins = Origins(settings.allowed_origins)
+    app = build(command, Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake), origins)
     listener = listen(settings.api_host, settings.api_port)
-    server = HttpServer(app, listener)
+    server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, listener)
     await caller.start(tasks)
     await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}").announce()
     tasks.create_task(mirror.run(), name="mirror")

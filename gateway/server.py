@@ -21,7 +21,7 @@ from protocol import PROTOCOL_VERSION
 from protocol.access import APP, Principal
 from protocol.errors import BridgeError, CloseCode, Unauthenticated, Unavailable
 from protocol.frames import ConnectionFrame
-from protocol.origins import Origins
+from protocol.origins import Origins, names_loopback
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, bearer
 from protocol.runtime.nats import Connection
@@ -101,6 +101,9 @@ class GatewayServer:
             return _respond(connection, http.HTTPStatus.NOT_FOUND, "no such path: connect a WebSocket to /ws\n")
         if self._sessions.draining:
             return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "shutting down: connect again\n")
+        if self._verifier.off and not all(map(names_loopback, request.headers.get_all("Host"))):
+            text = "without authentication this serves localhost, 127.0.0.1 and [::1] only\n"
+            return _respond(connection, http.HTTPStatus.FORBIDDEN, text)
         if not all(map(self._origins.allows, request.headers.get_all("Origin"))):
             return _respond(
                 connection, http.HTTPStatus.FORBIDDEN, "this origin is not in AGENTBRIDGE_ALLOWED_ORIGINS\n"

@@ -1,4 +1,4 @@
-"""Which web origins (RFC 6454) may connect: the gateway and the agent API ask the same matcher.
+"""Which web origins (RFC 6454) may connect, and by which host: the gateway and the agent API ask the same matchers.
 
 The setting is a comma-separated list of exact origins (`https://app.example.com`), of origins with any port
 (`http://localhost:*`), or `*` for every origin. Browsers send origins in lower case and without a default port.
@@ -14,6 +14,7 @@ LOOPBACK = (
 )
 
 _ENTRY = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/:,\[\]?#@*]+)(:(\d{1,5}|\*))?")
+_LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _PORT = re.compile(r":\d{1,5}$")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -39,6 +40,15 @@ class Origins:
             return True
         plain = _without_default_port(origin.lower())
         return plain in self._exact or _PORT.sub("", plain) in self._any_port
+
+
+def names_loopback(host: str) -> bool:
+    """Tell whether a `Host` header names this machine itself, on any port.
+
+    Where nobody has to authenticate, that is what keeps out a web page whose own host name was rebound to 127.0.0.1: to
+    its browser our answers are of the page's own origin, so neither a GET's missing `Origin` nor CORS stops it.
+    """
+    return _LOOPBACK_HOST.fullmatch(host) is not None
 
 
 def _without_default_port(origin: str) -> str:

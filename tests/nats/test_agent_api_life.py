@@ -101,6 +101,43 @@ async def test_without_authentication_everybody_is_let_in_and_no_token_passed_on
     assert "Authorization" not in world.headers[0]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example:8000"},
+        {"Host": "evil.example:8000", "Origin": "http://evil.example:8000"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+    ],
+)
+async def test_without_authentication_foreign_pages_are_kept_out(
+    world: World, nats_url: str, headers: dict[str, str]
+) -> None:
+    await world.hold("c1", lambda message: "open")
+    async with running_agent_api(nats_url, auth="off", jwt_secret=None) as api, http_client(api, "") as http:
+        for answer in (
+            await http.post("/api/command", json=COMMAND, headers=headers),
+            await http.get("/api/clients", headers=headers),
+            await http.delete("/api/clients/c1", headers=headers),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
+    assert world.messages == []
+
+
+async def test_without_authentication_pages_of_its_own_and_allowed_ones_are_served(world: World, nats_url: str) -> None:
+    await world.hold("c1", lambda message: "open")
+    settings = {"auth": "off", "jwt_secret": None, "allowed_origins": "https://app.example.com"}
+    async with running_agent_api(nats_url, **settings) as api, http_client(api, "") as http:
+        port = api.url.rpartition(":")[2]
+        for headers in (
+            {"Origin": api.url},
+            {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"},
+            {"Host": f"[::1]:{port}", "Origin": "https://app.example.com"},
+        ):
+            assert (await http.post("/api/command", json=COMMAND, headers=headers)).json()["result"] == "open"
+
+
 async def test_lost_nats_makes_commands_unavailable_and_its_return_mends_them(private_nats: NatsServer) -> None:
     async with running_agent_api(private_nats.url) as api, http_client(api) as http:
         async with world_at(private_nats.url) as world:

@@ -318,3 +318,21 @@ async def test_without_authentication_anybody_may_connect(shared_nats_url: str, 
         connect(url(gateway), proxy=None) as socket,
     ):
         assert (await first_frame(socket))["type"] == "connection"
+
+
+async def test_without_authentication_a_foreign_host_is_403_before_the_handshake(
+    shared_nats_url: str, tmp_path: Path
+) -> None:
+    """A page whose host name was rebound to 127.0.0.1 must not speak as an application, whatever its origin says."""
+    settings = {"auth": "off", "jwt_secret": None, "allowed_origins": "*"}
+    async with gateway_process(tmp_path, shared_nats_url, **settings) as gateway:
+        port = gateway.url.removesuffix("/ws").rpartition(":")[2]
+        headers = {"Origin": f"http://evil.example:{port}"}
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(
+                f"ws://evil.example:{port}/ws", host="127.0.0.1", port=int(port), additional_headers=headers, proxy=None
+            ):
+                pass
+        assert refused.value.response.status_code == 403
+        async with connect(f"ws://localhost:{port}/ws", host="127.0.0.1", port=int(port), proxy=None) as socket:
+            assert (await first_frame(socket))["type"] == "connection"

@@ -1,7 +1,7 @@
 import pytest
 
 from protocol.errors import ConfigurationError
-from protocol.origins import LOOPBACK, Origins
+from protocol.origins import LOOPBACK, Origins, names_loopback
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,25 @@ def test_loopback_covers_every_local_port(origin: str) -> None:
 def test_entry_that_is_no_origin_is_refused_with_the_variable(entry: str) -> None:
     with pytest.raises(ConfigurationError, match="AGENTBRIDGE_ALLOWED_ORIGINS"):
         Origins(entry)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+def test_host_of_this_machine(host: str) -> None:
+    assert names_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:8000",
+        "127.0.0.1@evil.example",
+        "0.0.0.0:8000",
+        "::1",
+        "localhost:",
+        "",
+    ],
+)
+def test_host_of_others(host: str) -> None:
+    assert not names_loopback(host)
