@@ -64,6 +64,8 @@ _TABLE: dict[tuple[State, Event], _Step] = {
     (State.DOUBTED, Event.SILENCE): (State.DOUBTED, None),
     (State.SUSPECT, Event.PONG): (State.TRUSTED, Effect.SYNC),
     (State.SUSPECT, Event.BLIND): (State.VOUCHED, None),
+    (State.SUSPECT, Event.NO_RESPONDERS): (State.SUSPECT, None),
+    (State.SUSPECT, Event.SILENCE): (State.SUSPECT, None),
     (State.SUSPECT, Event.VETO): (State.VOUCHED, None),
     (State.SUSPECT, Event.NO_VETO): (State.LOST, Effect.WITHDRAW),
     (State.VOUCHED, Event.PONG): (State.TRUSTED, Effect.SYNC),

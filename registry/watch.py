@@ -7,6 +7,7 @@ answers: a frozen server must not look like the death of every gateway.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 
 import msgspec
 import nats.errors
@@ -108,12 +109,8 @@ class Watch:
         """Ping a gateway until it is forgotten; no failure may end that."""
         while watched.liveness.state is not State.FORGOTTEN:
             next_at = self._clock() + PING_SECONDS
-            try:
+            with _logged(watched.gateway_id):
                 await self._round(watched)
-            except (BridgeError, nats.errors.Error) as exc:
-                log.warning("watching %s: %s", watched.gateway_id, exc or type(exc).__name__)
-            except Exception:
-                log.exception("watching %s failed", watched.gateway_id)
             await asyncio.sleep(max(0.0, next_at - self._clock()))
         self._watched.discard(watched.gateway_id)
         self._hearing.forget(watched.gateway_id)
@@ -169,6 +166,13 @@ class Watch:
         return True
 
     async def _verdict(self, watched: _Watched) -> Event:
+        """Ask around; what fails on the way says nothing about the gateway, and must not leave it a suspect."""
+        verdict = Event.BLIND
+        with _logged(watched.gateway_id):
+            verdict = await self._ask_around(watched)
+        return verdict
+
+    async def _ask_around(self, watched: _Watched) -> Event:
         """Ask a suspect once more, and its peers at the same time."""
         last_word, heard = await asyncio.gather(self._ping(watched), self._hearing.recently(watched.gateway_id))
         if last_word in (Event.PONG, Event.BLIND):
@@ -183,3 +187,14 @@ class Watch:
         count = await self._store.withdraw(gateway_id)
         if count:
             log.warning("the gateway %s is lost; withdrew its %d clients", gateway_id, count)
+
+
+@contextlib.contextmanager
+def _logged(gateway_id: str) -> Iterator[None]:
+    """Log whatever fails while a gateway is watched, and go on."""
+    try:
+        yield
+    except (BridgeError, nats.errors.Error) as exc:
+        log.warning("watching %s: %s", gateway_id, exc or type(exc).__name__)
+    except Exception:
+        log.exception("watching %s failed", gateway_id)

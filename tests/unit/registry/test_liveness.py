@@ -88,6 +88,20 @@ def test_verdict_that_nobody_asked_for_is_refused_and_changes_nothing(event: Eve
     assert liveness.handle(Event.SILENCE, 0) is Effect.ASK_PEERS
 
 
+@pytest.mark.parametrize("event", [Event.PONG, Event.NO_RESPONDERS, Event.SILENCE, Event.BLIND])
+@pytest.mark.parametrize("state", [state for state in State if state is not State.FORGOTTEN])
+def test_whatever_a_ping_brings_to_light_is_taken_in_every_state(state: State, event: Event) -> None:
+    liveness = Liveness()
+    liveness.state = state
+    liveness.handle(event, 0)
+    assert liveness.state is not State.FORGOTTEN
+
+
+def test_suspect_of_whom_no_verdict_came_stays_one() -> None:
+    liveness, effects = after(*suspect(), (Event.NO_RESPONDERS, 0.5), (Event.SILENCE, 1.0))
+    assert (liveness.state, effects) == (State.SUSPECT, [Effect.ASK_PEERS] * 2)
+
+
 @given(st.lists(st.tuples(st.sampled_from(Event), st.floats(0.01, 2)), max_size=60))
 def test_whatever_happens_clients_are_withdrawn_only_on_enough_evidence(steps: list[tuple[Event, float]]) -> None:
     liveness, now = Liveness(), 0.0
