@@ -34,7 +34,7 @@ class Gateway:
         """Take no more clients and commands, let commands end, send the clients elsewhere, tell the registry."""
         self._server.stop_intake()
         self._sessions.drain()
-        await self._sessions.wait_commands(self._drain_seconds / 2)
+        await self._sessions.wait_commands(self._drain_seconds)
         await self._server.close()
         await self._sessions.wait_gone()
         await self._reporter.say_goodbye()

@@ -130,6 +130,7 @@ class Commands:
         if not msg.reply:
             log.warning("ignored a command for client %s: it has no reply subject", session.core.client_id)
             return
+        require(principal, session.core.view)  # before anything that could tell a hidden client from none
         if command.idempotency_key is not None:
             raise InvalidRequest("`idempotencyKey`: not supported by this version; leave it out")
         self._refuse_stale(command)

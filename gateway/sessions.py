@@ -120,7 +120,9 @@ class LiveSession:
             self._expiry.cancel()
 
     def _answer(self, effect: Answer) -> None:
-        self._timers.pop(effect.command.wire_id).cancel()
+        timer = self._timers.pop(effect.command.wire_id, None)
+        if timer is not None:
+            timer.cancel()
         self._gateway.answer(self.core.client_id, effect)
 
     def _deadline_passed(self, wire_id: str) -> None:
@@ -195,9 +197,9 @@ class Sessions:
         """End a session: answer what waits, tell the registry, and answer latecomers for a second more."""
         if session.core.state is State.ENDED:
             return
+        del self._live[session.core.client_id]
         session.end()
         self._late_responses += session.core.late_responses
-        del self._live[session.core.client_id]
         self._on_ended(session, session.end_reason or reason)
         self._lingering += 1
         self._tasks.create_task(self._linger(session), name=f"end {session.core.client_id}")
@@ -274,6 +276,9 @@ class Sessions:
         except Exception:
             log.warning("could not drain the subscription of an ended session", exc_info=True)
         finally:
+            session.subscription = (
+                None  # it holds the session by its handler: a circle that only a collection would free
+            )
             self._lingering -= 1
             if not self._live and not self._lingering:
                 self._gone.set()

@@ -103,9 +103,15 @@ class ClientSocket(ServerConnection):
         self._note_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the library clean up, and notice."""
+        """Let the library clean up, notice, and break the circles through which ended connections hold each other.
+
+        Without that only a full collection frees them, which is rare here: the collector is told to work seldom.
+        """
         super().connection_lost(exc)
         self._note_closing()
+        self._receiver = None
+        self.protocol.parser.close()
+        vars(self.protocol).pop("select_subprotocol", None)
 
     def _note_closing(self) -> None:
         if self._gone is not None and self.protocol.state is not OPEN and not self._gone.done():

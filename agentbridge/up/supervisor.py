@@ -21,7 +21,7 @@ from agentbridge.up.settings import UpSettings
 from protocol.runtime.auth import DEFAULT_TENANT
 from protocol.runtime.settings import variable
 
-STOP_MARGIN_SECONDS = 3
+STOP_MARGIN_SECONDS = 8
 STILL_WAITING_SECONDS = 10
 NATS_FIELDS = ("nats_url", "nats_user", "nats_password", "nats_creds", "nats_ca")
 

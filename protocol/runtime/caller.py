@@ -12,6 +12,7 @@ import enum
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
@@ -49,6 +50,8 @@ SILENCES_TO_LOSE = 2
 EVIDENCE_AFTER_SECONDS = 1.5
 RECONNECT_PATIENCE_SECONDS = 1.0
 MAX_WAITING_FOR_NATS = 1000
+MAX_LATE_CANCELS = 1000
+LATE_CANCEL_SECONDS = 1.0  # after a reconnect, when gateways have subscribed again, too
 FIRST_REPEAT_SECONDS = 0.02
 NEXT_REPEAT_SECONDS = 0.05
 REPEAT_FOR_SECONDS = 0.3
@@ -152,6 +155,8 @@ class Caller:
         self._loop = asyncio.get_running_loop()
         self._tasks: asyncio.TaskGroup | None = None
         self._waiting_for_nats = 0
+        self._late_cancels: deque[tuple[str, bytes, dict[str, str] | None]] = deque(maxlen=MAX_LATE_CANCELS)
+        connection.on_reconnect(self._schedule_late_cancels)
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Subscribe for replies; probes run in `tasks`."""
@@ -170,8 +175,8 @@ class Caller:
         where no answer came, `Internal` for an answer that is not ours. A cancelled call cancels its command.
         """
         assert command.timeout_ms is not None
-        await self._require_nats()
         deadline = self._loop.time() + command.timeout_ms / 1000
+        await self._require_nats(deadline)
         waiting = self._join(address, command, token, deadline)
         timer = self._loop.call_at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
         try:
@@ -191,7 +196,7 @@ class Caller:
 
     # --- one conversation ---
 
-    async def _require_nats(self) -> None:
+    async def _require_nats(self, deadline: float) -> None:
         """Wait up to a second for NATS where it has just gone; not at all where it has been away for longer."""
         if self._connection.connected:
             return
@@ -201,7 +206,7 @@ class Caller:
             raise Overloaded("too many commands wait for NATS to return; try again in a moment")
         self._waiting_for_nats += 1
         try:
-            await self._connection.wait_connected(RECONNECT_PATIENCE_SECONDS)
+            await self._connection.wait_connected(min(RECONNECT_PATIENCE_SECONDS, deadline - self._loop.time()))
         finally:
             self._waiting_for_nats -= 1
 
@@ -252,12 +257,24 @@ class Caller:
             future.set_result(msg)
 
     async def _abandon(self, waiting: _Waiting, reason: str) -> None:
-        """Tell the gateway that nobody waits any more; where NATS is away, its own deadline will."""
+        """Tell the gateway that nobody waits any more, when NATS returns where it is away."""
         body = codec.encode(CancelRequest(request_id=waiting.request_id, reason=reason))
         try:
             await self._connection.publish(waiting.group.subject, body, headers=waiting.group.headers)
         except Unavailable:
-            log.info("could not cancel request %s: NATS is away", waiting.request_id)
+            self._late_cancels.append((waiting.group.subject, body, waiting.group.headers))
+
+    def _schedule_late_cancels(self) -> None:
+        self._loop.call_later(LATE_CANCEL_SECONDS, self._send_late_cancels)
+
+    def _send_late_cancels(self) -> None:
+        while self._late_cancels:
+            subject, body, headers = self._late_cancels.popleft()
+            try:
+                self._connection.publish_now(subject, body, headers=headers)
+            except Unavailable:
+                self._late_cancels.appendleft((subject, body, headers))
+                return
 
     # --- probing ---
 

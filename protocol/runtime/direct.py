@@ -20,15 +20,13 @@ DirectHandler = Callable[[Msg], None]
 class _HandOver:
     """Stands in the place of a subscription's queue, and hands each message over at once."""
 
-    __slots__ = ("_handler", "_subscription")
+    __slots__ = ("_handler",)
 
-    def __init__(self, subscription: Subscription, handler: DirectHandler) -> None:
-        self._subscription = subscription
+    def __init__(self, handler: DirectHandler) -> None:
         self._handler = handler
 
     def put_nowait(self, msg: Msg) -> None:
         """Handle a message; an error that escaped would end the reading of the whole connection."""
-        self._subscription._pending_size -= len(msg.data)  # noqa: SLF001  the library has just added it
         try:
             self._handler(msg)
         except Exception:
@@ -49,8 +47,8 @@ class _HandOver:
 async def subscribe(client: Client, subject: str, handler: DirectHandler) -> Subscription:
     """Subscribe with a handler that never waits."""
     client._sid += 1  # noqa: SLF001  as the library's own subscribe does
-    subscription = Subscription(client, client._sid, subject)  # noqa: SLF001
-    subscription._pending_queue = _HandOver(subscription, handler)  # type: ignore[assignment]  # noqa: SLF001
+    subscription = Subscription(client, client._sid, subject, pending_bytes_limit=0)  # noqa: SLF001  nothing pends
+    subscription._pending_queue = _HandOver(handler)  # type: ignore[assignment]  # noqa: SLF001
     client._subs[client._sid] = subscription  # noqa: SLF001
     await client._send_subscribe(subscription)  # noqa: SLF001
     return subscription

@@ -29,7 +29,10 @@ class Flushes:
         await waiter
 
     def fail(self) -> None:
-        """Tell everybody who waits that the server is gone: no answer will come on this connection."""
+        """Tell everybody who waits that the server is gone: no answer will come on this connection.
+
+        The task is cancelled but not relied on to end at once: the library swallows cancellations in places.
+        """
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -37,16 +40,19 @@ class Flushes:
         self._under_way, self._next = [], []
 
     async def _run(self) -> None:
-        while self._next:
-            self._under_way, self._next = self._next, []
+        """Make round trips while somebody waits, and while this task is the one that does."""
+        while self._next and self._task is asyncio.current_task():
+            batch, self._next = self._next, []
+            self._under_way = batch
             try:
                 await self._round_trip()
                 error = None
             except Exception as exc:
                 error = _away()
                 error.__cause__ = exc
-            _settle(self._under_way, error)
-        self._under_way, self._task = [], None
+            _settle(batch, error)
+        if self._task is asyncio.current_task():
+            self._under_way, self._task = [], None
 
 
 def _settle(waiters: list[asyncio.Future[None]], error: Unavailable | None) -> None:

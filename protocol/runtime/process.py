@@ -24,6 +24,7 @@ from protocol.runtime.settings import Settings
 
 EXIT_CONFIGURATION = 2
 EXIT_FAILURE = 1
+GOODBYE_SECONDS = 6  # beyond the wait for work in flight: closing sockets, telling the registry
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -127,7 +128,7 @@ async def _until_stopped(stop: asyncio.Event, connection: Connection) -> int:
 async def _drain(service: Service, timeout_seconds: float) -> None:
     log.info("draining")
     try:
-        async with asyncio.timeout(timeout_seconds + 1):
+        async with asyncio.timeout(timeout_seconds + GOODBYE_SECONDS):
             await service.drain()
     except TimeoutError:
         log.warning("not all work in flight has ended within %g s", timeout_seconds)
