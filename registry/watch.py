@@ -144,7 +144,7 @@ class Watch:
         except nats.errors.NoRespondersError:
             return self._credible(Event.NO_RESPONDERS)
         except TimeoutError:
-            return self._credible(Event.SILENCE) if await self._nats_answers() else Event.BLIND
+            return self._credible(Event.SILENCE) if await nats_answers(self._connection) else Event.BLIND
         except BridgeError:
             return Event.BLIND
         self._hearing.note(watched.gateway_id)
@@ -156,25 +156,14 @@ class Watch:
         """Return the event, or BLIND soon after a reconnect, when gateways may not have subscribed again."""
         return event if self._connection.unbroken_seconds() >= EVIDENCE_AFTER_SECONDS else Event.BLIND
 
-    async def _nats_answers(self) -> bool:
-        if not self._connection.connected:
-            return False
-        try:
-            await self._connection.client.rtt(PROOF_SECONDS)  # type: ignore[arg-type]  # it takes fractions
-        except (nats.errors.Error, TimeoutError):
-            return False
-        return True
-
     async def _verdict(self, watched: _Watched) -> Event:
-        """Ask around; what fails on the way says nothing about the gateway, and must not leave it a suspect."""
-        verdict = Event.BLIND
-        with _logged(watched.gateway_id):
-            verdict = await self._ask_around(watched)
-        return verdict
+        """Ask a suspect once more, and its peers at the same time.
 
-    async def _ask_around(self, watched: _Watched) -> Event:
-        """Ask a suspect once more, and its peers at the same time."""
-        last_word, heard = await asyncio.gather(self._ping(watched), self._hearing.recently(watched.gateway_id))
+        What fails on the way says nothing about the gateway, and must not leave it a suspect.
+        """
+        last_word, heard = Event.BLIND, False
+        with _logged(watched.gateway_id):
+            last_word, heard = await asyncio.gather(self._ping(watched), self._hearing.recently(watched.gateway_id))
         if last_word in (Event.PONG, Event.BLIND):
             return last_word
         return Event.VETO if heard else Event.NO_VETO
@@ -187,6 +176,22 @@ class Watch:
         count = await self._store.withdraw(gateway_id)
         if count:
             log.warning("the gateway %s is lost; withdrew its %d clients", gateway_id, count)
+
+
+async def nats_answers(connection: Connection) -> bool:
+    """Tell whether NATS answers within half a second.
+
+    The library's own `rtt()` and `flush()` cancel the wait for a pong that is late; when it comes, it ends the task
+    that reads the connection. A flush that is shared waits on, whoever gives up.
+    """
+    if not connection.connected:
+        return False
+    try:
+        async with asyncio.timeout(PROOF_SECONDS):
+            await connection.flush()
+    except (BridgeError, TimeoutError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
