@@ -19,7 +19,7 @@ from agentbridge import nats_config
 from agentbridge.up.children import Child
 from protocol.errors import ConfigurationError
 from protocol.runtime.auth import DEFAULT_TENANT
-from protocol.runtime.nats import MIN_SERVER
+from protocol.runtime.servers import MIN_VERSION
 
 PORT = 4222
 ANY_PORT = -1
@@ -101,8 +101,8 @@ def find() -> Path:
     if found is None:
         raise ConfigurationError(f"no nats-server here: {REMEDY}, or set AGENTBRIDGE_NATS_URL to one that runs")
     version = _version(found)
-    if version < MIN_SERVER:
-        shown, needed = ".".join(map(str, version)), ".".join(map(str, MIN_SERVER))
+    if version < MIN_VERSION:
+        shown, needed = ".".join(map(str, version)), ".".join(map(str, MIN_VERSION))
         raise ConfigurationError(f"{found} is version {shown}, but {needed} or newer is needed: {REMEDY}")
     return Path(found).absolute()
 

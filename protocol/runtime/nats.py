@@ -25,9 +25,9 @@ from protocol.runtime import direct
 from protocol.runtime.direct import DirectHandler
 from protocol.runtime.flushes import Flushes
 from protocol.runtime.outbox import Outbox, header_block
+from protocol.runtime.servers import require_acceptable, shown
 from protocol.runtime.settings import Settings
 
-MIN_SERVER = (2, 11)
 RECONNECT_WAIT_SECONDS = 0.25
 PING_INTERVAL_SECONDS = 1
 MAX_OUTSTANDING_PINGS = 2
@@ -43,9 +43,10 @@ Handler = Callable[[Msg], Awaitable[None]]
 class Connection:
     """A process's connection to NATS. Make one with `connect()`."""
 
-    def __init__(self, name: str, inbox_prefix: str) -> None:
+    def __init__(self, name: str, inbox_prefix: str, settings: Settings) -> None:
         self.name = name
         self.inbox_prefix = inbox_prefix
+        self._settings = settings
         self.client = Client()
         self.reconnects = 0
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -197,6 +198,13 @@ class Connection:
                 log.warning("lost NATS; reconnecting")
 
     async def _on_reconnect(self) -> None:
+        """Go on where the server is still one to work with: another of several may have answered."""
+        try:
+            require_acceptable(self.client, self._settings)
+        except ConfigurationError as exc:
+            log.error("%s", exc)
+            await self._on_closed()
+            return
         self.reconnects += 1
         self._mark_up()
         log.info("NATS is back")
@@ -219,9 +227,10 @@ async def connect(settings: Settings, process: str, user: str) -> AsyncIterator[
     """Connect as `process`, waiting for as long as it takes; drain on exit.
 
     `user` names the inbox prefix `_INBOX.<user>` that this process's NATS user may subscribe to. Raises
-    `ConfigurationError` where the server refuses the credentials or is older than 2.11.
+    `ConfigurationError` where the server refuses the credentials, is older than 2.11, or lets everybody in without
+    being on this machine.
     """
-    connection = Connection(process, f"_INBOX.{user}")
+    connection = Connection(process, f"_INBOX.{user}", settings)
     await _first_connect(connection, settings)
     try:
         yield connection
@@ -234,19 +243,22 @@ async def _first_connect(connection: Connection, settings: Settings) -> None:
     while True:
         try:
             await _connect_once(connection, settings)
+            require_acceptable(connection.client, settings)
             break
+        except ConfigurationError:
+            await connection.client.close()
+            raise
         except (OSError, nats.errors.Error, TimeoutError) as exc:
             _abandon(connection.client)
             if "authorization" in str(exc).lower() or isinstance(exc, ssl.SSLError):
                 raise ConfigurationError(
-                    f"NATS at {_shown(settings)} refuses this process's credentials: set AGENTBRIDGE_NATS_USER and "
+                    f"NATS at {shown(settings)} refuses this process's credentials: set AGENTBRIDGE_NATS_USER and "
                     "AGENTBRIDGE_NATS_PASSWORD, or AGENTBRIDGE_NATS_CREDS"
                 ) from exc
             await connection._on_error(exc)  # noqa: SLF001  the one maker of connections
             await asyncio.sleep(RECONNECT_WAIT_SECONDS)
             connection.client = Client()
     connection._mark_up()  # noqa: SLF001
-    _check_version(connection.client)
 
 
 async def _connect_once(connection: Connection, settings: Settings) -> None:
@@ -292,16 +304,6 @@ def _abandon(client: Client) -> None:
     transport = client._transport  # noqa: SLF001  the library offers no way to its socket
     if transport:
         transport.close()
-
-
-def _check_version(client: Client) -> None:
-    version = client.connected_server_version
-    if (version.major, version.minor) < MIN_SERVER:
-        raise ConfigurationError(f"nats-server is {version.major}.{version.minor}, but 2.11 or newer is needed")
-
-
-def _shown(settings: Settings) -> str:
-    return ", ".join(url.rpartition("@")[2] for url in settings.nats_servers)
 
 
 def _set_user_timeout(client: Client) -> None:

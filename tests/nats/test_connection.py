@@ -9,14 +9,13 @@ import nats
 import nats.errors
 import pytest
 from conftest import MakeNats
-from nats.aio.client import Client, ServerVersion
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from support.nats_server import NatsServer
 from support.settings import settings_for
 from support.wait import until
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
-from protocol.runtime import nats as hardened
 from protocol.runtime import outbox
 from protocol.runtime.nats import Connection, connect
 from protocol.runtime.settings import Settings
@@ -316,13 +315,3 @@ async def test_leaving_delivers_what_was_published(nats_url: str) -> None:
         await connection.publish("last.words", b"bye")
     assert (await subscription.next_msg(5)).data == b"bye"
     await other.close()
-
-
-@pytest.mark.parametrize(("version", "fits"), [("2.10.29", False), ("1.4.1", False), ("2.11.0", True), ("3.0.0", True)])
-def test_server_before_2_11_is_refused(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Client, "connected_server_version", property(lambda self: ServerVersion(version)))
-    if fits:
-        hardened._check_version(Client())
-    else:
-        with pytest.raises(ConfigurationError, match=r"nats-server is \d\.\d+, but 2\.11 or newer is needed"):
-            hardened._check_version(Client())
