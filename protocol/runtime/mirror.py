@@ -34,6 +34,7 @@ RETRY_SECONDS = 0.25
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
 INACTIVE_SECONDS = 5
+UNHURRIED_BITS_PER_SECOND = 256_000_000  # a listing at full speed holds up the replies that share the connection
 _NANOSECONDS = 1_000_000_000
 _CONTROL = "100"  # the status of heartbeats and flow control (ADR-15)
 
@@ -106,6 +107,7 @@ class Mirror:
         self._replica = Replica(listener)
         self._listing = Listing()
         self._heard_at = 0.0
+        self._unhurried = False
         self._broken = asyncio.Event()
         self._log_next = 0.0
         connection.on_reconnect(self._broken.set)
@@ -143,17 +145,19 @@ class Mirror:
         info = await jetstream.stream_info(self._connection, STREAM)
         if info is None:
             raise Unavailable("the bucket does not exist yet; the registry makes it")
+        unhurried, self._unhurried = self._unhurried, False
         self._replica.begin(info.created, info.state.last_seq)
         self._listing = listing = Listing()
-        async with self._consumer(listing):
+        async with self._consumer(listing, UNHURRIED_BITS_PER_SECOND if unhurried else 0):
             await self._watch(listing)
+        self._unhurried = not self._broken.is_set() and listing.broken is None
         if listing.broken:
             log.info("listing the clients anew: %s", listing.broken)
 
     async def _watch(self, listing: Listing) -> None:
         loop = asyncio.get_running_loop()
         relist_at = loop.time() + RELIST_SECONDS
-        while loop.time() < relist_at and not self._broken.is_set():
+        while (loop.time() < relist_at or not listing.complete) and not self._broken.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await self._broken.wait()
@@ -162,21 +166,21 @@ class Mirror:
                 return
 
     @contextlib.asynccontextmanager
-    async def _consumer(self, listing: Listing) -> AsyncIterator[None]:
+    async def _consumer(self, listing: Listing, bits_per_second: int) -> AsyncIterator[None]:
         """Have the server push the bucket to an inbox of ours; it drops the consumer soon after nobody listens."""
         name, inbox = f"mirror-{secrets.token_hex(8)}", self._connection.new_inbox()
         self._heard_at = asyncio.get_running_loop().time()
         subscription = await self._connection.subscribe(inbox, partial(self._take, listing))
         try:
-            listing.expect(await self._create_consumer(name, inbox))
+            listing.expect(await self._create_consumer(name, inbox, bits_per_second))
             self._end_listing(listing)
             yield
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    async def _create_consumer(self, name: str, inbox: str) -> int:
-        """Return how many messages the snapshot has."""
+    async def _create_consumer(self, name: str, inbox: str, bits_per_second: int) -> int:
+        """Return how many messages the snapshot has; 0 bits a second are no limit."""
         subject = f"{KEY_PREFIX}>"
         config = {
             "name": name,
@@ -189,6 +193,7 @@ class Mirror:
             "flow_control": True,
             "idle_heartbeat": int(HEARTBEAT_SECONDS * _NANOSECONDS),
             "inactive_threshold": INACTIVE_SECONDS * _NANOSECONDS,
+            "rate_limit_bps": bits_per_second,
         }
         operation = f"CONSUMER.CREATE.{STREAM}.{name}.{subject}"
         created = await jetstream.request(

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import nats
+import pytest
 from nats.aio.client import Client as NatsClient
 from nats.js.api import StorageType
 from support.kv import make_bucket, put, record
@@ -15,7 +16,7 @@ from support.wait import until
 
 from protocol import subjects
 from protocol.records import ClientRecord
-from protocol.runtime.mirror import STREAM, Mirror
+from protocol.runtime.mirror import STREAM, UNHURRIED_BITS_PER_SECOND, Mirror
 from protocol.runtime.nats import connect
 from protocol.runtime.settings import Settings
 
@@ -40,6 +41,28 @@ async def client_of(url: str) -> AsyncIterator[NatsClient]:
 
 def ids(mirror: Mirror, tenant: str = "default") -> set[str]:
     return set(mirror.clients(tenant))
+
+
+async def paces(client: NatsClient) -> list[int]:
+    """Return how fast the bucket's consumers may be, in bits a second; 0 where that is not limited."""
+    return [info.config.rate_limit_bps or 0 for info in await client.jetstream().consumers_info(STREAM)]
+
+
+async def test_a_listing_that_nothing_calls_for_takes_its_time(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocol.runtime.mirror.RELIST_SECONDS", 1)
+    async with client_of(nats_url) as client:
+        bucket = await make_bucket(client.jetstream())
+        await put(bucket, record("a"))
+        async with mirror_of(nats_url) as mirror:
+            await asyncio.wait_for(mirror.filled.wait(), 5)
+            assert 0 in await paces(client)
+
+            async def is_paced() -> bool:
+                return UNHURRIED_BITS_PER_SECOND in await paces(client)
+
+            await until(is_paced)
+            await put(bucket, record("b"))
+            await until(lambda: ids(mirror) == {"a", "b"})
 
 
 async def test_snapshot_then_changes(nats_url: str) -> None:
