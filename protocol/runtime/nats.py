@@ -27,6 +27,7 @@ from protocol.runtime.flushes import Flushes
 from protocol.runtime.outbox import Outbox, header_block
 from protocol.runtime.servers import require_acceptable, shown
 from protocol.runtime.settings import Settings
+from protocol.runtime.transport import new_client
 
 RECONNECT_WAIT_SECONDS = 0.25
 PING_INTERVAL_SECONDS = 1
@@ -47,7 +48,7 @@ class Connection:
         self.name = name
         self.inbox_prefix = inbox_prefix
         self._settings = settings
-        self.client = Client()
+        self.client = new_client()
         self.reconnects = 0
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
@@ -67,7 +68,7 @@ class Connection:
     @property
     def connected(self) -> bool:
         """Whether the server is believed to be there; a frozen one is noticed within three seconds."""
-        return self._away_since is None
+        return self._away_since is None and self.client.is_connected
 
     def away_seconds(self) -> float:
         """Return for how long the server has been away; 0 while it is there."""
@@ -257,7 +258,7 @@ async def _first_connect(connection: Connection, settings: Settings) -> None:
                 ) from exc
             await connection._on_error(exc)  # noqa: SLF001  the one maker of connections
             await asyncio.sleep(RECONNECT_WAIT_SECONDS)
-            connection.client = Client()
+            connection.client = new_client()
     connection._mark_up()  # noqa: SLF001
 
 

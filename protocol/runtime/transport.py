@@ -5,6 +5,8 @@ server. Over TLS a graceful close waits for the other side, thirty seconds for o
 been flushed before any close that is meant to be graceful, so nothing is lost by cutting.
 """
 
+from urllib.parse import ParseResult
+
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
@@ -13,7 +15,12 @@ class CuttingTransport(TcpTransport):
     """A transport whose `close()` does not wait for the other side."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  the library's has no annotations
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        """Connect, and first cut a connection whose server took it and then said nothing: the library forgets those."""
+        self.close()
+        await super().connect(uri, buffer_size, connect_timeout)
 
     def __bool__(self) -> bool:
         """Tell the library that it has a transport, so that it does not make one of its own."""

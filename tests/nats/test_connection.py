@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -11,6 +12,7 @@ import pytest
 from conftest import MakeNats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from support.certificates import self_signed
 from support.nats_server import NatsServer
 from support.settings import settings_for
 from support.wait import until
@@ -315,3 +317,20 @@ async def test_leaving_delivers_what_was_published(nats_url: str) -> None:
         await connection.publish("last.words", b"bye")
     assert (await subscription.next_msg(5)).data == b"bye"
     await other.close()
+
+
+
+async def test_frozen_server_is_left_as_soon_over_tls(make_nats: MakeNats, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    server = make_nats(f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}')
+    await server.start()
+    settings = settings_for(Settings, server.url.replace("nats://", "tls://"), nats_ca=certificate)
+    async with connect(settings, "test", "test") as connection:
+        await connection.flush()
+        server.freeze()
+        async with asyncio.timeout(6):
+            await gone(connection)
+            await until(lambda: connection.client.is_reconnecting)
+        server.thaw()
+        await connection.wait_connected(10)
+        await connection.flush()
