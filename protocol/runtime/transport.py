@@ -15,7 +15,7 @@ class CuttingTransport(TcpTransport):
     """A transport whose `close()` does not wait for the other side."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  the library's has no annotations
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's has no annotations
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         """Connect, and first cut a connection whose server took it and then said nothing: the library forgets those."""
