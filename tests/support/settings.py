@@ -6,7 +6,7 @@ from protocol.runtime.auth import mint
 from protocol.runtime.settings import PREFIX, Settings, load
 
 SECRET = "a-secret-that-only-tests-use-0123456789"
-TTL_SECONDS = 600
+TTL_SECONDS = 86_400  # tokens of modules are minted when the run begins
 S = TypeVar("S", bound=Settings)
 
 
