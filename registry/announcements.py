@@ -1,14 +1,15 @@
 """Tell the world that a client has connected, changed or gone: on `client.C.CHANGE`, stored in the events stream.
 
-What has been written to the bucket is announced, in that order, whatever happens to NATS meanwhile: announcements wait
-in a bounded queue and are repeated until the stream has them. Their message id names the bucket's revision that they
-are about, so that a repeat, be it another registry's, is stored once.
+What has been written to the bucket is announced, for each client in that order, whatever happens to NATS meanwhile:
+announcements wait in a bounded queue and are repeated until the stream has them. Their message id names the bucket's
+revision that they are about, so that a repeat, be it another registry's, is stored once; the session's own revision
+would not do, for a client that was withdrawn and returns is announced with the same one.
 """
 
 import asyncio
 import logging
 import time
-from functools import partial
+from collections import defaultdict, deque
 from typing import Literal
 
 import msgspec
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class _Announcement(msgspec.Struct, frozen=True):
+    key: str
     subject: str
     body: bytes
     message_id: str
@@ -56,10 +58,11 @@ class Announcer:
             revision=record.revision,
             reason=reason,
         )
-        subject = subjects.client_change(record.tenant, record.client_id, change)
+        key = subjects.client_key(record.tenant, record.client_id)
         # No tenant begins with `_`, so no application can take this id with an event's.
-        message_id = f"_client.{record.tenant}.{record.client_id}.{revision}"
-        await self._waiting.put(_Announcement(subject, codec.encode(message), message_id))
+        message_id = f"_client.{key}.{revision}"
+        subject = subjects.client_change(record.tenant, record.client_id, change)
+        await self._waiting.put(_Announcement(key, subject, codec.encode(message), message_id))
 
     async def run(self) -> None:
         """Publish what is queued, for ever."""
@@ -76,19 +79,27 @@ class Announcer:
         await self._waiting.join()
 
     async def _publish(self, batch: list[_Announcement]) -> None:
-        """Store a batch, repeating what failed before anything newer is tried."""
-        while batch:
-            failed: list[_Announcement] = []
-            await for_each(batch, partial(self._store, failed))
-            batch = failed
-            if batch:
+        """Store a batch, each client's announcements one after the other; repeat what failed, and what follows it."""
+        chains: defaultdict[str, deque[_Announcement]] = defaultdict(deque)
+        for announcement in batch:
+            chains[announcement.key].append(announcement)
+        while left := [chain for chain in chains.values() if chain]:
+            await for_each(left, self._store_all)
+            if any(left):
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _store(self, failed: list[_Announcement], announcement: _Announcement) -> None:
+    async def _store_all(self, chain: deque[_Announcement]) -> None:
+        """Store the announcements of one client; those that remain could not be stored now."""
+        while chain:
+            try:
+                await self._store(chain[0])
+            except BridgeError:
+                return
+            chain.popleft()
+
+    async def _store(self, announcement: _Announcement) -> None:
         headers = {MESSAGE_ID_HEADER: announcement.message_id}
         try:
             await jetstream.publish(self._connection, announcement.subject, announcement.body, headers)
-        except BridgeError:
-            failed.append(announcement)
         except JetStreamError as exc:
             log.error("the events stream refused %s: %s", announcement.subject, exc)

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 from support.halves import halves
 from support.kv import record
 from support.nats_server import NatsServer
@@ -168,6 +171,37 @@ async def test_announcements_survive_a_restart_of_nats_in_order(private_nats: Na
         await private_nats.start()
         async with asyncio.timeout(10):
             await half.announcer.drain()
-        jetstream = half.connection.client.jetstream()
-        stored = [await jetstream.get_msg(subjects.EVENTS_STREAM, seq) for seq in (1, 2, 3)]
-        assert [json.loads(each.data or b"")["revision"] for each in stored] == [1, 2, 3]
+        stored = [await stored_announcement(half.connection, seq) for seq in (1, 2, 3)]
+        assert [each["revision"] for each in stored] == [1, 2, 3]
+
+
+async def test_announcement_that_is_repeated_is_not_overtaken_by_the_next_of_its_client(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with halves(private_nats.url) as ((half,), _):
+        monkeypatch.setattr(half.connection, "request", losing_the_first(".connected", half.connection.request))
+        for client_id in ("a", "b"):
+            await half.announcer.announce("connected", record(client_id), 1)
+            await half.announcer.announce("disconnected", record(client_id), 2, "closed")
+        await half.announcer.drain()
+        stored = [await stored_announcement(half.connection, seq) for seq in range(1, 5)]
+        for client_id in ("a", "b"):
+            assert [each["change"] for each in stored if each["clientId"] == client_id] == ["connected", "disconnected"]
+
+
+def losing_the_first(ending: str, request: Callable[..., Awaitable[Msg]]) -> Callable[..., Awaitable[Msg]]:
+    """Return a `Connection.request` that loses the first request on each subject with this ending."""
+    lost = set()
+
+    async def lose_or_send(subject: str, *rest: Any, **named: Any) -> Msg:
+        if subject.endswith(ending) and subject not in lost:
+            lost.add(subject)
+            raise Unavailable("NATS is away")
+        return await request(subject, *rest, **named)
+
+    return lose_or_send
+
+
+async def stored_announcement(connection: Connection, sequence: int) -> Any:
+    message = await connection.client.jetstream().get_msg(subjects.EVENTS_STREAM, sequence)
+    return json.loads(message.data or b"")
