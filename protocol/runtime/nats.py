@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
 from protocol.runtime import direct
+from protocol.runtime.creds import UserCredentials
 from protocol.runtime.direct import DirectHandler
 from protocol.runtime.flushes import Flushes
 from protocol.runtime.outbox import Outbox, header_block
@@ -241,9 +242,10 @@ async def connect(settings: Settings, process: str, user: str) -> AsyncIterator[
 
 async def _first_connect(connection: Connection, settings: Settings) -> None:
     """Connect for the first time; the library itself repeats for as long as nobody answers at all."""
+    credentials = UserCredentials(settings.nats_creds) if settings.nats_creds else None
     while True:
         try:
-            await _connect_once(connection, settings)
+            await _connect_once(connection, settings, credentials)
             require_acceptable(connection.client, settings)
             break
         except ConfigurationError:
@@ -262,7 +264,7 @@ async def _first_connect(connection: Connection, settings: Settings) -> None:
     connection._mark_up()  # noqa: SLF001
 
 
-async def _connect_once(connection: Connection, settings: Settings) -> None:
+async def _connect_once(connection: Connection, settings: Settings, credentials: UserCredentials | None) -> None:
     """Try until a server answers; unlike a reconnect, the first connect must fail where the credentials are wrong."""
     client = connection.client
     await client.connect(
@@ -271,7 +273,8 @@ async def _connect_once(connection: Connection, settings: Settings) -> None:
         inbox_prefix=connection.inbox_prefix,
         user=settings.nats_user,
         password=settings.nats_password,
-        user_credentials=settings.nats_creds,
+        signature_cb=credentials.sign if credentials else None,
+        user_jwt_cb=credentials.user_jwt if credentials else None,
         tls=ssl.create_default_context(cafile=settings.nats_ca) if settings.nats_ca else None,
         error_cb=connection._on_error,  # noqa: SLF001
         disconnected_cb=connection._on_disconnect,  # noqa: SLF001

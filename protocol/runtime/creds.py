@@ -1,0 +1,59 @@
+"""A NATS credentials file (ADR-14): the JWT of a user, and the seed of the key that signs the server's challenge.
+
+The library reads the file in the middle of connecting, where a file without a JWT keeps it reading for ever.
+"""
+
+import base64
+import logging
+import re
+from pathlib import Path
+
+import nkeys
+
+from protocol.errors import ConfigurationError
+from protocol.runtime.settings import variable
+
+_JWT = re.compile(rb"BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s")
+_SEED = re.compile(rb"BEGIN USER NKEY SEED-+\s+(SU[A-Z2-7]{56})\s")
+
+log = logging.getLogger(__name__)
+
+
+class UserCredentials:
+    """The user of a credentials file; raises `ConfigurationError` for a file that is none."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._jwt, self._seed = _read(path)
+
+    def sign(self, nonce: str) -> bytes:
+        """Return the signature of a server's challenge; the first thing that each connection asks for."""
+        try:
+            self._jwt, self._seed = _read(self._path)  # it may have been renewed since
+        except ConfigurationError as exc:
+            log.warning("%s; going on with what it held before", exc)
+        return base64.b64encode(nkeys.from_seed(bytearray(self._seed)).sign(nonce.encode()))
+
+    def user_jwt(self) -> bytes:
+        """Return the JWT that goes with the last signature."""
+        return self._jwt
+
+
+def _read(path: str) -> tuple[bytes, bytes]:
+    """Return the JWT and the seed in a file."""
+    try:
+        content = Path(path).read_bytes() + b"\n"
+        user_jwt, seed = _JWT.search(content), _SEED.search(content)
+        if user_jwt and seed:
+            nkeys.from_seed(bytearray(seed[1]))
+            return user_jwt[1], seed[1]
+    except (OSError, nkeys.NkeysError, ValueError) as exc:
+        raise _no_credentials(path) from exc
+    raise _no_credentials(path)
+
+
+def _no_credentials(path: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{variable('nats_creds')} is {path!r}, which is no NATS credentials file: it should hold a user's JWT and "
+        "seed, as `nsc generate creds` writes them"
+    )
