@@ -11,9 +11,8 @@ from gateway.sessions import Sessions
 from protocol import codec, subjects
 from protocol.access import require, require_admin
 from protocol.errors import ClientNotFound, CloseCode
-from protocol.messages import AUTHORIZATION_HEADER
 from protocol.reports import DisconnectRequest, DisconnectResponse, SyncRequest
-from protocol.runtime.auth import Verifier, bearer
+from protocol.runtime.auth import Verifier, token_of
 from protocol.runtime.nats import Connection
 from protocol.runtime.responder import Responder
 
@@ -54,7 +53,7 @@ class Administration:
     async def disconnect(self, msg: Msg) -> bytes:
         """End a session for an administrator. Raises `ClientNotFound` where it is not here or not theirs to see."""
         request = codec.decode(_disconnect_decoder, msg.data)
-        principal = await self._verifier.verify(bearer((msg.headers or {}).get(AUTHORIZATION_HEADER)))
+        principal = await self._verifier.verify(token_of(msg))
         require_admin(principal)
         session = self._sessions.find(request.tenant, request.client_id)
         if session is None:

@@ -29,7 +29,6 @@ from protocol.errors import (
 )
 from protocol.ids import new_request_id
 from protocol.messages import (
-    AUTHORIZATION_HEADER,
     CancelRequest,
     CancelResponse,
     CommandRequest,
@@ -41,7 +40,7 @@ from protocol.messages import (
     failure,
 )
 from protocol.runtime import logs
-from protocol.runtime.auth import Verifier, bearer
+from protocol.runtime.auth import Verifier, token_of
 from protocol.runtime.nats import Connection
 from protocol.subjects import is_safe_reply
 
@@ -88,7 +87,7 @@ class Commands:
             return
         request_id = _request_id(operation)
         with self._boundary(session, msg, request_id):
-            token = bearer(_header(msg, AUTHORIZATION_HEADER))
+            token = token_of(msg)
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
@@ -146,7 +145,7 @@ class Commands:
     def _probe(self, session: LiveSession, msg: Msg, probe: ProbeRequest, principal: Principal) -> None:
         require(principal, session.core.view)
         core, now = session.core, self._loop.time()
-        token = bearer(_header(msg, AUTHORIZATION_HEADER))
+        token = token_of(msg)
         answer, size = ProbeResponse([], [], []), 0
         for request_id in probe.request_ids:
             outcome = self._sessions.outcomes.get((core.client_id, principal.sub, request_id), now)
@@ -239,13 +238,3 @@ def _request_id(operation: Operation) -> str:
             return given
         case ProbeRequest():
             return ""
-
-
-def _header(msg: Msg, name: str) -> str | None:
-    """Return a header whatever its case; HTTP-minded clients write it in lower case."""
-    if not msg.headers:
-        return None
-    value = msg.headers.get(name)
-    if value is None:
-        value = next((text for key, text in msg.headers.items() if key.lower() == name.lower()), None)
-    return value

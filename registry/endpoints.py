@@ -12,9 +12,8 @@ from protocol import codec, subjects
 from protocol.access import Principal, may, require_agent, view_of
 from protocol.discovery import MAX_PAGE, Client, Query, offering, select
 from protocol.errors import ClientNotFound
-from protocol.messages import AUTHORIZATION_HEADER
 from protocol.reports import Report
-from protocol.runtime.auth import Verifier, bearer
+from protocol.runtime.auth import Verifier, token_of
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.responder import Responder
 from registry.hearing import Hearing
@@ -84,7 +83,7 @@ class Endpoints:
         """Return an endpoint for agents; that the tenant is the token's own is part of what `may()` checks."""
 
         async def serve(msg: Msg) -> bytes:
-            principal = await self._verifier.verify(bearer((msg.headers or {}).get(AUTHORIZATION_HEADER)))
+            principal = await self._verifier.verify(token_of(msg))
             require_agent(principal)
             tenant, _ = subjects.parse_registry(msg.subject)
             return answer(principal, tenant, msg.data or b"{}")

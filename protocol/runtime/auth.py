@@ -16,10 +16,12 @@ import jwt
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from nats.aio.msg import Msg
 
 from protocol.access import ADMIN, ROLES, Principal
 from protocol.errors import ConfigurationError, PermissionDenied, Unauthenticated, Unavailable
 from protocol.ids import is_token
+from protocol.messages import AUTHORIZATION_HEADER
 from protocol.runtime.settings import PREFIX, Settings
 
 CACHE_SECONDS = 300
@@ -141,6 +143,21 @@ def bearer(header: str | None) -> str | None:
     if scheme.lower() != "bearer":
         raise Unauthenticated("the Authorization header must be: Bearer <token>")
     return token.strip()
+
+
+def token_of(msg: Msg) -> str | None:
+    """Return the token of a message on NATS, None where there is none; raise `Unauthenticated` for another scheme.
+
+    NATS tells the cases of header names apart, but HTTP-minded clients write them in lower case.
+    """
+    headers = msg.headers
+    if not headers:
+        return None
+    value = headers.get(AUTHORIZATION_HEADER)
+    if value is None:
+        wanted = AUTHORIZATION_HEADER.lower()
+        value = next((text for name, text in headers.items() if name.lower() == wanted), None)
+    return bearer(value)
 
 
 def require_same_identity(before: Principal, after: Principal) -> None:

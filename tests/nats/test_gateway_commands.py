@@ -15,6 +15,8 @@ from support.processes import Process
 from support.settings import agent_token, app_token
 from support.wait import until
 
+from protocol import subjects
+
 ADD = {"name": "add", "parameters": {"required": ["a", "b"]}}
 GUARDED = {"name": "guarded", "permissions": ["todo"]}
 
@@ -430,3 +432,17 @@ async def test_statistics_of_the_gateway_are_answered(caller: Agent, app: App, g
     info = json.loads(reply.data)
     assert info["metadata"]["gatewayId"].startswith("gw-")
     assert {endpoint["name"] for endpoint in info["endpoints"]} == {"ping", "sync", "disconnect"}
+
+
+async def test_header_of_the_token_is_found_in_any_case(caller: Agent, app: App) -> None:
+    """HTTP-minded clients write header names in lower case, to every endpoint alike."""
+    found = json.loads((await caller.nats.request("$SRV.INFO.agentbridge-gateway", b"", timeout=5)).data)
+    subject = subjects.gateway(found["metadata"]["gatewayId"], "disconnect")
+    body = json.dumps({"tenant": "default", "clientId": app.client_id}).encode()
+    for name in ("authorization", "AUTHORIZATION"):
+        reply = await caller.nats.request(subject, body, timeout=5, headers={name: f"Bearer {agent_token()}"})
+        assert json.loads(reply.data)["error"]["code"] == "permission_denied"
+        command = subjects.command("default", app.client_id)
+        headers = {name: f"Bearer {agent_token()}"}
+        reply = await caller.nats.request(command, b'{"target": "echo"}', timeout=5, headers=headers)
+        assert json.loads(reply.data)["status"] == "success"

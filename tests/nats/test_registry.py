@@ -222,3 +222,12 @@ async def test_registry_is_a_micro_service(world: World) -> None:
     _, watching = world
     info = json.loads((await watching.nats.request("$SRV.INFO.agentbridge-registry", timeout=5)).data)
     assert {endpoint["name"] for endpoint in info["endpoints"]} == {"report", "peer-heard", "list", "find", "get"}
+
+
+async def test_header_of_the_token_is_found_in_any_case(world: World) -> None:
+    gateway, watching = world
+    await gateway.connect(record("a"))
+    await until(lambda: watching.lists("a"))
+    headers = {"authorization": f"Bearer {agent_token()}"}
+    reply = await watching.nats.request(subjects.registry("default", "list"), b"{}", timeout=5, headers=headers)
+    assert [each["clientId"] for each in json.loads(reply.data)["clients"]] == ["a"]

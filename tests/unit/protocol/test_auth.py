@@ -14,12 +14,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 from support.settings import SECRET, agent_token, app_token, settings_for
 
 from protocol.access import Principal
 from protocol.errors import ConfigurationError, PermissionDenied, Unauthenticated, Unavailable
 from protocol.runtime import auth
-from protocol.runtime.auth import Verifier, bearer, require_same_identity
+from protocol.runtime.auth import Verifier, bearer, require_same_identity, token_of
 from protocol.runtime.settings import Settings
 
 NOW, DAY = int(time.time()), 86_400  # the whole run may take long
@@ -414,3 +416,18 @@ async def test_known_keys_verify_while_the_key_server_is_down(key_server: KeySer
     with pytest.raises((Unavailable, Unauthenticated)):
         await verifier.verify(sign(key=key, algorithm="RS256", kid="k2"))
     assert (await verifier.verify(sign({"sub": "another"}, key, "RS256", kid="k1"))).sub == "another"
+
+
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        (None, None),
+        ({}, None),
+        ({"Other": "Bearer x"}, None),
+        ({"Authorization": "Bearer x"}, "x"),
+        ({"authorization": "bearer x"}, "x"),
+        ({"AUTHORIZATION": "Bearer y", "Authorization": "Bearer x"}, "x"),
+    ],
+)
+def test_token_of_a_message_is_in_its_header_whatever_the_case(headers: dict[str, str] | None, token: str) -> None:
+    assert token_of(Msg(Client(), headers=headers)) == token
