@@ -12,6 +12,7 @@ from bisect import bisect_right
 import msgspec
 import nats.errors
 
+from gateway.session import Session
 from gateway.sessions import LiveSession, Sessions
 from protocol import codec, subjects
 from protocol.errors import BridgeError
@@ -55,7 +56,7 @@ class Reporter:
         """Note that a session has ended; one that was never reported needs no report."""
         key = session.key
         if key in self._reported:
-            self._note(key, Removal(session.core.principal.tenant, session.core.client_id, reason))
+            self._note(key, _removal(session.core, reason))
         else:
             self._changed.pop(key, None)
 
@@ -150,6 +151,10 @@ class Reporter:
         except BridgeError:
             log.debug("the registry refused report %d: %s", number, _why(reply.data))
             return False
+
+
+def _removal(core: Session, reason: str) -> Removal:
+    return Removal(core.principal.tenant, core.client_id, reason, core.principal.sub, core.app.name, core.revision)
 
 
 def _size(change: LiveSession | Removal) -> int:

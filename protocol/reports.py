@@ -8,11 +8,22 @@ from protocol.records import ClientRecord
 
 
 class Removal(msgspec.Struct, frozen=True, rename="camel"):
-    """A session that has ended, and why."""
+    """A session that has ended, and why; with all that announcing it takes, for its record may be gone already.
+
+    `revision` is the session's last one, 0 where an older gateway does not tell.
+    """
 
     tenant: str
     client_id: str
     reason: str
+    user: str = ""
+    app: str = ""
+    revision: int = 0
+
+    @property
+    def app_name(self) -> str:
+        """What the application called itself, as a record has it."""
+        return self.app
 
 
 class Report(msgspec.Struct, frozen=True, rename="camel"):

@@ -18,6 +18,7 @@ from protocol import codec, subjects
 from protocol.errors import BridgeError
 from protocol.messages import MESSAGE_ID_HEADER, ClientChange, timestamp
 from protocol.records import ClientRecord
+from protocol.reports import Removal
 from protocol.runtime import jetstream
 from protocol.runtime.jetstream import JetStreamError
 from protocol.runtime.nats import Connection
@@ -29,6 +30,7 @@ MAX_WAITING = 50_000
 BATCH = 500
 RETRY_SECONDS = 0.25
 Change = Literal["connected", "updated", "disconnected"]
+Client = ClientRecord | Removal
 
 log = logging.getLogger(__name__)
 
@@ -46,23 +48,22 @@ class Announcer:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._waiting: asyncio.Queue[_Announcement] = asyncio.Queue(MAX_WAITING)
+        self._ids: set[str] = set()
+        self._queued = 0
+        self._stored = 0
+        self._progress = asyncio.Condition()
 
-    async def announce(self, change: Change, record: ClientRecord, revision: int, reason: str | None = None) -> None:
+    async def announce(self, change: Change, client: Client, revision: int, reason: str | None = None) -> None:
         """Queue an announcement of what the bucket's `revision` did; wait where too many are queued already."""
-        message = ClientChange(
-            change=change,
-            client_id=record.client_id,
-            user=record.user,
-            app=record.app_name,
-            at=timestamp(time.time()),
-            revision=record.revision,
-            reason=reason,
-        )
-        key = subjects.client_key(record.tenant, record.client_id)
+        key = subjects.client_key(client.tenant, client.client_id)
         # No tenant begins with `_`, so no application can take this id with an event's.
         message_id = f"_client.{key}.{revision}"
-        subject = subjects.client_change(record.tenant, record.client_id, change)
-        await self._waiting.put(_Announcement(key, subject, codec.encode(message), message_id))
+        if message_id not in self._ids:  # a repeated report's first one may still be waiting
+            subject = subjects.client_change(client.tenant, client.client_id, change)
+            body = codec.encode(_message(change, client, reason))
+            await self._waiting.put(_Announcement(key, subject, body, message_id))
+            self._ids.add(message_id)
+            self._queued += 1
 
     async def run(self) -> None:
         """Publish what is queued, for ever."""
@@ -71,12 +72,19 @@ class Announcer:
             while len(batch) < BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             await self._publish(batch)
-            for _ in batch:
-                self._waiting.task_done()
+            await self._note_stored(batch)
 
     async def drain(self) -> None:
-        """Wait until everything queued is stored."""
-        await self._waiting.join()
+        """Wait until everything that is queued by now is stored."""
+        goal = self._queued
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._stored >= goal)
+
+    async def _note_stored(self, batch: list[_Announcement]) -> None:
+        self._ids.difference_update(announcement.message_id for announcement in batch)
+        self._stored += len(batch)
+        async with self._progress:
+            self._progress.notify_all()
 
     async def _publish(self, batch: list[_Announcement]) -> None:
         """Store a batch, each client's announcements one after the other; repeat what failed, and what follows it."""
@@ -103,3 +111,15 @@ class Announcer:
             await jetstream.publish(self._connection, announcement.subject, announcement.body, headers)
         except JetStreamError as exc:
             log.error("the events stream refused %s: %s", announcement.subject, exc)
+
+
+def _message(change: Change, client: Client, reason: str | None) -> ClientChange:
+    return ClientChange(
+        change=change,
+        client_id=client.client_id,
+        user=client.user,
+        app=client.app_name,
+        at=timestamp(time.time()),
+        revision=client.revision,
+        reason=reason,
+    )

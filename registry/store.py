@@ -27,6 +27,7 @@ from registry.crowd import for_each
 from registry.holdings import Applied, Holdings, read_applied
 
 ATTEMPTS = 5
+ANNOUNCED_SECONDS = 2.0  # as long as a gateway waits for an answer
 
 log = logging.getLogger(__name__)
 _records = msgspec.json.Decoder(ClientRecord)
@@ -63,8 +64,9 @@ class Store:
     async def apply(self, report: Report) -> ReportAck:
         """Apply a report and acknowledge it; acknowledge a repeated one again, without effect.
 
-        Raises `Conflict` for one that does not follow the last applied (`Behind` where others are missing), and
-        `InvalidRequest` for ids that are none.
+        What it changes is announced before: a registry that dies, or an answer that is lost, leaves the report to be
+        repeated, and with it the announcements. Raises `Conflict` for one that does not follow the last applied
+        (`Behind` where others are missing), and `InvalidRequest` for ids that are none.
         """
         _check(report.gateway_id, report.records, report.removals)
         async with self._lock(report.gateway_id):
@@ -72,6 +74,7 @@ class Store:
             if _follows(report.number, read_applied(own.data)):
                 await for_each(report.records, partial(self._upsert, announce_again=True))
                 await for_each(report.removals, partial(self._end, report.gateway_id))
+                await self._announced()
                 await self._reach(report.gateway_id, report.number, own.revision)
         return ReportAck(report.number)
 
@@ -124,16 +127,21 @@ class Store:
         raise _contended()
 
     async def _end(self, gateway_id: str, removal: Removal) -> None:
-        """Remove the record of a session that has ended, unless the client has another owner by now."""
+        """Remove the record of a session that has ended, unless the client has another owner by now.
+
+        One that is gone already may not have been announced: say it again, by the revision of the marker.
+        """
         key = subjects.client_key(removal.tenant, removal.client_id)
         stored = self._seen(key)
         for _ in range(ATTEMPTS):
             if stored.record is None:
                 stored = await self._read(key)  # the mirror may not have heard of it yet
-            if stored.record is None or stored.record.gateway_id != gateway_id:
-                return
+            if stored.record is None:
+                return await self._announce_end(removal, stored.revision)
+            if stored.record.gateway_id != gateway_id:
+                return None
             if await self._remove(key, stored.record, stored.revision, removal.reason):
-                return
+                return None
             stored = await self._read(key)
         raise _contended()
 
@@ -152,6 +160,18 @@ class Store:
             return False
         await self._announcer.announce("disconnected", record, marker, reason)
         return True
+
+    async def _announce_end(self, removal: Removal, revision: int) -> None:
+        if removal.revision:  # older gateways do not tell whose session it was
+            await self._announcer.announce("disconnected", removal, revision, removal.reason)
+
+    async def _announced(self) -> None:
+        """Wait until everything that was changed so far is announced."""
+        try:
+            async with asyncio.timeout(ANNOUNCED_SECONDS):
+                await self._announcer.drain()
+        except TimeoutError as exc:
+            raise Unavailable("the events stream does not take what is announced; try again in a moment") from exc
 
     async def _own_entry(self, gateway_id: str, expected_number: int) -> Value:
         """Return a gateway's own entry; the mirror's where it is the expected one, which spares a request."""

@@ -12,13 +12,16 @@ from support.kv import record
 from support.nats_server import NatsServer
 from support.wait import until
 
-from protocol import subjects
+from protocol import codec, subjects
 from protocol.errors import Conflict, InvalidRequest, Unavailable
 from protocol.records import ClientRecord
 from protocol.reports import Removal, Report, ReportAck
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.nats import Connection
+from registry import store
+from registry.holdings import Applied
 from registry.store import Behind
+from registry.streams import Streams
 
 
 def report(number: int, *records: ClientRecord, ended: tuple[str, ...] = ()) -> Report:
@@ -69,6 +72,50 @@ async def test_report_is_repeated_announcements_are_not(private_nats: NatsServer
         await heir.store.apply(report(1, record("a")))
         await heir.announcer.drain()
         assert await stored_announcements(heir.connection) == 1
+
+
+async def test_removal_whose_acknowledgement_was_lost_is_announced_by_the_repeated_report(
+    private_nats: NatsServer,
+) -> None:
+    async with halves(private_nats.url) as ((half,), announced):
+        await half.store.apply(report(1, record("a", revision=3)))
+        stored = await half.bucket.read("default.a")
+        await half.bucket.remove("default.a", stored.revision)  # the registry did not learn that this was done
+        await half.store.apply(Report("gw-1", 2, [], [Removal("default", "a", "too_slow", "ann", "todo", 3)]))
+        await until(lambda: announced.reasons() == {"a": "too_slow"})
+        gone = announced.messages[-1]
+        assert (gone["user"], gone["app"], gone["revision"]) == ("ann", "todo", 3)
+
+
+async def test_repeated_removal_is_stored_once_and_so_is_the_next_life_of_its_client(
+    private_nats: NatsServer,
+) -> None:
+    async with halves(private_nats.url, 2) as ((dying, heir), _):
+        end = Report("gw-1", 2, [], [Removal("default", "a", "closed", "ann", "", 1)])
+        await dying.store.apply(report(1, record("a")))
+        await dying.store.apply(end)
+        own = await dying.bucket.read(subjects.gateway_key("gw-1"))
+        await dying.bucket.put(subjects.gateway_key("gw-1"), codec.encode(Applied(1)), own.revision)
+        await heir.store.apply(end)
+        assert await stored_announcements(heir.connection) == 2
+        await heir.store.apply(report(3, record("a")))  # as after a withdrawal: with the revision that it had
+        assert await stored_announcements(heir.connection) == 3
+
+
+async def test_report_is_acknowledged_only_when_it_is_announced(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ANNOUNCED_SECONDS", 0.1)
+    async with halves(private_nats.url) as ((half,), _):
+        await half.connection.client.jetstream().delete_stream(subjects.EVENTS_STREAM)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await half.store.apply(report(1, record("a")))
+        assert await half.number() == 0
+        await Streams(half.connection, 1).ensure()
+        await half.announcer.drain()
+        assert await half.store.apply(report(1, record("a"))) == ReportAck(1)
+        assert await stored_announcements(half.connection) == 1
 
 
 @pytest.mark.parametrize(("number", "error"), [(1, Conflict), (4, Behind), (9, Behind)])

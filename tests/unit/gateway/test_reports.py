@@ -95,6 +95,11 @@ def ack(number: int) -> bytes:
     return msgspec.json.encode(ReportAck(number))
 
 
+def removal(live: LiveSession, reason: str = "closed") -> Removal:
+    core = live.core
+    return Removal("default", core.client_id, reason, core.principal.sub, core.app.name, core.revision)
+
+
 def digest_of(*sessions: LiveSession) -> str:
     digest = Digest()
     for live in sessions:
@@ -129,7 +134,7 @@ async def test_update_and_removal_follow_with_the_next_numbers(stage: Stage) -> 
     await stage.settled()
     assert stage.registry.reports[1:] == [
         Report("gw-1", 2, [live.record()], []),
-        Report("gw-1", 3, [], [Removal("default", live.core.client_id, "too_slow")]),
+        Report("gw-1", 3, [], [removal(live, "too_slow")]),
     ]
     assert stage.reporter.pong() == GatewayPong("gw-1", 3, 1, digest_of(other))
 
@@ -150,7 +155,7 @@ async def test_session_that_ends_while_its_report_is_on_its_way_is_removed_by_th
     await stage.settled()
     assert [(report.number, report.removals) for report in stage.registry.reports[-2:]] == [
         (1, []),
-        (2, [Removal("default", live.core.client_id, "closed")]),
+        (2, [removal(live)]),
     ]
     assert stage.reporter.pong() == GatewayPong("gw-1", 2, 0, str(Digest()))
 
@@ -252,6 +257,6 @@ async def test_goodbye_waits_until_the_registry_knows_but_not_for_ever(
     assert stage.reporter.pong().number in (1, 2)
     stage.registry.answer = ACK
     await stage.settled()
-    assert stage.registry.reports[-1].removals == [Removal("default", live.core.client_id, "closed")]
+    assert stage.registry.reports[-1].removals == [removal(live)]
     with contextlib.suppress(TimeoutError):
         await stage.reporter.say_goodbye()
