@@ -1,11 +1,12 @@
 """What a running `agentbridge up` keeps in its folder: a lock, and `run.json`, by which other commands reach it.
 
-The lock goes with the process, however it ends; `run.json` may be left behind by a kill, so it names the process.
+The lock goes with the process, however it ends; `run.json` may be left behind by a kill, so it counts with the lock.
 """
 
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +19,8 @@ from protocol.runtime.settings import variable
 DATA_DIR = "./.agentbridge"
 RUN_FILE = "run.json"
 LOCK_FILE = "up.lock"
+CLAIM_ATTEMPTS = 20
+CLAIM_WAIT_SECONDS = 0.01
 
 
 class RunFile(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -41,13 +44,21 @@ class RunFile(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, k
 def claim(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for this process; raise `ConfigurationError` where another `up` does."""
     with _open_lock(folder) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+        if not _take(lock):
             raise ConfigurationError(
                 f"`agentbridge up` already runs in {folder}: stop it, or set {variable('data_dir')} to another folder"
-            ) from exc
+            )
         yield
+
+
+def _take(lock: TextIO) -> bool:
+    """Take the lock, and tell whether that went well; who only looks whether it is held has it for an instant."""
+    for _ in range(CLAIM_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(CLAIM_WAIT_SECONDS)
+    return False
 
 
 def _open_lock(folder: Path) -> TextIO:
@@ -84,14 +95,16 @@ def read(folder: Path) -> RunFile | None:
         return None
     except (OSError, msgspec.DecodeError) as exc:
         raise ConfigurationError(f"{path} cannot be read: remove it, or set {variable('data_dir')}") from exc
-    return content if _alive(content.pid) else None
+    return content if _held(folder) else None
 
 
-def _alive(pid: int) -> bool:
+def _held(folder: Path) -> bool:
+    """Tell whether an `up` holds the folder: a process id says nothing, for another process may have it by now."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with (folder / LOCK_FILE).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    except PermissionError:
+    except BlockingIOError:
         return True
-    return True
+    return False

@@ -22,7 +22,7 @@ from support.processes import Process
 from support.settings import SECRET, agent_token
 from support.wait import until
 
-from agentbridge.data_folder import RunFile, published
+from agentbridge.data_folder import RunFile, claim, published
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "todo"
 RECONNECT_MS = 20_000
@@ -102,7 +102,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
                 nats_url=nats_server.url,
                 jwt_secret=SECRET,
             )
-            with published(folder, run_file):
+            with claim(folder), published(folder, run_file):
                 async with served(folder) as url:
                     yield Stage(bridge, url)
     finally:

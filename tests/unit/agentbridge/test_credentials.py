@@ -1,6 +1,7 @@
 """Flags beat the environment, which beats the `run.json` of a running `up`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
@@ -26,12 +27,10 @@ RUNNING = RunFile(
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> dict[str, str]:
+def running(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of somebody in whose folder `up` runs."""
-    with data_folder.published(tmp_path, RUNNING):
-        (tmp_path / "kept.json").write_bytes((tmp_path / data_folder.RUN_FILE).read_bytes())
-    (tmp_path / "kept.json").rename(tmp_path / data_folder.RUN_FILE)
-    return {"AGENTBRIDGE_DATA_DIR": str(tmp_path)}
+    with data_folder.claim(tmp_path), data_folder.published(tmp_path, RUNNING):
+        yield {"AGENTBRIDGE_DATA_DIR": str(tmp_path)}
 
 
 def test_running_up_gives_everything(running: dict[str, str]) -> None:
@@ -70,10 +69,9 @@ def test_nothing_given_and_nothing_running_is_the_default_server(tmp_path: Path)
     assert (found.nats_url, found.nats_user, found.jwt_secret) == ("nats://127.0.0.1:4222", None, None)
 
 
-def test_run_file_of_an_up_that_was_killed_is_ignored(running: dict[str, str]) -> None:
-    path = Path(running["AGENTBRIDGE_DATA_DIR"]) / data_folder.RUN_FILE
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(RUNNING, pid=2**22 + 1)))
-    assert resolve({}, running).nats_url == "nats://127.0.0.1:4222"
+def test_run_file_of_an_up_that_was_killed_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / data_folder.RUN_FILE).write_bytes(msgspec.json.encode(RUNNING))
+    assert resolve({}, {"AGENTBRIDGE_DATA_DIR": str(tmp_path)}).nats_url == "nats://127.0.0.1:4222"
 
 
 def test_wrong_value_is_refused_with_the_variable() -> None:

@@ -1,5 +1,7 @@
+import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 
 import msgspec
@@ -15,21 +17,49 @@ RUNNING = RunFile(
 
 
 def test_run_file_is_for_its_owner_alone_and_goes_with_up(tmp_path: Path) -> None:
-    with data_folder.published(tmp_path, RUNNING):
-        path = tmp_path / data_folder.RUN_FILE
+    path = tmp_path / data_folder.RUN_FILE
+    with data_folder.claim(tmp_path), data_folder.published(tmp_path, RUNNING):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert data_folder.read(tmp_path) == RUNNING
-    assert list(tmp_path.iterdir()) == []
+    assert not path.exists()
 
 
 def test_run_file_left_by_a_killed_up_is_replaced(tmp_path: Path) -> None:
     (tmp_path / data_folder.RUN_FILE).write_bytes(msgspec.json.encode(RUNNING))
     (tmp_path / f"{data_folder.RUN_FILE}.new").touch(0o644)
-    with data_folder.published(tmp_path, msgspec.structs.replace(RUNNING, nats_url="nats://127.0.0.1:4")):
+    again = msgspec.structs.replace(RUNNING, nats_url="nats://127.0.0.1:4")
+    with data_folder.claim(tmp_path), data_folder.published(tmp_path, again):
         assert stat.S_IMODE((tmp_path / data_folder.RUN_FILE).stat().st_mode) == 0o600
         found = data_folder.read(tmp_path)
     assert found is not None
     assert found.nats_url == "nats://127.0.0.1:4"
+
+
+def test_run_file_left_by_a_killed_up_counts_for_nothing_though_its_pid_lives(tmp_path: Path) -> None:
+    (tmp_path / data_folder.RUN_FILE).write_bytes(msgspec.json.encode(RUNNING))
+    assert data_folder.read(tmp_path) is None
+    with data_folder.claim(tmp_path):
+        pass
+    assert data_folder.read(tmp_path) is None
+
+
+def test_folder_can_be_claimed_while_others_look_whether_it_is(tmp_path: Path) -> None:
+    with data_folder.claim(tmp_path):
+        pass
+    looking, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with (tmp_path / data_folder.LOCK_FILE).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            looking.set()
+            over.wait(data_folder.CLAIM_WAIT_SECONDS * 2)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    looking.wait()
+    with data_folder.claim(tmp_path):
+        over.set()
+    looker.join()
 
 
 def test_no_run_file_means_that_nothing_runs(tmp_path: Path) -> None:
