@@ -18,6 +18,7 @@ from support.settings import SECRET, agent_token, bearer
 from support.wait import until
 
 ROOT = Path(__file__).parents[2]
+SECRETS = ROOT / "deploy/secrets.sh"
 IMAGE = "agentbridge:test"
 HTTP_TIMEOUT_SECONDS = 30
 RECOVERY_SECONDS = 40
@@ -59,7 +60,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self._secrets = folder / "env"
-        self._secrets.write_text(subprocess.check_output([ROOT / "deploy/secrets.sh"], text=True))
+        self._secrets.write_text(_fresh_secrets())
         self._environment = _without_ours() | {
             "COMPOSE_PROJECT_NAME": f"agentbridge-test-{secrets.token_hex(4)}",
             "AGENTBRIDGE_IMAGE": IMAGE,
@@ -142,6 +143,15 @@ def running_deployment(folder: Path, **replicas: int) -> Iterator[Deployment]:
         yield deployment
     finally:
         deployment.down()
+
+
+def secret_names() -> set[str]:
+    """Return the variables that `deploy/secrets.sh` prints."""
+    return {line.partition("=")[0] for line in _fresh_secrets().splitlines()}
+
+
+def _fresh_secrets() -> str:
+    return subprocess.check_output([SECRETS], text=True)
 
 
 def _files(secrets_file: Path) -> list[str]:

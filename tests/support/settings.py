@@ -2,6 +2,8 @@
 
 from typing import Any, TypeVar
 
+import msgspec
+
 from protocol.runtime.auth import mint
 from protocol.runtime.settings import PREFIX, Settings, load
 
@@ -19,6 +21,11 @@ def environment(nats_url: str, **values: object) -> dict[str, str]:
 def settings_for(kind: type[S], nats_url: str = "nats://127.0.0.1:4222", **values: object) -> S:
     """Return a process's settings as it would load them itself."""
     return load(kind, environment(nats_url, **values))
+
+
+def default(kind: type[Settings], name: str) -> Any:
+    """Return the default of a setting."""
+    return next(field.default for field in msgspec.structs.fields(kind) if field.name == name)
 
 
 def app_token(sub: str = "user-1", *, ttl_seconds: int = TTL_SECONDS, **claims: Any) -> str:

@@ -1,0 +1,54 @@
+"""What the files of a deployment say agrees with the code."""
+
+import json
+import re
+
+import pytest
+import yaml
+from support.deployment import ROOT, secret_names
+from support.settings import default
+
+from agent_api.settings import ApiSettings
+from agentbridge import nats_config
+from gateway.settings import GatewaySettings
+from protocol.errors import MEANINGS, Code
+from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.settings import Settings, variable
+from registry.settings import RegistrySettings
+
+PROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent_api": ApiSettings, "registry": RegistrySettings}
+# What the image and the one server of Compose decide; files would have to be mounted.
+DECIDED = {"gateway_host", "gateway_port", "api_host", "api_port", "log_format", "auth", "replicas"}
+DECIDED |= {"nats_ca", "nats_creds", "jwt_public_key_file"}
+
+
+@pytest.mark.parametrize("service", KINDS)
+def test_every_setting_can_be_given_to_compose(service: str) -> None:
+    wanted = {variable(name) for name in KINDS[service].__struct_fields__ if name not in DECIDED}
+    assert wanted <= set(COMPOSE["services"][service]["environment"])
+
+
+def test_one_command_makes_all_secrets() -> None:
+    users = {user.password_variable for user in nats_config.users((DEFAULT_TENANT,))}
+    assert secret_names() == {"AGENTBRIDGE_JWT_SECRET", *users}
+    assert users <= set(COMPOSE["services"]["nats"]["environment"])
+
+
+def test_proxy_answers_like_the_agent_api() -> None:
+    for status, body in re.findall(r"http-error status (\d+) .*string '(.*)'", PROXY):
+        said = json.loads(body)
+        meaning = MEANINGS[Code(said["code"])]
+        assert said == {
+            "error": meaning.phrase,
+            "code": said["code"],
+            "message": said["message"],
+            "retryable": meaning.retryable,
+        }
+        assert int(status) == meaning.http_status
+
+
+def test_proxy_waits_longer_than_a_command_may_take() -> None:
+    [seconds] = re.findall(r"timeout server (\d+)s", PROXY)
+    assert int(seconds) * 1000 > default(GatewaySettings, "max_command_timeout_ms")

@@ -1,0 +1,211 @@
+"""The manifests for Kubernetes: valid for every version there are schemas of, and true about the processes."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions, validate
+from support import nats_server
+from support.deployment import ROOT, secret_names
+from support.settings import default
+
+from agent_api.settings import ApiSettings
+from agentbridge import nats_config
+from gateway.settings import GatewaySettings
+from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.settings import Settings, load
+from registry.settings import RegistrySettings
+
+FOLDER = ROOT / "deploy/kubernetes"
+KUSTOMIZATION = "kustomize.config.k8s.io/v1beta1"
+VERSIONS = [version.rpartition(".")[0] for version in all_versions()]
+KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent-api": ApiSettings, "registry": RegistrySettings}
+PORTS = {"gateway": default(GatewaySettings, "gateway_port"), "agent-api": default(ApiSettings, "api_port")}
+SESSIONS = "agentbridge_gateway_sessions"
+
+
+class Manifest(NamedTuple):
+    """One object, and the file that it stands in."""
+
+    file: str
+    body: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        return str(self.body["metadata"]["name"])
+
+
+def manifests() -> Iterator[Manifest]:
+    """Yield all objects."""
+    for path in sorted(FOLDER.glob("*.yaml")):
+        if path.name not in ("kustomization.yaml", "nats-values.yaml"):
+            for body in yaml.safe_load_all(path.read_text()):
+                yield Manifest(path.name, body)
+
+
+ALL = list(manifests())
+DEPLOYMENTS = {each.name.removeprefix("agentbridge-"): each.body for each in ALL if each.kind == "Deployment"}
+
+
+def pod(component: str) -> dict[str, Any]:
+    """Return the specification of a component's pods."""
+    found: dict[str, Any] = DEPLOYMENTS[component]["spec"]["template"]["spec"]
+    return found
+
+
+def container(component: str) -> dict[str, Any]:
+    """Return the one container of a component's pods."""
+    [found] = pod(component)["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def environment(component: str) -> dict[str, str]:
+    """Return a component's variables; what comes from the secret as a sentence that says from where."""
+    [settings] = [each for each in ALL if each.kind == "ConfigMap"]
+    variables = dict(settings.body["data"])
+    for entry in container(component)["env"]:
+        variables[entry["name"]] = entry.get("value") or secret(entry["valueFrom"]["secretKeyRef"]["key"])
+    return variables
+
+
+def secret(key: str) -> str:
+    """Return what stands here for the value of a key of the secret."""
+    return f"{key} of agentbridge-secrets"
+
+
+def values() -> dict[str, Any]:
+    """Return the values of the chart that NATS is installed by."""
+    found: dict[str, Any] = yaml.safe_load((FOLDER / "nats-values.yaml").read_text())
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_objects_are_valid(version: str) -> None:
+    for each in ALL:
+        validate(each.body, version, strict=True)
+
+
+def test_kustomization_names_every_file() -> None:
+    whole = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    assert whole["apiVersion"] == KUSTOMIZATION
+    assert {*whole["resources"], "ingress.yaml"} == {each.file for each in ALL}
+    assert {image["name"] for image in whole["images"]} == {container(component)["image"] for component in KINDS}
+
+
+def test_autoscaler_can_go_by_sessions_instead_of_memory() -> None:
+    sessions = yaml.safe_load((FOLDER / "sessions/kustomization.yaml").read_text())
+    [patch] = sessions["patches"]
+    [operation] = yaml.safe_load(patch["patch"])
+    [autoscaler] = [
+        each for each in ALL if (each.kind, each.name) == (patch["target"]["kind"], patch["target"]["name"])
+    ]
+    metrics = autoscaler.body["spec"]["metrics"]
+    assert (operation["op"], operation["path"]) == ("replace", "/spec/metrics/1")
+    assert metrics[1]["resource"]["name"] == "memory"
+    assert operation["value"]["pods"]["metric"]["name"] == SESSIONS
+    metrics[1] = operation["value"]
+    validate(autoscaler.body, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("component", KINDS)
+def test_pods_are_confined(component: str) -> None:
+    assert pod(component)["securityContext"]["runAsNonRoot"]
+    assert f"USER {pod(component)['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
+    assert pod(component)["automountServiceAccountToken"] is False
+    assert container(component)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container(component)["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("component", KINDS)
+def test_settings_are_those_of_the_process(component: str) -> None:
+    variables = environment(component)
+    user = variables["AGENTBRIDGE_NATS_USER"].upper()
+    assert variables["AGENTBRIDGE_JWT_SECRET"] == secret("AGENTBRIDGE_JWT_SECRET")
+    assert variables["AGENTBRIDGE_NATS_PASSWORD"] == secret(f"AGENTBRIDGE_NATS_PASSWORD_{user}")
+    assert {"AGENTBRIDGE_JWT_SECRET", f"AGENTBRIDGE_NATS_PASSWORD_{user}"} <= secret_names()
+    load(KINDS[component], variables)
+
+
+@pytest.mark.parametrize("component", KINDS)
+def test_no_service_overwrites_a_setting(component: str) -> None:
+    """A service named agentbridge-gateway would set AGENTBRIDGE_GATEWAY_PORT to an URL."""
+    assert pod(component)["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("component", KINDS)
+def test_pods_have_the_time_to_drain(component: str) -> None:
+    pause = container(component).get("lifecycle", {"preStop": {"exec": {"command": ["sleep", "0"]}}})
+    seconds = int(pause["preStop"]["exec"]["command"][1]) + float(environment(component)["AGENTBRIDGE_DRAIN_SECONDS"])
+    assert pod(component)["terminationGracePeriodSeconds"] > seconds + 5
+
+
+@pytest.mark.parametrize("component", PORTS)
+def test_probes_and_services_lead_to_the_port(component: str) -> None:
+    [port] = container(component)["ports"]
+    assert port == {"name": "http", "containerPort": PORTS[component]}
+    probes = {name: container(component)[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startup": "/healthz",
+        "liveness": "/healthz",
+        "readiness": "/readyz",
+    }
+    [service] = [each.body for each in ALL if (each.kind, each.name) == ("Service", f"agentbridge-{component}")]
+    assert {*(probe["port"] for probe in probes.values()), service["spec"]["ports"][0]["targetPort"]} == {"http"}
+
+
+def test_everything_refers_to_what_is_there() -> None:
+    labels = {name: deployment["spec"]["template"]["metadata"]["labels"] for name, deployment in DEPLOYMENTS.items()}
+    for each in ALL:
+        component = each.name.removeprefix("agentbridge-")
+        spec = each.body.get("spec", {})
+        match each.kind:
+            case "Service":
+                assert spec["selector"] == labels[component]
+            case "PodDisruptionBudget" | "Deployment":
+                assert spec["selector"]["matchLabels"] == labels[component]
+            case "HorizontalPodAutoscaler":
+                assert spec["scaleTargetRef"]["name"] == f"agentbridge-{component}"
+                assert "replicas" not in DEPLOYMENTS[component]["spec"]  # or every apply would undo the scaling
+            case "Ingress":
+                backends = {path["backend"]["service"]["name"] for path in spec["rules"][0]["http"]["paths"]}
+                assert backends == {each.name for each in ALL if each.kind == "Service"}
+
+
+def test_streams_are_kept_by_all_servers_of_nats() -> None:
+    cluster = values()["config"]["cluster"]
+    assert (cluster["enabled"], str(cluster["replicas"])) == (True, environment("registry")["AGENTBRIDGE_REPLICAS"])
+    assert values()["config"]["jetstream"]["enabled"]
+
+
+def test_nats_has_the_same_users_as_everywhere() -> None:
+    text = values()["configMap"]["merge"]["data"]["agentbridge.conf"]
+    assert text.strip() == nats_config.authorization((DEFAULT_TENANT,)), "see the end of deploy/nats.conf"
+    passwords = {name for name in values()["container"]["env"] if name.startswith(nats_config.PASSWORD_VARIABLE)}
+    assert passwords == {user.password_variable for user in nats_config.users((DEFAULT_TENANT,))}
+
+
+def test_nats_accepts_what_the_chart_makes_of_the_values(tmp_path: Path) -> None:
+    """The chart writes `merge` as JSON, an `$include` as a directive, and what stands in `<< >>` without quotes."""
+    config = values()["config"]["merge"]
+    include = config.pop("$include")
+    (tmp_path / include).write_text(values()["configMap"]["merge"]["data"][include])
+    lines = [f"{name}: {str(value).removeprefix('<< ').removesuffix(' >>')}" for name, value in config.items()]
+    file = tmp_path / "nats.conf"
+    file.write_text("\n".join([*lines, f"include {include}"]))
+    variables = {user.password_variable: "pass" for user in nats_config.users((DEFAULT_TENANT,))}
+    command = [nats_server.binary(), "-t", "-c", str(file)]
+    checked = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)  # noqa: TID251
+    assert checked.returncode == 0, checked.stderr
