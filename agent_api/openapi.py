@@ -11,7 +11,7 @@ from agent_api.bodies import CommandResult
 from agent_api.problems import Problem
 from protocol.errors import Code
 from protocol.records import ClientRecord
-from protocol.runtime.responder import SERVICE_VERSION
+from protocol.runtime.version import SERVICE_VERSION
 
 COMMAND_PATH = "/api/command"
 DESCRIPTION = (

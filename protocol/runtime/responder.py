@@ -20,10 +20,10 @@ from protocol import codec
 from protocol.errors import BridgeError, Internal, Overloaded, Unavailable
 from protocol.messages import ErrorResponse, error_headers
 from protocol.runtime.nats import Connection
+from protocol.runtime.version import SERVICE_VERSION
 from protocol.subjects import is_safe_reply
 
 MAX_REQUESTS_AT_ONCE = 256
-SERVICE_VERSION = "0.1.0"
 
 log = logging.getLogger(__name__)
 Answer = Callable[[Msg], Awaitable[bytes | None]]

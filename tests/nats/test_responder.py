@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -222,7 +223,12 @@ async def test_service_answers_as_nats_micro_expects(nats_url: str, caller: Clie
             await caller.request(subject, b"", 5)
         ping, info, stats = [await _asked(caller, f"$SRV.{verb}{whom}") for verb in ("PING", "INFO", "STATS")]
     about = {"host": socket.gethostname(), "gatewayId": "g1"}
-    identity = {"name": "agentbridge-test", "id": "id1", "version": "0.1.0", "metadata": about}
+    identity = {
+        "name": "agentbridge-test",
+        "id": "id1",
+        "version": metadata.version("agentbridge-nats"),
+        "metadata": about,
+    }
     assert ping == {"type": "io.nats.micro.v1.ping_response", **identity}
     assert ServicePing.from_dict(dict(ping)).id == "id1"
 
