@@ -1,6 +1,8 @@
 """One tree, one table: every error has a code, every code its meaning."""
 
 import inspect
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from protocol import errors
 from protocol.errors import BY_CODE, MEANINGS, BridgeError, Code, ErrorBody, from_body
 
+ROOT = Path(__file__).parents[3]
 CLASSES = [
     cls
     for cls in vars(errors).values()
@@ -80,6 +83,14 @@ def test_close_codes_for_applications_are_in_the_private_range() -> None:
     codes = {name: value for name, value in vars(errors.CloseCode).items() if name.isupper()}
     assert len(set(codes.values())) == len(codes)
     assert all(1000 <= code <= 1012 or 4000 <= code <= 4999 for code in codes.values())
+
+
+@pytest.mark.parametrize("name", [name for name in vars(errors.CloseCode) if name.isupper()])
+def test_close_code_is_used(name: str) -> None:
+    sources = (path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
+    assert any(re.search(rf"\bCloseCode\.{name}\b", source) for source in sources), (
+        f"{name} is never sent or looked for"
+    )
 
 
 def test_meaning_names_a_phrase_for_people() -> None:
