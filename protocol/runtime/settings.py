@@ -30,8 +30,8 @@ File = Annotated[str, msgspec.Meta(description="the path of a readable file")]
 Urls = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^(nats|tls|ws|wss)://[^,\s]+(\s*,\s*(nats|tls|ws|wss)://[^,\s]+)*$",
-        description="nats://host:port, several with commas between",
+        pattern=r"^(nats|tls)://[^,\s]+(\s*,\s*(nats|tls)://[^,\s]+)*$",
+        description="nats://host:port or tls://host:port, several with commas between",
     ),
 ]
 WebUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://\S+$", description="an http(s) URL")]
