@@ -11,7 +11,7 @@ from gateway.sessions import Sessions
 from protocol import codec, subjects
 from protocol.access import require, require_admin
 from protocol.errors import ClientNotFound, CloseCode
-from protocol.reports import DisconnectRequest, DisconnectResponse, SyncRequest
+from protocol.reports import DisconnectRequest, DisconnectResponse, EndReason, SyncRequest
 from protocol.runtime.auth import Verifier, token_of
 from protocol.runtime.nats import Connection
 from protocol.runtime.responder import Responder
@@ -60,5 +60,5 @@ class Administration:
             raise ClientNotFound
         require(principal, session.core.view)
         log.info("client %s is disconnected by %s", request.client_id, principal.sub)
-        session.close(CloseCode.POLICY, "disconnected by an administrator")
+        session.close(CloseCode.POLICY, "disconnected by an administrator", EndReason.ADMINISTRATOR)
         return codec.encode(DisconnectResponse(disconnected=True))

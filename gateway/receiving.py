@@ -22,6 +22,7 @@ from protocol.frames import (
     ProgressFrame,
     ResponseFrame,
 )
+from protocol.reports import EndReason
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, require_same_identity
 
@@ -102,6 +103,6 @@ class Receiving:
             session.perform(session.core.refuse_frame(exc, self._loop.time(), frame.id))
         except Exception:
             log.exception("a token could not be refreshed")
-            session.close(CloseCode.INTERNAL, "the gateway failed")
+            session.close(CloseCode.INTERNAL, "the gateway failed", EndReason.GATEWAY_FAILED)
         finally:
             session.refreshing = False

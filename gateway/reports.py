@@ -18,7 +18,7 @@ from protocol import codec, subjects
 from protocol.errors import BridgeError
 from protocol.messages import ErrorResponse
 from protocol.records import ClientRecord
-from protocol.reports import Digest, GatewayPong, Removal, Report, ReportAck, SyncPage
+from protocol.reports import Digest, EndReason, GatewayPong, Removal, Report, ReportAck, SyncPage
 from protocol.runtime.nats import Connection
 
 BATCH_SECONDS = 0.02
@@ -52,7 +52,7 @@ class Reporter:
         """Note that a session is new or that its record has changed."""
         self._note(session.key, session)
 
-    def ended(self, session: LiveSession, reason: str) -> None:
+    def ended(self, session: LiveSession, reason: EndReason) -> None:
         """Note that a session has ended; one that was never reported needs no report."""
         key = session.key
         if key in self._reported:
@@ -153,7 +153,7 @@ class Reporter:
             return False
 
 
-def _removal(core: Session, reason: str) -> Removal:
+def _removal(core: Session, reason: EndReason) -> Removal:
     return Removal(core.principal.tenant, core.client_id, reason, core.principal.sub, core.app.name, core.revision)
 
 

@@ -22,6 +22,7 @@ from protocol.access import APP, Principal
 from protocol.errors import BridgeError, CloseCode, Unauthenticated, Unavailable
 from protocol.frames import ConnectionFrame
 from protocol.origins import Origins, names_loopback
+from protocol.reports import EndReason
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, bearer
 from protocol.runtime.nats import Connection
@@ -83,7 +84,7 @@ class GatewayServer:
     async def close(self) -> None:
         """Send every client away to connect again elsewhere, and wait until their sockets are closed."""
         for session in self._sessions:
-            session.close(CloseCode.RESTARTING, "the gateway is shutting down")
+            session.close(CloseCode.RESTARTING, "the gateway is shutting down", EndReason.SHUTDOWN)
         if self._server is not None:
             self._server.close(code=CloseCode.RESTARTING)
             await self._server.wait_closed()
@@ -192,14 +193,16 @@ def _respond(connection: ServerConnection, status: http.HTTPStatus, text: str) -
     return response
 
 
-def _reason(socket: ClientSocket) -> str:
+def _reason(socket: ClientSocket) -> EndReason:
     """Return why a connection has ended, as the registry announces it."""
     received, sent = socket.protocol.close_rcvd, socket.protocol.close_sent
     if socket.too_slow:
-        return "too_slow"
+        return EndReason.TOO_SLOW
     if received is not None and received.code in (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS):
-        return "closed"
-    return "message_too_large" if sent is not None and sent.code == CloseCode.TOO_LARGE else "connection_lost"
+        return EndReason.CLOSED
+    if sent is not None and sent.code == CloseCode.TOO_LARGE:
+        return EndReason.MESSAGE_TOO_LARGE
+    return EndReason.CONNECTION_LOST
 
 
 def _short(text: str) -> str:

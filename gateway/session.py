@@ -42,6 +42,7 @@ from protocol.frames import (
 )
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.records import MAX_METADATA_BYTES, ClientRecord
+from protocol.reports import EndReason
 
 MAX_BAD_FRAMES = 200
 BAD_FRAMES_WINDOW_SECONDS = 10.0
@@ -97,10 +98,11 @@ class Ping(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Close the socket."""
+    """Close the socket with a sentence for people; `end` is what programs are told."""
 
     code: int
     reason: str
+    end: EndReason
 
 
 Effect = Send | Answer | Arm | Changed | Ping | Close
@@ -262,7 +264,7 @@ class Session:
         while window[0] < now - BAD_FRAMES_WINDOW_SECONDS:
             window.popleft()
         if len(window) > MAX_BAD_FRAMES:
-            return [Close(CloseCode.POLICY, "too many bad frames")]
+            return [Close(CloseCode.POLICY, "too many bad frames", EndReason.BAD_FRAMES)]
         return [told]
 
     def heard(self, now: float) -> None:
@@ -276,7 +278,9 @@ class Session:
         """Ping a silent client, sooner while a command waits for it; close where no pong comes."""
         if self._pinged is not None:
             patience = UNANSWERED_PONG_SECONDS if self._in_flight else self._limits.ping_timeout_seconds
-            return [Close(CloseCode.INTERNAL, "no pong")] if now - self._pinged >= patience else []
+            if now - self._pinged < patience:
+                return []
+            return [Close(CloseCode.INTERNAL, "no pong", EndReason.NO_PONG)]
         silent = now - self._heard
         needed = silent >= UNANSWERED_SECONDS and self._has_unanswered(now)
         if not needed and silent < self._limits.ping_interval_seconds:

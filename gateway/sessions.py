@@ -24,6 +24,7 @@ from protocol.frames import ServerFrame
 from protocol.ids import new_client_id
 from protocol.messages import CommandResponse, error_headers, failure, timestamp
 from protocol.records import ClientRecord
+from protocol.reports import EndReason
 from protocol.runtime.nats import Connection
 
 LINGER_SECONDS = 1.0
@@ -58,7 +59,7 @@ class LiveSession:
         self.socket = socket
         self.connected_at = timestamp(time.time())
         self.subscription: Subscription | None = None
-        self.end_reason: str | None = None
+        self.end_reason: EndReason | None = None
         self.events_in_flight = 0
         self.refreshing = False
         self._gateway = gateway
@@ -88,8 +89,8 @@ class LiveSession:
                     self._gateway.on_changed(self)
                 case Ping():
                     self.socket.send_ping(self._heard)
-                case Close(code=code, reason=reason):
-                    self.close(code, reason)
+                case Close(code=code, reason=reason, end=end):
+                    self.close(code, reason, end)
                 case _:
                     assert_never(effect)
 
@@ -97,9 +98,9 @@ class LiveSession:
         """Send a frame that is no business of the core's."""
         self.socket.send_text(native.encode(frame))
 
-    def close(self, code: int, reason: str) -> None:
-        """Start to close the socket; the session ends when it is closed, for the first reason given."""
-        self.end_reason = self.end_reason or reason
+    def close(self, code: int, reason: str, end: EndReason) -> None:
+        """Start to close the socket; the session ends when it is closed, for the first `end` that was given."""
+        self.end_reason = self.end_reason or end
         self.socket.close_soon(code, reason)
 
     def watch_expiry(self) -> None:
@@ -108,7 +109,7 @@ class LiveSession:
             self._expiry.cancel()
         remaining = self.core.principal.expires_at - time.time()
         if remaining <= 0:
-            self.close(CloseCode.REFUSED, "token expired")
+            self.close(CloseCode.REFUSED, "token expired", EndReason.TOKEN_EXPIRED)
         elif remaining != float("inf"):
             delay = min(remaining, MAX_TIMER_SECONDS)
             self._expiry = self._gateway.loop.call_later(delay, self.watch_expiry)
@@ -142,7 +143,7 @@ class Sessions:
         tasks: asyncio.TaskGroup,
         limits: Limits,
         on_changed: Callable[[LiveSession], None],
-        on_ended: Callable[[LiveSession, str], None],
+        on_ended: Callable[[LiveSession, EndReason], None],
     ) -> None:
         self.gateway_id = gateway_id
         self.loop = asyncio.get_running_loop()
@@ -187,13 +188,13 @@ class Sessions:
         try:
             await self._connection.flush()
         except BaseException:
-            self.end(session, "never reachable")
+            self.end(session, EndReason.CONNECTION_LOST)
             raise
         session.watch_expiry()
         self.on_changed(session)
         return session
 
-    def end(self, session: LiveSession, reason: str) -> None:
+    def end(self, session: LiveSession, reason: EndReason) -> None:
         """End a session: answer what waits, tell the registry, and answer latecomers for a second more."""
         if session.core.state is State.ENDED:
             return

@@ -1,5 +1,6 @@
 """What gateways, registries and administrators tell one another: reports, pongs, syncs, vetoes, disconnects."""
 
+import enum
 import hashlib
 
 import msgspec
@@ -7,10 +8,28 @@ import msgspec
 from protocol.records import ClientRecord
 
 
+class EndReason(enum.StrEnum):
+    """Why a session has ended, as `disconnected` announces it. Programs match on these; people read close frames."""
+
+    CLOSED = "closed"
+    CONNECTION_LOST = "connection_lost"
+    NO_PONG = "no_pong"
+    TOO_SLOW = "too_slow"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    BAD_FRAMES = "bad_frames"
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105  no password
+    ADMINISTRATOR = "administrator"
+    SHUTDOWN = "shutdown"
+    GATEWAY_FAILED = "gateway_failed"
+    GATEWAY_LOST = "gateway_lost"
+    UNREPORTED = "unreported"
+
+
 class Removal(msgspec.Struct, frozen=True, rename="camel"):
     """A session that has ended, and why; with all that announcing it takes, for its record may be gone already.
 
-    `revision` is the session's last one, 0 where an older gateway does not tell.
+    `reason` is an `EndReason`, or what a newer gateway knows. `revision` is the session's last one, 0 where an older
+    gateway does not tell.
     """
 
     tenant: str

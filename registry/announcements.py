@@ -24,8 +24,6 @@ from protocol.runtime.jetstream import JetStreamError
 from protocol.runtime.nats import Connection
 from registry.crowd import for_each
 
-GATEWAY_LOST = "gateway_lost"
-UNREPORTED = "unreported"  # gone between two syncs; the gateway did not get to say why
 MAX_WAITING = 50_000
 BATCH = 500
 RETRY_SECONDS = 0.25

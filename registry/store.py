@@ -18,10 +18,10 @@ from protocol import codec, subjects
 from protocol.errors import BridgeError, Conflict, InvalidRequest, Unavailable
 from protocol.ids import is_token
 from protocol.records import ClientRecord
-from protocol.reports import Removal, Report, ReportAck
+from protocol.reports import EndReason, Removal, Report, ReportAck
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.mirror import Mirror
-from registry.announcements import GATEWAY_LOST, UNREPORTED, Announcer
+from registry.announcements import Announcer
 from registry.bucket import NOTHING, Bucket, Value
 from registry.crowd import for_each
 from registry.holdings import Applied, Holdings, read_applied
@@ -93,7 +93,7 @@ class Store:
             await for_each(records, partial(self._upsert, announce_again=False))
             live = {subjects.client_key(each.tenant, each.client_id) for each in records}
             gone = {key: revision for key, revision in before.held.items() if key not in live}
-            await for_each(gone.items(), partial(self._let_go, UNREPORTED))
+            await for_each(gone.items(), partial(self._let_go, EndReason.UNREPORTED))
             if read_applied(before.own.data) != number:
                 with contextlib.suppress(WrongRevision):
                     await self._write_number(gateway_id, number, before.own.revision)
@@ -102,7 +102,7 @@ class Store:
         """Remove all records of a lost gateway, announce it, and return how many there were."""
         async with self._lock(gateway_id):
             held = self._revisions(gateway_id)
-            await for_each(held.items(), partial(self._let_go, GATEWAY_LOST))
+            await for_each(held.items(), partial(self._let_go, EndReason.GATEWAY_LOST))
             own = self._mirror.entry(subjects.gateway_key(gateway_id))
             if own is not None:
                 with contextlib.suppress(WrongRevision):

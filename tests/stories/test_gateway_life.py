@@ -22,7 +22,7 @@ from support.wait import until
 from websockets.exceptions import InvalidStatus
 
 from protocol import subjects
-from protocol.reports import Report
+from protocol.reports import EndReason, Report
 
 BUFFER_BYTES = 256 * 1024
 RESIDENT_MEGABYTES = 64
@@ -185,12 +185,12 @@ async def test_what_a_client_sends_after_its_end_does_not_bring_it_back(
         app.socket.transport.pause_reading()  # it does not see that it is disconnected
         answer = await disconnect(caller, registry.reports[0].gateway_id, app.client_id)
         assert answer == {"disconnected": True}
-        await until(lambda: "disconnected by an administrator" in registry.told(app.client_id))
+        await until(lambda: EndReason.ADMINISTRATOR in registry.told(app.client_id))
         await app.send({"type": "capability", "capabilities": ["late"]})
         await app.send({"type": "metadata", "metadata": {"late": True}})
         async with application(gateway.url) as other:
             await until(lambda: registry.told(other.client_id))
-        assert registry.told(app.client_id)[-1] == "disconnected by an administrator"
+        assert registry.told(app.client_id)[-1] == EndReason.ADMINISTRATOR
         app.socket.transport.resume_reading()
         assert await app.closed() == 1008
 
@@ -367,7 +367,7 @@ async def test_drain_tells_the_registry(gateway: Process, registry: Registry) ->
         await until(lambda: registry.told(app.client_id))
         assert await gateway.terminate() == 0
         assert await app.closed() == 1012
-    assert registry.told(app.client_id)[-1] == "the gateway is shutting down"
+    assert registry.told(app.client_id)[-1] == EndReason.SHUTDOWN
 
 
 async def test_gateway_ends_while_nats_is_away(gateway: Process, private_nats: NatsServer) -> None:

@@ -24,6 +24,7 @@ from gateway.settings import GatewaySettings
 from protocol import subjects
 from protocol.errors import MEANINGS, CloseCode
 from protocol.frames import ClientFrame, ServerFrame
+from protocol.reports import EndReason
 from protocol.runtime.auth import Verifier
 from protocol.runtime.settings import PREFIX, Settings
 from registry.announcements import Change
@@ -124,6 +125,10 @@ def full_subjects(names: list[str]) -> list[str]:
 def test_changes_of_clients_are_those_that_the_registry_announces() -> None:
     [row] = [row for row in table(README, "Subjects") if ".client." in row[0]]
     assert tuple(quoted(row[2])) == typing.get_args(Change)
+
+
+def test_reasons_of_disconnected_are_those_of_the_code() -> None:
+    assert [quoted(reason)[0] for reason, _ in table(WEBSOCKET, "Why a client went")] == list(EndReason)
 
 
 # --- HTTP ---

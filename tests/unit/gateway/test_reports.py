@@ -18,7 +18,7 @@ from gateway.sessions import LiveSession, Sessions, Socket
 from protocol.errors import Conflict, PayloadTooLarge, Unavailable
 from protocol.ids import new_client_id
 from protocol.messages import ErrorResponse
-from protocol.reports import Digest, GatewayPong, Removal, Report, ReportAck
+from protocol.reports import Digest, EndReason, GatewayPong, Removal, Report, ReportAck
 from protocol.runtime.nats import Connection
 
 MAX_PAYLOAD = 1024 * 1024
@@ -69,7 +69,7 @@ class Stage:
         live.core.register(Contracts().read([]), None, None, None)
         self.reporter.changed(live)
 
-    def end(self, live: LiveSession, reason: str = "closed") -> None:
+    def end(self, live: LiveSession, reason: EndReason = EndReason.CLOSED) -> None:
         del self.sessions._live[live.core.client_id]
         self.reporter.ended(live, reason)
 
@@ -95,7 +95,7 @@ def ack(number: int) -> bytes:
     return msgspec.json.encode(ReportAck(number))
 
 
-def removal(live: LiveSession, reason: str = "closed") -> Removal:
+def removal(live: LiveSession, reason: EndReason = EndReason.CLOSED) -> Removal:
     core = live.core
     return Removal("default", core.client_id, reason, core.principal.sub, core.app.name, core.revision)
 
@@ -130,11 +130,11 @@ async def test_update_and_removal_follow_with_the_next_numbers(stage: Stage) -> 
     stage.update(live)
     await stage.settled()
     assert stage.reporter.pong() == GatewayPong("gw-1", 2, 2, digest_of(live, other))
-    stage.end(live, "too_slow")
+    stage.end(live, EndReason.TOO_SLOW)
     await stage.settled()
     assert stage.registry.reports[1:] == [
         Report("gw-1", 2, [live.record()], []),
-        Report("gw-1", 3, [], [removal(live, "too_slow")]),
+        Report("gw-1", 3, [], [removal(live, EndReason.TOO_SLOW)]),
     ]
     assert stage.reporter.pong() == GatewayPong("gw-1", 3, 1, digest_of(other))
 
@@ -201,7 +201,7 @@ async def test_removals_are_bounded_too(stage: Stage) -> None:
     await stage.settled()
     before = len(stage.registry.reports)
     for one in live:
-        stage.end(one, "x" * 100)
+        stage.end(one, cast("EndReason", "x" * 100))
     await stage.settled()
     told = [removal.client_id for report in stage.registry.reports[before:] for removal in report.removals]
     assert told == [one.core.client_id for one in live]
@@ -212,7 +212,7 @@ async def test_large_record_does_not_join_many_removals(stage: Stage) -> None:
     live = [stage.connect() for _ in range(400)]
     await stage.settled()
     for one in live:
-        stage.end(one, "x" * 300)
+        stage.end(one, cast("EndReason", "x" * 300))
     stage.connect({"name": "big", "description": "x" * 950_000})
     await stage.settled()
     assert stage.reporter.pong().sessions == 1

@@ -45,6 +45,7 @@ from protocol.frames import (
 )
 from protocol.messages import CommandResponse
 from protocol.records import ClientRecord
+from protocol.reports import EndReason
 
 GUARDED = {"name": "guarded", "permissions": ["a", "b"], "parameters": {"required": ["x"]}}
 LIST = {"type": "component", "id": "list", "actions": {"clear": {"parameters": {"required": ["x"]}}, "show": {}}}
@@ -334,7 +335,7 @@ def test_more_than_200_bad_frames_in_10_seconds_close() -> None:
     assert core.refuse_frame(bad, 0, "f1") == [Send(ErrorFrame("invalid_frame", "`type`: what?", "f1"))]
     for number in range(1, 200):
         assert codes(core.refuse_frame(bad, number / 20)) == ["error"]
-    assert codes(core.refuse_frame(bad, 10)) == ["close 1008"]
+    assert core.refuse_frame(bad, 10) == [Close(1008, "too many bad frames", EndReason.BAD_FRAMES)]
 
 
 def test_bad_frames_of_longer_ago_are_forgotten() -> None:
@@ -358,7 +359,7 @@ def test_silent_client_is_pinged_at_its_interval_and_closed_without_a_pong() -> 
     assert core.tick(24.9) == []
     assert core.tick(25) == [Ping()]
     assert core.tick(32.9) == []
-    assert core.tick(33) == [Close(1011, "no pong")]
+    assert core.tick(33) == [Close(1011, "no pong", EndReason.NO_PONG)]
 
 
 def test_sign_of_life_starts_the_interval_anew() -> None:
@@ -383,7 +384,7 @@ def test_command_unanswered_for_2_seconds_on_a_silent_socket_is_a_reason_to_ping
     assert core.tick(11.9) == []
     assert core.tick(12) == [Ping()]
     assert core.tick(16.9) == []
-    assert core.tick(17) == [Close(1011, "no pong")]
+    assert core.tick(17) == [Close(1011, "no pong", EndReason.NO_PONG)]
 
 
 def test_client_that_is_heard_is_not_pinged_for_a_slow_command() -> None:
