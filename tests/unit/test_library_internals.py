@@ -1,0 +1,102 @@
+"""What we rely on inside libraries, which promise nothing about it: a failure here says what a new version has moved.
+
+`pyproject.toml` bounds these libraries to the versions that were tried; raise a bound when all tests pass.
+"""
+
+import ast
+import asyncio
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import jwt
+import pytest
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+from websockets.asyncio.server import ServerConnection
+from websockets.server import ServerProtocol
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("protocol", "gateway", "agent_api", "registry", "agentbridge")
+OWNERS = {"client", "subscription", "transport"}
+BOUNDED = ("nats-py", "websockets")
+CLIENT = {
+    "_pending": "protocol/runtime/outbox.py writes into it",
+    "_pending_data_size": "protocol/runtime/outbox.py keeps it true",
+    "_resp_map": "protocol/runtime/nats.py fails the requests in it",
+    "_server_info": "protocol/runtime/servers.py reads what the server demands",
+    "_sid": "protocol/runtime/direct.py numbers its subscriptions by it",
+    "_subs": "protocol/runtime/direct.py adds its subscriptions to it",
+    "_transport": "protocol/runtime/transport.py puts its own there",
+    "_send_subscribe": "protocol/runtime/direct.py subscribes by it",
+}
+SUBSCRIPTION = {"_pending_queue": "protocol/runtime/direct.py puts its own there"}
+TRANSPORT = {"_io_writer": "protocol/runtime/servers.py and others reach the socket by it"}
+SOCKET = {
+    "process_event": "gateway/sockets.py overrides it to take messages",
+    "pending_pings": "gateway/sockets.py adds its pings to it",
+}
+JWKS = {"cooldown_duration": "without it a flood of unknown key ids is a flood of fetches"}
+
+
+def require(thing: object, names: dict[str, str], library: str) -> None:
+    """Fail with a sentence for each name that the thing lacks."""
+    missing = [f"`{type(thing).__name__}.{name}`: {why}" for name, why in names.items() if not hasattr(thing, name)]
+    assert not missing, f"{library} {metadata.version(library)} lacks " + "; ".join(missing)
+
+
+async def test_nats_has_the_insides_that_we_use() -> None:
+    client = Client()
+    require(client, CLIENT, "nats-py")
+    assert isinstance(client._pending, list)
+    assert isinstance(client._subs, dict)
+    assert asyncio.iscoroutinefunction(client._send_subscribe)
+    require(Subscription(client, 1, "a"), SUBSCRIPTION, "nats-py")
+    require(TcpTransport(), TRANSPORT, "nats-py")
+
+
+async def test_websockets_has_the_insides_that_we_use() -> None:
+    connection = ServerConnection(ServerProtocol(), _NoServer())  # type: ignore[arg-type]
+    require(connection, SOCKET, "websockets")
+    assert isinstance(connection.pending_pings, dict)
+
+
+async def test_jwt_pauses_between_fetches_of_the_key_set() -> None:
+    require(jwt.PyJWKClient("http://127.0.0.1:1"), JWKS, "PyJWT")
+
+
+def test_what_is_missing_is_named_with_who_needs_it() -> None:
+    with pytest.raises(AssertionError, match=r"nats-py \d+\.\d+\S* lacks `object\._sid`: protocol/runtime/direct\.py"):
+        require(object(), {"_sid": CLIENT["_sid"]}, "nats-py")
+
+
+def test_insides_that_we_use_are_listed_here() -> None:
+    used = {name for name in _private_names() if re.match("_[^_]", name)}
+    assert used == CLIENT.keys() | SUBSCRIPTION.keys() | TRANSPORT.keys()
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_libraries_whose_insides_we_use_are_bounded_to_what_was_tried(name: str) -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (bounds,) = re.findall(rf"^{name}(?:\[\w+\])?>=([\d.]+),<([\d.]+)$", "\n".join(dependencies), re.MULTILINE)
+    low, high = (tuple(map(int, bound.split("."))) for bound in bounds)
+    installed = tuple(map(int, metadata.version(name).split(".")[:2]))
+    assert low <= installed < high, f"{name} {metadata.version(name)} is installed; bounds are {bounds}"
+
+
+def _private_names() -> Iterator[str]:
+    """Yield what our modules reach for inside a client, a subscription or a transport of nats-py."""
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Attribute(value=owner, attr=name) if ast.unparse(owner).rpartition(".")[2] in OWNERS:
+                    yield name
+                case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
+                    yield name
+
+
+class _NoServer:
+    """Stands where a connection wants its server, which it only keeps."""
