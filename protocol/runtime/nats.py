@@ -131,7 +131,9 @@ class Connection:
             raise Unavailable("NATS is away; try again in a moment")
         self._require_room(payload, headers)
         try:
-            return await self.client.request(subject, payload, timeout=timeout_seconds, headers=headers)
+            # Before Python 3.12 the library's own timeout swallows a cancellation that comes together with the reply.
+            async with asyncio.timeout(timeout_seconds):
+                return await self.client.request(subject, payload, timeout=None, headers=headers)  # type: ignore[arg-type]
         except (nats.errors.NoRespondersError, TimeoutError):
             raise
         except nats.errors.Error as exc:

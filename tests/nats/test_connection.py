@@ -57,6 +57,18 @@ async def test_publish_fails_at_once_while_the_server_is_away(private_nats: Nats
             await connection.wait_connected(0.05)
 
 
+async def test_cancellation_that_comes_with_the_reply_is_not_lost(connection: Connection) -> None:
+    requests: asyncio.Queue[Msg] = asyncio.Queue()
+    await connection.subscribe("a", requests.put)
+    asking = asyncio.get_running_loop().create_task(connection.request("a", b"", 10))
+    await requests.get()
+    [reply] = connection.client._resp_map.values()
+    reply.set_result(Msg(connection.client, data=b"answer"))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 async def test_return_of_the_server_is_seen_and_counted(private_nats: NatsServer, connection: Connection) -> None:
     returns: list[float] = []
     connection.on_reconnect(lambda: returns.append(connection.unbroken_seconds()))
@@ -317,7 +329,6 @@ async def test_leaving_delivers_what_was_published(nats_url: str) -> None:
         await connection.publish("last.words", b"bye")
     assert (await subscription.next_msg(5)).data == b"bye"
     await other.close()
-
 
 
 async def test_frozen_server_is_left_as_soon_over_tls(make_nats: MakeNats, tmp_path: Path) -> None:
