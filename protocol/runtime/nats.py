@@ -81,6 +81,8 @@ class Connection:
 
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Wait for the server to return; raise `Unavailable` after `timeout_seconds`."""
+        if not self.client.is_connected:
+            self._returned.clear()  # the library knows of the loss before it tells us
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._returned.wait()
