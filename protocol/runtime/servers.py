@@ -17,7 +17,8 @@ MIN_VERSION = (2, 11)
 def require_acceptable(client: Client, settings: Settings) -> None:
     """Raise `ConfigurationError` where the connected server is none to work with; it says what to do."""
     require_version(client)
-    if is_loopback(_peer(client)):
+    peer = _peer(client)
+    if peer is None or is_loopback(peer):
         return
     if settings.auth == "off":
         raise ConfigurationError(
@@ -56,8 +57,8 @@ def _knows_its_users(client: Client) -> bool:
     return bool(info.get("auth_required") or info.get("tls_verify"))
 
 
-def _peer(client: Client) -> str:
-    """Return the address that the connection leads to, whatever name it was found by."""
+def _peer(client: Client) -> str | None:
+    """Return the address that the connection leads to, whatever name it was found by; None where it has just broken."""
     transport: Any = client._transport  # noqa: SLF001  the library offers no way to its socket
-    address: str = transport._io_writer.get_extra_info("peername")[0]  # noqa: SLF001
-    return address.partition("%")[0]  # a link-local IPv6 address carries its zone
+    peer = transport._io_writer.get_extra_info("peername")  # noqa: SLF001
+    return str(peer[0]).partition("%")[0] if peer else None  # a link-local IPv6 address carries its zone

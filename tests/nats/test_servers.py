@@ -102,3 +102,12 @@ def test_server_before_2_11_is_refused(version: str, fits: bool, monkeypatch: py
     else:
         with pytest.raises(ConfigurationError, match=r"nats-server is \d\.\d+, but 2\.11 or newer is needed"):
             servers.require_version(Client())
+
+
+async def test_connection_that_broke_as_it_was_made_is_no_reason_to_give_up(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket of such a connection has no peer any more; the next one is looked at again."""
+    monkeypatch.setattr(asyncio.StreamWriter, "get_extra_info", lambda *_: None)
+    async with asyncio.timeout(10), connect(settings(private_nats.url), "tests", "tests") as connection:
+        await connection.flush()
