@@ -8,6 +8,7 @@ with the same number; where that differs, the registry pulls everything by `sync
 import asyncio
 import logging
 from bisect import bisect_right
+from collections import OrderedDict
 
 import msgspec
 import nats.errors
@@ -40,7 +41,7 @@ class Reporter:
     def __init__(self, gateway_id: str, connection: Connection) -> None:
         self._gateway_id = gateway_id
         self._connection = connection
-        self._changed: dict[str, LiveSession | Removal] = {}
+        self._changed: OrderedDict[str, LiveSession | Removal] = OrderedDict()  # a dict finds its first entry slowly
         self._reported: dict[str, int] = {}
         self._digest = Digest()
         self._number = 0
