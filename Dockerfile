@@ -5,13 +5,16 @@ ARG PYTHON_IMAGE=python:3.12-slim
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/agentbridge
+ENV PATH=/opt/build/bin:$PATH
+# Nothing is built here but by what build.txt names; nkeys has no wheel.
 COPY requirements/build.txt requirements/runtime.txt /src/requirements/
-RUN /opt/build/bin/pip install --require-hashes --only-binary :all: -r /src/requirements/build.txt \
- && /opt/build/bin/pip --python /opt/agentbridge/bin/python install --require-hashes --only-binary :all: \
-    -r /src/requirements/runtime.txt
+RUN pip install --require-hashes --only-binary :all: -r /src/requirements/build.txt \
+ && pip wheel --require-hashes --only-binary :all: --no-binary nkeys --no-build-isolation --wheel-dir /wheels \
+    -r /src/requirements/runtime.txt \
+ && pip --python /opt/agentbridge/bin/python install --no-deps --no-index /wheels/*.whl
 COPY . /src
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src \
- && /opt/build/bin/pip --python /opt/agentbridge/bin/python install --no-deps --no-index /wheels/*.whl
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /own /src \
+ && pip --python /opt/agentbridge/bin/python install --no-deps --no-index /own/*.whl
 
 FROM ${PYTHON_IMAGE}
 ENV PATH=/opt/agentbridge/bin:$PATH \

@@ -12,6 +12,7 @@ import pytest
 from support import engine
 from support.app import application, never, socket_of
 from support.deployment import Container, Deployment, running_deployment
+from support.examples import Examples
 from support.ledger import CUT_OFF, SUCCESS, UNREACHED, Ledger
 from support.load import Fleet, Load, OverHttp, ending_tasks
 from support.settings import app_token
@@ -20,7 +21,11 @@ from websockets.exceptions import InvalidStatus
 
 pytestmark = pytest.mark.docker
 
-GATEWAYS, AGENT_APIS = 3, 2
+EXAMPLES = Examples()
+PAGE = "docs/deployment.md"
+START = EXAMPLES.take(PAGE, "docker compose up").code
+OPERATORS_COMMANDS = EXAMPLES.take(PAGE, "console health").lines
+GATEWAYS, AGENT_APIS = 3, 2  # as START says
 APPLICATIONS = 9
 TOKEN_START = app_token().partition(".")[0]  # the same in every token
 CLIENT_LOST, CLIENT_NOT_FOUND, UNAVAILABLE = "client_lost", "client_not_found", "unavailable"
@@ -28,9 +33,9 @@ CLIENT_LOST, CLIENT_NOT_FOUND, UNAVAILABLE = "client_lost", "client_not_found", 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Everything of compose.yaml, scaled as its first lines say."""
+    """Everything of compose.yaml, scaled as the documentation says."""
     engine.require_engine()
-    with running_deployment(tmp_path_factory.mktemp("deployment"), gateway=GATEWAYS, agent_api=AGENT_APIS) as running:
+    with running_deployment(tmp_path_factory.mktemp("deployment"), START) as running:
         yield running
 
 
@@ -176,7 +181,14 @@ async def test_caller_that_goes_away_cancels_its_command(deployment: Deployment,
 async def test_operators_see_every_process(deployment: Deployment) -> None:
     kinds = Counter(process["name"] for process in await deployment.processes())
     assert kinds == {"agentbridge-gateway": GATEWAYS, "agentbridge-agent-api": AGENT_APIS, "agentbridge-registry": 1}
-    assert deployment.console("token", "--role", "agent").count(".") == 2
+
+
+async def test_operators_commands_do_what_they_say(deployment: Deployment) -> None:
+    async with application(deployment.url, {"add": never}) as app:
+        table, token, clients = [await asyncio.to_thread(deployment.type, line) for line in OPERATORS_COMMANDS]
+        assert table.count("agentbridge-gateway") == GATEWAYS
+        assert token.startswith(TOKEN_START)
+        assert app.client_id in clients
 
 
 async def test_commands_of_a_crashed_gateway_are_answered_and_it_comes_back(

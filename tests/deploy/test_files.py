@@ -2,9 +2,12 @@
 
 import json
 import re
+import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support.deployment import ROOT, secret_names
 from support.settings import default
 
@@ -22,6 +25,14 @@ KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent_api": Api
 # What the image and the one server of Compose decide; files would have to be mounted.
 DECIDED = {"gateway_host", "gateway_port", "api_host", "api_port", "log_format", "auth", "replicas"}
 DECIDED |= {"nats_ca", "nats_creds", "jwt_public_key_file"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DEPENDENCIES = {
+    "runtime.txt": PROJECT["dependencies"],
+    "dev.txt": [
+        *PROJECT["dependencies"],
+        *(each for extra in PROJECT["optional-dependencies"].values() for each in extra),
+    ],
+}
 
 
 @pytest.mark.parametrize("service", KINDS)
@@ -52,3 +63,22 @@ def test_proxy_answers_like_the_agent_api() -> None:
 def test_proxy_waits_longer_than_a_command_may_take() -> None:
     [seconds] = re.findall(r"timeout server (\d+)s", PROXY)
     assert int(seconds) * 1000 > default(GatewaySettings, "max_command_timeout_ms")
+
+
+@pytest.mark.parametrize("name", DEPENDENCIES)
+def test_locked_versions_are_those_that_the_project_allows(name: str) -> None:
+    """Where this fails, requirements/refresh.sh has not been run since pyproject.toml was changed."""
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+    for wanted in map(Requirement, DEPENDENCIES[name]):
+        if wanted.name != PROJECT["name"]:
+            assert locked[canonicalize_name(wanted.name)] in wanted.specifier, wanted
+
+
+@pytest.mark.parametrize("name", ["build.txt", "runtime.txt", "dev.txt"])
+def test_locked_versions_have_hashes_and_name_no_host(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert entries
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text
+    assert "index" not in text

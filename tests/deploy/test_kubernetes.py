@@ -22,7 +22,7 @@ from registry.settings import RegistrySettings
 
 FOLDER = ROOT / "deploy/kubernetes"
 KUSTOMIZATION = "kustomize.config.k8s.io/v1beta1"
-VERSIONS = [version.rpartition(".")[0] for version in all_versions()]
+VERSIONS = list(dict.fromkeys(version.rpartition(".")[0] for version in all_versions()))
 KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent-api": ApiSettings, "registry": RegistrySettings}
 PORTS = {"gateway": default(GatewaySettings, "gateway_port"), "agent-api": default(ApiSettings, "api_port")}
 SESSIONS = "agentbridge_gateway_sessions"

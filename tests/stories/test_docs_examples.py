@@ -20,7 +20,8 @@ from support.up import Up
 from support.wait import until
 
 EXAMPLES = Examples()
-README, TODO, DEVELOPMENT = "README.md", "examples/todo/README.md", "docs/development.md"
+README, TODO = "README.md", "examples/todo/README.md"
+DEVELOPMENT, DEPLOYMENT = "docs/development.md", "docs/deployment.md"
 
 SERVE_PAGE = EXAMPLES.take(README, "examples/todo/serve.py\n")
 CALL_OVER_HTTP = EXAMPLES.take(README, "curl")
@@ -33,6 +34,11 @@ TEST_COMMANDS = [EXAMPLES.take(README, "/pytest"), EXAMPLES.take(DEVELOPMENT, "/
 FOLDERS = EXAMPLES.take(DEVELOPMENT, "protocol/runtime/")
 
 COVERED_ELSEWHERE = {
+    EXAMPLES.take(DEPLOYMENT, "docker compose up"): "it needs Docker: tests/deploy/test_compose.py executes it there",
+    EXAMPLES.take(DEPLOYMENT, "console health"): "it needs Docker: tests/deploy/test_compose.py executes it there",
+    EXAMPLES.take(
+        DEPLOYMENT, "kubectl"
+    ): "it needs a cluster: tests/deploy/test_kubernetes.py validates what it applies",
     EXAMPLES.take(README, "[embedded]"): "it needs the network: `.ci/run` installs, and test_up.py starts `up`",
     EXAMPLES.take(README, "JetStream KV, streams"): "a picture: test_architecture.py checks the arrows",
 }

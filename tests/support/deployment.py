@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +20,13 @@ from support.settings import SECRET, agent_token, bearer
 from support.wait import until
 
 ROOT = Path(__file__).parents[2]
-SECRETS = ROOT / "deploy/secrets.sh"
+CHECKOUT = (
+    *(".dockerignore", "Dockerfile", "README.md", "compose.yaml", "deploy", "pyproject.toml", "requirements"),
+    *("agent_api", "agentbridge", "gateway", "protocol", "registry"),
+)
 IMAGE = "agentbridge:test"
 HTTP_TIMEOUT_SECONDS = 30
+COMMAND_SECONDS = 240
 RECOVERY_SECONDS = 40
 # With an init process as number 1, the process of ours is its only child. From inside it is a crash, after which the
 # engine restarts the container; `docker kill` counts as an operator's wish instead.
@@ -55,18 +61,19 @@ class Container:
 
 
 class Deployment:
-    """What `docker compose up` runs, with secrets by `deploy/secrets.sh` and tokens signed with the tests' secret."""
+    """A checkout in which a reader follows docs/deployment.md; tokens are signed with the tests' secret."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        self._secrets = folder / "env"
-        self._secrets.write_text(_fresh_secrets())
+        self._folder = folder
         self._environment = _without_ours() | {
             "COMPOSE_PROJECT_NAME": f"agentbridge-test-{secrets.token_hex(4)}",
             "AGENTBRIDGE_IMAGE": IMAGE,
             "AGENTBRIDGE_PUBLISH": f"127.0.0.1:{self.port}",
             "AGENTBRIDGE_JWT_SECRET": SECRET,
         }
+        for name in CHECKOUT:
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, folder / name)
 
     @property
     def url(self) -> str:
@@ -78,17 +85,23 @@ class Deployment:
         """What all containers have said."""
         return self.compose("logs", "--no-color")
 
+    def type(self, code: str) -> str:
+        """Do what the documentation says; return what it prints."""
+        done = self._run(["sh", "-euc", code], self._environment)
+        assert done.returncode == 0, f"{code}: {done.stderr[-4000:]}"
+        return done.stdout
+
     def compose(self, *arguments: str) -> str:
         """Run a Docker Compose command and return what it prints."""
-        return engine.docker("compose", *_files(self._secrets), *arguments, environment=self._environment)
+        return self.type(shlex.join(["docker", "compose", *arguments]))
 
     def refusal_without(self, variable: str) -> str:
         """Return what `docker compose up` says where a variable is not set; nothing is started, whatever it says."""
-        kept = [line for line in self._secrets.read_text().splitlines() if not line.startswith(f"{variable}=")]
-        incomplete = self._secrets.with_name("incomplete")
-        incomplete.write_text("\n".join(kept))
-        environment = {name: value for name, value in self._environment.items() if name != variable}
-        done = engine.run("compose", "--dry-run", *_files(incomplete), "up", "--detach", environment=environment)
+        complete = (self._folder / ".env").read_text().splitlines()
+        incomplete = self._folder / "incomplete.env"
+        incomplete.write_text("\n".join(line for line in complete if not line.startswith(f"{variable}=")))
+        command = ["docker", "compose", "--dry-run", f"--env-file={incomplete}", "up", "--detach"]
+        done = self._run(command, {name: value for name, value in self._environment.items() if name != variable})
         assert done.returncode != 0, done.stdout
         return done.stderr
 
@@ -128,18 +141,28 @@ class Deployment:
         """Wait until every container of a service is healthy."""
         await until(lambda: asyncio.to_thread(self._healthy, service), seconds)
 
+    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self._folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+
     def _healthy(self, service: str) -> bool:
         states = [container.facts["State"] for container in self.containers(service)]
         return bool(states) and all(state.get("Health", {}).get("Status") == "healthy" for state in states)
 
 
 @contextlib.contextmanager
-def running_deployment(folder: Path, **replicas: int) -> Iterator[Deployment]:
-    """Build the image, bring the deployment up, and leave nothing of it behind but the image."""
+def running_deployment(folder: Path, start: str) -> Iterator[Deployment]:
+    """Bring a deployment up by the commands of the documentation, and leave nothing of it behind but the image."""
     deployment = Deployment(folder)
     try:
-        deployment.compose("build", "--quiet", "gateway")
-        deployment.up(**replicas)
+        deployment.type(start)
         yield deployment
     finally:
         deployment.down()
@@ -147,15 +170,8 @@ def running_deployment(folder: Path, **replicas: int) -> Iterator[Deployment]:
 
 def secret_names() -> set[str]:
     """Return the variables that `deploy/secrets.sh` prints."""
-    return {line.partition("=")[0] for line in _fresh_secrets().splitlines()}
-
-
-def _fresh_secrets() -> str:
-    return subprocess.check_output([SECRETS], text=True)
-
-
-def _files(secrets_file: Path) -> list[str]:
-    return [f"--project-directory={ROOT}", f"--env-file={secrets_file}"]
+    printed = subprocess.check_output([ROOT / "deploy/secrets.sh"], text=True)
+    return {line.partition("=")[0] for line in printed.splitlines()}
 
 
 def _without_ours() -> dict[str, str]:
