@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 DirectHandler = Callable[[Msg], None]
 
 
-class _HandOver:
+class HandOver:
     """Stands in the place of a subscription's queue, and hands each message over at once."""
 
     __slots__ = ("_handler",)
@@ -48,7 +48,7 @@ async def subscribe(client: Client, subject: str, handler: DirectHandler) -> Sub
     """Subscribe with a handler that never waits."""
     client._sid += 1  # noqa: SLF001  as the library's own subscribe does
     subscription = Subscription(client, client._sid, subject, pending_bytes_limit=0)  # noqa: SLF001  nothing pends
-    subscription._pending_queue = _HandOver(handler)  # type: ignore[assignment]  # noqa: SLF001
+    subscription._pending_queue = HandOver(handler)  # type: ignore[assignment]  # noqa: SLF001
     client._subs[client._sid] = subscription  # noqa: SLF001
     await client._send_subscribe(subscription)  # noqa: SLF001
     return subscription

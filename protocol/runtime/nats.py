@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
-from protocol.runtime import direct
+from protocol.runtime import direct, reading
 from protocol.runtime.creds import UserCredentials
 from protocol.runtime.direct import DirectHandler
 from protocol.runtime.flushes import Flushes
@@ -223,6 +223,7 @@ class Connection:
 
     def _mark_up(self) -> None:
         _set_user_timeout(self.client)
+        reading.divert(self.client)
         self._away_since = None
         self._up_since = self._loop.time()
         self._returned.set()

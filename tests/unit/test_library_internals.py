@@ -21,11 +21,13 @@ from websockets.server import ServerProtocol
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("protocol", "gateway", "agent_api", "registry", "agentbridge")
-OWNERS = {"client", "subscription", "transport"}
+OWNERS = {"Client", "client", "_client", "subscription", "transport", "_reader"}
 BOUNDED = ("nats-py", "websockets")
 CLIENT = {
+    "_parse_header_lines": "protocol/runtime/reading.py parses headers by it",
     "_pending": "protocol/runtime/outbox.py writes into it",
     "_pending_data_size": "protocol/runtime/outbox.py keeps it true",
+    "_ps": "protocol/runtime/reading.py asks its parser whether it is in the middle of something",
     "_resp_map": "protocol/runtime/nats.py fails the requests in it",
     "_server_info": "protocol/runtime/servers.py reads what the server demands",
     "_sid": "protocol/runtime/direct.py numbers its subscriptions by it",
@@ -34,10 +36,18 @@ CLIENT = {
     "_send_subscribe": "protocol/runtime/direct.py subscribes by it",
 }
 SUBSCRIPTION = {"_pending_queue": "protocol/runtime/direct.py puts its own there"}
-TRANSPORT = {"_io_writer": "protocol/runtime/servers.py and others reach the socket by it"}
+TRANSPORT = {
+    "_io_reader": "protocol/runtime/reading.py stands before it",
+    "_io_writer": "protocol/runtime/servers.py and others reach the socket by it",
+}
+READER = {"_waiter": "protocol/runtime/reading.py asks it whether the library waits for data"}
 SOCKET = {
     "process_event": "gateway/sockets.py overrides it to take messages",
     "pending_pings": "gateway/sockets.py adds its pings to it",
+}
+PARSER = {
+    "at_eof": "gateway/framing.py overrides it, for the parser calls it between two frames",
+    "buffer": "gateway/framing.py takes it over",
 }
 JWKS = {"cooldown_duration": "without it a flood of unknown key ids is a flood of fetches"}
 
@@ -56,12 +66,14 @@ async def test_nats_has_the_insides_that_we_use() -> None:
     assert asyncio.iscoroutinefunction(client._send_subscribe)
     require(Subscription(client, 1, "a"), SUBSCRIPTION, "nats-py")
     require(TcpTransport(), TRANSPORT, "nats-py")
+    require(asyncio.StreamReader(), READER, "nats-py")
 
 
 async def test_websockets_has_the_insides_that_we_use() -> None:
     connection = ServerConnection(ServerProtocol(), _NoServer())  # type: ignore[arg-type]
     require(connection, SOCKET, "websockets")
     assert isinstance(connection.pending_pings, dict)
+    require(ServerProtocol().reader, PARSER, "websockets")
 
 
 async def test_jwt_pauses_between_fetches_of_the_key_set() -> None:
@@ -75,7 +87,7 @@ def test_what_is_missing_is_named_with_who_needs_it() -> None:
 
 def test_insides_that_we_use_are_listed_here() -> None:
     used = {name for name in _private_names() if re.match("_[^_]", name)}
-    assert used == CLIENT.keys() | SUBSCRIPTION.keys() | TRANSPORT.keys()
+    assert used == CLIENT.keys() | SUBSCRIPTION.keys() | TRANSPORT.keys() | READER.keys()
 
 
 @pytest.mark.parametrize("name", BOUNDED)
