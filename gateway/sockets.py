@@ -9,12 +9,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Event
+from websockets.server import ServerProtocol
 
+from gateway.framing import Boundaries, text_frame, whole_text
 from protocol.errors import CloseCode
 
 MAX_EARLY_MESSAGES = 16
@@ -41,6 +43,10 @@ class ClientSocket(ServerConnection):
     _is_text = False
     _gone: asyncio.Future[None] | None = None
 
+    def __init__(self, protocol: ServerProtocol, server: Server, **options: Any) -> None:
+        super().__init__(protocol, server, **options)
+        self._boundaries = protocol.reader = Boundaries(protocol.reader)
+
     async def wait_closing(self) -> None:
         """Return as soon as either side has begun to close the connection, or it is lost."""
         if self.protocol.state is OPEN:
@@ -57,8 +63,8 @@ class ClientSocket(ServerConnection):
     def send_text(self, data: bytes) -> None:
         """Write a text frame without waiting; cut off a peer that has left too much unread."""
         if self.protocol.state is OPEN:
-            self.protocol.send_text(data)
-            self._write()
+            self.transport.write(text_frame(data))
+            self._bound_unread()
 
     def send_ping(self, on_pong: Callable[[], None]) -> None:
         """Write a ping; `on_pong` is called when its answer comes."""
@@ -97,7 +103,13 @@ class ClientSocket(ServerConnection):
             self._deliver(whole)
 
     def data_received(self, data: bytes) -> None:
-        """Let the library parse and answer pings, and notice when that has ended the connection."""
+        """Take a whole message at once; let the library parse all else, and notice when that ended the connection."""
+        if self._boundaries.between_frames and self._fragments is None and self.protocol.state is OPEN:
+            message, limit = whole_text(data), self.protocol.max_message_size
+            if message is not None and (limit is None or len(message) <= limit):
+                self._is_text = True
+                self._deliver(message)
+                return
         super().data_received(data)
         self._bound_unread()
         self._note_closing()
