@@ -5,8 +5,11 @@ a stranger could hold memory and files with connections that never get on.
 """
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from agent_api.writing import JoiningTransport
 
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -20,7 +23,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", JoiningTransport(transport, self.loop)))
         self._arriving_since = self.loop.time()
 
     def on_message_begin(self) -> None:

@@ -1,0 +1,37 @@
+"""One write to the socket for all that one turn of the event loop says to an HTTP caller.
+
+The server below writes the head and the body of an answer separately: two system calls, each of which wakes the caller.
+Together they cost a tenth of the agent API's time when measured.
+"""
+
+import asyncio
+from typing import Any
+
+
+class JoiningTransport:
+    """A transport that keeps what is written until the end of the turn; all else is the transport's own."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._unwritten: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on what has nothing to do with writing."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn."""
+        if not self._unwritten:
+            self._loop.call_soon(self._flush)
+        self._unwritten.append(data)
+
+    def close(self) -> None:
+        """Close once all is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        data, self._unwritten = self._unwritten, []
+        if data and not self._transport.is_closing():
+            self._transport.write(b"".join(data))
