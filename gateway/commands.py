@@ -6,10 +6,8 @@ its command is known as being verified.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
 
 import msgspec
 from nats.aio.msg import Msg
@@ -86,24 +84,15 @@ class Commands:
             self._refuse(session, msg, exc, "")
             return
         request_id = _request_id(operation)
-        with self._boundary(session, msg, request_id):
+        try:
             token = token_of(msg)
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
             else:
                 self._act(session, msg, operation, principal, request_id)
-
-    @contextlib.contextmanager
-    def _boundary(self, session: LiveSession, msg: Msg, request_id: str) -> Iterator[None]:
-        """Turn whatever goes wrong inside into an answer; nothing may escape into the subscription or a task."""
-        try:
-            yield
-        except BridgeError as exc:
-            self._refuse(session, msg, exc, request_id)
-        except Exception:
-            log.exception("a command for client %s failed", session.core.client_id)
-            self._refuse(session, msg, Internal("the gateway failed; its log says why"), request_id)
+        except Exception as exc:
+            self._fail(session, msg, exc, request_id)
 
     async def watch_thaw(self) -> None:
         """Notice freezes of this process, for ever."""
@@ -180,13 +169,14 @@ class Commands:
         mark: tuple[str, str | None, str],
     ) -> None:
         request_id = mark[2]
-        with self._boundary(session, msg, request_id):
-            try:
-                expired_too = not isinstance(operation, CommandRequest)
-                principal = await self._verifier.verify(token, expired_too=expired_too)
-                self._act(session, msg, operation, principal, request_id)
-            finally:
-                self._verifying.discard(mark)
+        try:
+            expired_too = not isinstance(operation, CommandRequest)
+            principal = await self._verifier.verify(token, expired_too=expired_too)
+            self._act(session, msg, operation, principal, request_id)
+        except Exception as exc:
+            self._fail(session, msg, exc, request_id)
+        finally:
+            self._verifying.discard(mark)
 
     # --- commands that nobody waits for any more ---
 
@@ -215,6 +205,13 @@ class Commands:
         self._thaw.backlog_done()
 
     # --- replies ---
+
+    def _fail(self, session: LiveSession, msg: Msg, error: Exception, request_id: str) -> None:
+        """Turn whatever went wrong into an answer; nothing may escape into the subscription or a task."""
+        if not isinstance(error, BridgeError):
+            log.error("a command for client %s failed", session.core.client_id, exc_info=error)
+            error = Internal("the gateway failed; its log says why")
+        self._refuse(session, msg, error, request_id)
 
     def _refuse(self, session: LiveSession, msg: Msg, error: BridgeError, request_id: str) -> None:
         response = failure(request_id, error, session.core.client_id)

@@ -55,10 +55,11 @@ def require(principal: Principal, client: ClientView, capability: Offer | None =
     A client that may not be seen does not exist (`ClientNotFound`); `PermissionDenied` is only for a capability of a
     client that may.
     """
+    if may(principal, client, capability):
+        return
     if not may(principal, client):
         raise ClientNotFound
-    if not may(principal, client, capability):
-        raise PermissionDenied("this token lacks a permission that the capability requires")
+    raise PermissionDenied("this token lacks a permission that the capability requires")
 
 
 def require_agent(principal: Principal) -> None:

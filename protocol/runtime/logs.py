@@ -4,11 +4,9 @@ Console lines are for people (coloured only on a terminal), JSON lines for colle
 with queries, headers and frames are not logged.
 """
 
-import contextlib
 import datetime
 import logging
 import sys
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TextIO
 
@@ -21,13 +19,20 @@ _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m"}
 _RESET = "\x1b[0m"
 
 
-@contextlib.contextmanager
-def about(client: str | None = None, request: str | None = None) -> Iterator[None]:
-    """Mark what is logged inside as concerning a client, a request, or both."""
-    client_mark, request_mark = client_id.set(client), request_id.set(request)
-    try:
-        yield
-    finally:
+class about:  # noqa: N801  used like a function
+    """Mark what is logged inside a `with` as concerning a client, a request, or both."""
+
+    __slots__ = ("_client", "_marks", "_request")
+
+    def __init__(self, client: str | None = None, request: str | None = None) -> None:
+        self._client = client
+        self._request = request
+
+    def __enter__(self) -> None:
+        self._marks = client_id.set(self._client), request_id.set(self._request)
+
+    def __exit__(self, *failure: object) -> None:
+        client_mark, request_mark = self._marks
         client_id.reset(client_mark)
         request_id.reset(request_mark)
 
