@@ -20,6 +20,7 @@ from gateway.framing import Boundaries, text_frame, whole_text
 from protocol.errors import CloseCode
 
 MAX_EARLY_MESSAGES = 16
+MAX_EARLY_BYTES = 1024 * 1024
 
 log = logging.getLogger(__name__)
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -134,7 +135,7 @@ class ClientSocket(ServerConnection):
             self._receiver(data, text=self._is_text)
             return
         self._early = self._early if self._early is not None else []
-        if len(self._early) < MAX_EARLY_MESSAGES:
+        if len(self._early) < MAX_EARLY_MESSAGES and sum(len(early) for early, _ in self._early) < MAX_EARLY_BYTES:
             self._early.append((data, self._is_text))
         else:
             self.close_soon(CloseCode.POLICY, "wait for the connection frame")

@@ -290,12 +290,15 @@ async def test_flood_of_bad_frames_is_1008(gateway: Process) -> None:
         assert len(app.all_received(type="error")) == 200
 
 
-async def test_too_much_before_the_connection_frame_is_cut_off(private_nats: NatsServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "message"), [(100, b'{"type":"ping"}'), (5, b"x" * 500_000)])
+async def test_too_much_before_the_connection_frame_is_cut_off(
+    private_nats: NatsServer, tmp_path: Path, count: int, message: bytes
+) -> None:
     async with gateway_process(tmp_path, private_nats.url) as gateway:
         private_nats.freeze()  # no session can begin
         async with connect(url(gateway, f"/ws?token={app_token()}"), proxy=None) as socket:
-            for _ in range(100):
-                socket.protocol.send_text(b'{"type":"ping"}')
+            for _ in range(count):
+                socket.protocol.send_text(message)
             socket.send_data()
             assert await close_code(socket) == 1008
             assert socket.close_reason == "wait for the connection frame"
