@@ -46,8 +46,12 @@ _decoder = msgspec.json.Decoder(CommandBody)
 
 
 def read_order(data: bytes, default_timeout_ms: int, max_timeout_ms: int) -> Order:
-    """Read a body. Raises `InvalidRequest` naming the field, `ClientNotFound` for an id that no client can have."""
-    body = codec.decode(_decoder, data)
+    """Read a body. Raises `InvalidRequest` naming the field, and what `order_of()` does."""
+    return order_of(codec.decode(_decoder, data), default_timeout_ms, max_timeout_ms)
+
+
+def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) -> Order:
+    """Return what a body orders. Raises `InvalidRequest`, and `ClientNotFound` for an id that no client can have."""
     if body.any:
         raise InvalidRequest("`any`: true is not supported yet; name a `clientId`")
     if body.client_id is not None and not is_token(body.client_id):

@@ -1,35 +1,22 @@
 """`POST /api/command`, the hot path: bare ASGI, for a framework's request costs more than the command itself."""
 
 import logging
-from collections.abc import Coroutine
-from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from agent_api.asgi import Head, read_body, read_head, require_json, write_answer
 from agent_api.bodies import Order, read_order, write_result
-from agent_api.finding import Clients, clients_of, only_client
+from agent_api.commands import Commands
 from agent_api.intake import Intake
 from agent_api.problems import Answer, answer_of
 from agent_api.settings import ApiSettings
 from agent_api.waiting import CallerGone, Waits
 from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, Internal, PayloadTooLarge, from_body
-from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, bearer
-from protocol.subjects import ClientAddress
 
 log = logging.getLogger(__name__)
-
-
-class Calls(Protocol):
-    """Who sends commands to clients and brings their answers."""
-
-    def call(
-        self, address: ClientAddress, command: CommandRequest, token: str | None
-    ) -> Coroutine[Any, Any, CommandResponse]:
-        """Send a command and return its one answer."""
 
 
 class CommandEndpoint:
@@ -39,15 +26,13 @@ class CommandEndpoint:
         self,
         settings: ApiSettings,
         verifier: Verifier,
-        caller: Calls,
-        clients: Clients,
+        commands: Commands,
         intake: Intake,
         waits: Waits,
     ) -> None:
         self._settings = settings
         self._verifier = verifier
-        self._caller = caller
-        self._clients = clients
+        self._commands = commands
         self._intake = intake
         self._waits = waits
 
@@ -88,22 +73,15 @@ class CommandEndpoint:
     async def _execute(self, order: Order, principal: Principal, token: str | None, receive: Receive) -> Answer:
         """Send the order and return its answer; from here on, refusals carry the request's id."""
         try:
-            client_id = order.client_id or self._only_client(order, principal)
-            address = ClientAddress(principal.tenant, client_id)
-            # With authentication off, a token is any text, which has no business in a NATS header.
-            passed_on = None if self._verifier.off else token
-            response = await self._waits.for_answer(self._caller.call(address, order.command, passed_on), receive)
+            address = self._commands.address_of(order, principal)
+            response = await self._waits.for_answer(self._commands.send(address, order, token), receive)
             if response.error is not None:
                 raise from_body(response.error)
-            return Answer(200, write_result(response, client_id))
+            return Answer(200, write_result(response, address.client_id))
         except CallerGone:
             raise
         except Exception as exc:
             return _refusal(exc, order)
-
-    def _only_client(self, order: Order, principal: Principal) -> str:
-        clients = clients_of(self._clients, principal)
-        return only_client(clients, principal, order.command.target, order.command.action)
 
 
 def _refusal(error: Exception, order: Order | None = None, *, close: bool = False) -> Answer:

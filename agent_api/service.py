@@ -6,6 +6,7 @@ import secrets
 
 from agent_api.app import build
 from agent_api.command import CommandEndpoint
+from agent_api.commands import Commands
 from agent_api.health import Health
 from agent_api.intake import Intake
 from agent_api.loopback import LoopbackOnly
@@ -59,7 +60,8 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     verifier, mirror = Verifier(settings), Mirror(connection)
     caller = Caller(connection, _known(mirror, verifier))
     intake, waits = Intake(), Waits(tasks)
-    command = CommandEndpoint(settings, verifier, caller, mirror, intake, waits)
+    commands = Commands(caller, mirror, passes_tokens_on=not verifier.off)
+    command = CommandEndpoint(settings, verifier, commands, intake, waits)
     origins = Origins(settings.allowed_origins)
     app = build(command, Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake), origins)
     listener = listen(settings.api_host, settings.api_port)

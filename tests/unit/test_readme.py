@@ -137,7 +137,7 @@ def test_reasons_of_disconnected_are_those_of_the_code() -> None:
 async def test_routes_are_those_of_the_document() -> None:
     settings = settings_for(ApiSettings)
     unused: Any = None
-    command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused, unused)
+    command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     app = ordinary_routes(command, Directory(unused, unused, unused), Health(unused, unused, unused))
 
     assert routes_told() == {nameless(path) for path in app.openapi()["paths"]} | {"/docs", "/openapi.json"}

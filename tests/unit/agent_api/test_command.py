@@ -11,6 +11,7 @@ import pytest
 from support.settings import SECRET, agent_token, settings_for
 
 from agent_api.command import CommandEndpoint
+from agent_api.commands import Commands
 from agent_api.intake import Intake
 from agent_api.settings import ApiSettings
 from agent_api.waiting import Waits
@@ -83,7 +84,8 @@ class Bench:
         self.caller = FakeCaller()
         self.intake = Intake(max_commands)
         self.waits = Waits(tasks)
-        self.endpoint = CommandEndpoint(settings, Verifier(settings), self.caller, NoClients(), self.intake, self.waits)
+        commands = Commands(self.caller, NoClients(), passes_tokens_on=settings.auth != "off")
+        self.endpoint = CommandEndpoint(settings, Verifier(settings), commands, self.intake, self.waits)
 
     async def post(self, exchange: Exchange, **headers: str) -> Exchange:
         known = {"authorization": f"Bearer {agent_token()}", "content-type": "application/json", **headers}

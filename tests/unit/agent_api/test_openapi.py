@@ -32,7 +32,7 @@ async def application() -> Application:
     """The routes, put together from parts that nobody calls."""
     settings = settings_for(ApiSettings)
     unused: Any = None
-    command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused, unused)
+    command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     return ordinary_routes(command, Directory(unused, unused, unused), Health(unused, asyncio.Event(), Intake()))
 
 
