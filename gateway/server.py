@@ -2,33 +2,29 @@
 
 import http
 import logging
-from collections.abc import Sequence
 from functools import partial
 from typing import cast
-from urllib.parse import parse_qs
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
-from websockets.typing import Subprotocol
 
-from gateway.dialects import native
 from gateway.receiving import Receiving
 from gateway.sessions import LiveSession, Sessions
 from gateway.settings import GatewaySettings
-from gateway.sockets import ClientSocket
 from protocol import PROTOCOL_VERSION
 from protocol.access import APP, Principal
-from protocol.errors import BridgeError, CloseCode, Unauthenticated, Unavailable
+from protocol.errors import BridgeError, CloseCode, PermissionDenied, Unauthenticated, Unavailable
 from protocol.frames import ConnectionFrame
-from protocol.origins import Origins, names_loopback
+from protocol.origins import Origins
 from protocol.reports import EndReason
 from protocol.runtime import logs
-from protocol.runtime.auth import Verifier, bearer
+from protocol.runtime.auth import Verifier
+from protocol.runtime.handshake import close_reason, require_own_page, select_subprotocol, token_of
 from protocol.runtime.nats import Connection
+from protocol.runtime.sockets import BoundedSocket
 
 PATHS = frozenset({"/", "/ws", "/agent-bridge"})
-BEARER_SUBPROTOCOL = "bearer."
 OPEN_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 2
 BACKLOG = 4096
@@ -57,13 +53,13 @@ class GatewayServer:
 
     async def start(self) -> str:
         """Listen, and return the URL of the WebSocket."""
-        socket_class = type("BoundSocket", (ClientSocket,), {"send_buffer_bytes": self._settings.send_buffer_bytes})
+        socket_class = type("BoundSocket", (BoundedSocket,), {"send_buffer_bytes": self._settings.send_buffer_bytes})
         self._server = await serve(
             self._handle,
             self._settings.gateway_host,
             self._settings.gateway_port,
             process_request=self._screen,
-            select_subprotocol=_select_subprotocol,
+            select_subprotocol=select_subprotocol,
             compression=None,
             server_header=None,
             open_timeout=OPEN_TIMEOUT_SECONDS,
@@ -102,13 +98,10 @@ class GatewayServer:
             return _respond(connection, http.HTTPStatus.NOT_FOUND, "no such path: connect a WebSocket to /ws\n")
         if self._sessions.draining:
             return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "shutting down: connect again\n")
-        if self._verifier.off and not all(map(names_loopback, request.headers.get_all("Host"))):
-            text = "without authentication this serves localhost, 127.0.0.1 and [::1] only\n"
-            return _respond(connection, http.HTTPStatus.FORBIDDEN, text)
-        if not all(map(self._origins.allows, request.headers.get_all("Origin"))):
-            return _respond(
-                connection, http.HTTPStatus.FORBIDDEN, "this origin is not in AGENTBRIDGE_ALLOWED_ORIGINS\n"
-            )
+        try:
+            require_own_page(request.headers, self._origins, loopback_only=self._verifier.off)
+        except PermissionDenied as exc:
+            return _respond(connection, http.HTTPStatus.FORBIDDEN, f"{exc.message}\n")
         return None
 
     def _readiness(self, connection: ServerConnection) -> Response:
@@ -120,7 +113,7 @@ class GatewayServer:
     # --- one connection ---
 
     async def _handle(self, connection: ServerConnection) -> None:
-        socket = cast("ClientSocket", connection)
+        socket = cast("BoundedSocket", connection)
         principal = await self._authenticate(socket)
         session = await self._open(principal, socket) if principal is not None else None
         if session is None:
@@ -136,53 +129,32 @@ class GatewayServer:
                 log.debug("disconnected: %s", reason)
                 self._sessions.end(session, reason)
 
-    async def _authenticate(self, socket: ClientSocket) -> Principal | None:
+    async def _authenticate(self, socket: BoundedSocket) -> Principal | None:
         """Return whom the connection speaks for; a refusal is a close code, which browsers can see."""
         assert socket.request is not None
         try:
-            token = _token(socket.request)
+            token = token_of(socket.request)
             if not token and not self._verifier.off:
                 socket.close_soon(CloseCode.NO_CREDENTIALS, "authentication required")
                 return None
             principal = await self._verifier.verify(token)
         except Unauthenticated as exc:
-            socket.close_soon(CloseCode.REFUSED, _short(exc.message))
+            socket.close_soon(CloseCode.REFUSED, close_reason(exc.message))
         except Unavailable as exc:
-            socket.close_soon(CloseCode.RESTARTING, _short(exc.message))
+            socket.close_soon(CloseCode.RESTARTING, close_reason(exc.message))
         else:
             if principal.role == APP or self._verifier.off:
                 return principal
             socket.close_soon(CloseCode.REFUSED, "an application needs a token with the role app")
         return None
 
-    async def _open(self, principal: Principal, socket: ClientSocket) -> LiveSession | None:
+    async def _open(self, principal: Principal, socket: BoundedSocket) -> LiveSession | None:
         try:
             return await self._sessions.open(principal, socket)
         except BridgeError as exc:
             log.info("turned a client away: %s", exc.message)
-            socket.close_soon(CloseCode.RESTARTING, _short(exc.message))
+            socket.close_soon(CloseCode.RESTARTING, close_reason(exc.message))
             return None
-
-
-def _token(request: Request) -> str | None:
-    """Return the token of a handshake: from `Authorization`, a `bearer.` subprotocol, or `?token=`, in this order.
-
-    Raises `Unauthenticated` for an `Authorization` of another scheme.
-    """
-    token = bearer(", ".join(request.headers.get_all("Authorization")))
-    if token:
-        return token
-    offered = (part.strip() for line in request.headers.get_all("Sec-WebSocket-Protocol") for part in line.split(","))
-    for subprotocol in offered:
-        if subprotocol.startswith(BEARER_SUBPROTOCOL):
-            return subprotocol.removeprefix(BEARER_SUBPROTOCOL)
-    values = parse_qs(request.path.partition("?")[2]).get("token")
-    return values[0] if values else None
-
-
-def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Echo our own subprotocol only: the one that carries a token must not come back."""
-    return Subprotocol(native.SUBPROTOCOL) if native.SUBPROTOCOL in offered else None
 
 
 def _respond(connection: ServerConnection, status: http.HTTPStatus, text: str) -> Response:
@@ -193,7 +165,7 @@ def _respond(connection: ServerConnection, status: http.HTTPStatus, text: str) -
     return response
 
 
-def _reason(socket: ClientSocket) -> EndReason:
+def _reason(socket: BoundedSocket) -> EndReason:
     """Return why a connection has ended, as the registry announces it."""
     received, sent = socket.protocol.close_rcvd, socket.protocol.close_sent
     if socket.too_slow:
@@ -203,8 +175,3 @@ def _reason(socket: ClientSocket) -> EndReason:
     if sent is not None and sent.code == CloseCode.TOO_LARGE:
         return EndReason.MESSAGE_TOO_LARGE
     return EndReason.CONNECTION_LOST
-
-
-def _short(text: str) -> str:
-    """Return a close reason: at most 123 bytes (RFC 6455 section 5.5)."""
-    return text.encode()[:123].decode(errors="ignore")

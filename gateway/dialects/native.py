@@ -9,8 +9,6 @@ from protocol.errors import InvalidFrame, InvalidRequest
 from protocol.frames import MAX_FRAME_ID_CHARS, ClientFrame, ServerFrame, check_frame
 from protocol.ids import check_printable
 
-SUBPROTOCOL = "agentbridge.v1"
-
 
 class _Identified(msgspec.Struct):
     id: str | None = None

@@ -301,7 +301,7 @@ async def test_too_much_before_the_connection_frame_is_cut_off(
                 socket.protocol.send_text(message)
             socket.send_data()
             assert await close_code(socket) == 1008
-            assert socket.close_reason == "wait for the connection frame"
+            assert socket.close_reason == "too much was sent before the session began"
 
 
 async def test_debug_log_holds_no_token(shared_nats_url: str, tmp_path: Path) -> None:

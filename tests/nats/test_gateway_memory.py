@@ -16,8 +16,8 @@ from gateway.__main__ import start
 from gateway.session import Session
 from gateway.sessions import LiveSession
 from gateway.settings import GatewaySettings
-from gateway.sockets import ClientSocket
 from protocol.runtime.nats import connect
+from protocol.runtime.sockets import BoundedSocket
 
 
 class _Done(Exception):
@@ -46,7 +46,7 @@ async def test_ended_session_is_freed_without_a_collection(
 
 
 def _alive() -> Counter[str]:
-    kinds = (LiveSession, Session, ClientSocket)
+    kinds = (LiveSession, Session, BoundedSocket)
     types = (type(found) for found in gc.get_objects())
     return Counter(kind.__name__ for each in types for kind in kinds if issubclass(each, kind))
 

@@ -42,12 +42,12 @@ TRANSPORT = {
 }
 READER = {"_waiter": "protocol/runtime/reading.py asks it whether the library waits for data"}
 SOCKET = {
-    "process_event": "gateway/sockets.py overrides it to take messages",
-    "pending_pings": "gateway/sockets.py adds its pings to it",
+    "process_event": "protocol/runtime/sockets.py overrides it to take messages",
+    "pending_pings": "protocol/runtime/sockets.py adds its pings to it",
 }
 PARSER = {
-    "at_eof": "gateway/framing.py overrides it, for the parser calls it between two frames",
-    "buffer": "gateway/framing.py takes it over",
+    "at_eof": "protocol/runtime/framing.py overrides it, for the parser calls it between two frames",
+    "buffer": "protocol/runtime/framing.py takes it over",
 }
 JWKS = {"cooldown_duration": "without it a flood of unknown key ids is a flood of fetches"}
 

@@ -1,4 +1,4 @@
-"""Writes to an HTTP caller: together where they belong together, in order, and before the end."""
+"""Writes to a peer: together where they belong together, in order, and before the end."""
 
 import asyncio
 from typing import cast
@@ -16,6 +16,12 @@ class _Wire:
 
     def write(self, data: bytes) -> None:
         self.log.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 5
+
+    def write_eof(self) -> None:
+        self.log.append("eof")
 
     def close(self) -> None:
         self.log.append("close")
@@ -66,3 +72,17 @@ async def test_nothing_is_written_to_what_was_aborted(wire: _Wire, joining: Join
     await asyncio.sleep(0)
     assert wire.log == ["abort"]
     assert joining.is_closing()
+
+
+async def test_all_is_written_before_the_end_of_what_is_said(wire: _Wire, joining: JoiningTransport) -> None:
+    joining.write(b"goodbye")
+    joining.write_eof()
+    await asyncio.sleep(0)
+    assert wire.log == [b"goodbye", "eof"]
+
+
+async def test_what_waits_for_the_end_of_the_turn_counts_as_unread(joining: JoiningTransport) -> None:
+    joining.write(b"1234")
+    assert joining.get_write_buffer_size() == 4 + 5
+    await asyncio.sleep(0)
+    assert joining.get_write_buffer_size() == 5

@@ -1,4 +1,4 @@
-"""One WebSocket of a client: messages handed over as they arrive, writes that never wait, buffers that are bounded.
+"""One WebSocket of a peer: messages handed over as they arrive, writes that never wait, buffers that are bounded.
 
 The library's own message queue and keepalive task are passed by: they cost memory for each connection and a wake-up for
 each frame, and its keepalive never evicts a peer that has stopped reading. Messages therefore go from the socket's
@@ -16,8 +16,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
 
-from gateway.framing import Boundaries, text_frame, whole_text
 from protocol.errors import CloseCode
+from protocol.runtime.framing import Boundaries, text_frame, whole_text
 
 MAX_EARLY_MESSAGES = 16
 MAX_EARLY_BYTES = 1024 * 1024
@@ -27,13 +27,13 @@ _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
 class Receiver(Protocol):
-    """Takes the messages of a client."""
+    """Takes the messages of a peer."""
 
     def __call__(self, data: bytes, *, text: bool) -> None:
         """Take one whole message; must not yield."""
 
 
-class ClientSocket(ServerConnection):
+class BoundedSocket(ServerConnection):
     """A connection that hands messages to a receiver; what comes before there is one is kept, within a bound."""
 
     send_buffer_bytes = 1024 * 1024
@@ -138,7 +138,7 @@ class ClientSocket(ServerConnection):
         if len(self._early) < MAX_EARLY_MESSAGES and sum(len(early) for early, _ in self._early) < MAX_EARLY_BYTES:
             self._early.append((data, self._is_text))
         else:
-            self.close_soon(CloseCode.POLICY, "wait for the connection frame")
+            self.close_soon(CloseCode.POLICY, "too much was sent before the session began")
 
     def _write(self) -> None:
         self.send_data()

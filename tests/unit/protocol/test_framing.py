@@ -15,8 +15,8 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from gateway.framing import Boundaries, text_frame, whole_text
-from gateway.sockets import ClientSocket
+from protocol.runtime.framing import Boundaries, text_frame, whole_text
+from protocol.runtime.sockets import BoundedSocket
 
 MAX_SIZE = 1000
 Sent = tuple[bytes, bool]
@@ -56,13 +56,13 @@ class _Server:
     def __init__(self) -> None:
         self.handler_tasks: set[asyncio.Task[None]] = set()
 
-    async def handler(self, connection: ClientSocket) -> None:
+    async def handler(self, connection: BoundedSocket) -> None:
         """Return at once."""
 
 
-def open_socket(*, by_hand: bool) -> tuple[ClientSocket, _Wire, list[Sent]]:
+def open_socket(*, by_hand: bool) -> tuple[BoundedSocket, _Wire, list[Sent]]:
     """Return a connected socket, what it writes and what it delivers."""
-    socket = ClientSocket(ServerProtocol(max_size=MAX_SIZE), cast("Server", _Server()))
+    socket = BoundedSocket(ServerProtocol(max_size=MAX_SIZE), cast("Server", _Server()))
     if not by_hand:
         socket._boundaries = Boundaries(socket.protocol.reader)  # one that nobody reads: never between two frames
     wire, received = _Wire(), list[Sent]()
