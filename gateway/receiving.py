@@ -76,7 +76,7 @@ class Receiving:
             case PingFrame():
                 session.send(PongFrame())
             case ProgressFrame():
-                pass  # a sign of life; no caller can ask for progress yet
+                session.perform(core.progress(frame, now))
             case _:
                 assert_never(frame)
         core.heard(now)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.contracts import NO_CONTRACT, Contract
+from gateway.progress import Progress, Remind, Tell
 from protocol.access import ClientView, Principal, require
 from protocol.errors import (
     BridgeError,
@@ -36,6 +37,7 @@ from protocol.frames import (
     CancelFrame,
     CommandFrame,
     ErrorFrame,
+    ProgressFrame,
     ResponseFrame,
     ServerFrame,
     fault_of,
@@ -105,7 +107,7 @@ class Close(NamedTuple):
     end: EndReason
 
 
-Effect = Send | Answer | Arm | Changed | Ping | Close
+Effect = Send | Answer | Arm | Changed | Ping | Close | Tell | Remind
 
 
 class InFlight(msgspec.Struct):
@@ -116,6 +118,7 @@ class InFlight(msgspec.Struct):
     sub: str
     reply: str
     started: float
+    progress: Progress | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -137,6 +140,7 @@ class Session:
         "app",
         "client_id",
         "contract",
+        "late_progress",
         "late_responses",
         "metadata",
         "principal",
@@ -155,6 +159,7 @@ class Session:
         self.contract: Contract = NO_CONTRACT
         self.revision = 1
         self.late_responses = 0
+        self.late_progress = 0
         self._limits = limits
         self._in_flight: dict[str, InFlight] = {}
         self._by_caller: dict[tuple[str, str], InFlight] = {}
@@ -170,8 +175,16 @@ class Session:
 
     # --- from agents ---
 
-    def call(self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float) -> list[Effect]:
-        """Take a command, in the order of checks that the protocol fixes.
+    def call(
+        self,
+        caller: Principal,
+        command: CommandRequest,
+        request_id: str,
+        reply: str,
+        now: float,
+        progress: Progress | None = None,
+    ) -> list[Effect]:
+        """Take a command, in the order of checks that the protocol fixes. `progress` is for a caller who asked for it.
 
         Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `InvalidParameters`,
         `Overloaded` or `Conflict`; then nothing was sent to the client.
@@ -186,7 +199,10 @@ class Session:
             require(caller, self.view, offer)
         self.contract.check(offer, command.action, command.parameters)
         self._require_room((caller.sub, request_id))
-        return self._dispatch(caller, command, request_id, reply, now)
+        effects = self._dispatch(caller, command, request_id, reply, now)
+        if progress is not None:
+            self._by_caller[caller.sub, request_id].progress = progress
+        return effects
 
     def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
         """Withdraw a command; no effects where it is not in flight. Raises `ClientNotFound` like `call`."""
@@ -228,7 +244,15 @@ class Session:
             )
         else:
             response = failure(command.request_id, _command_failed(frame), self.client_id, duration_ms)
-        return [self._settle(command, response)]
+        return self._settle(command, response)
+
+    def progress(self, frame: ProgressFrame, now: float) -> list[Effect]:
+        """Pass on how far a command has come, where its caller asked; a late word is counted and dropped."""
+        command = self._in_flight.get(frame.request_id)
+        if command is None:
+            self.late_progress += 1
+            return []
+        return [] if command.progress is None else [*command.progress.report(frame, command.request_id, now)]
 
     def register(
         self, contract: Contract, app: AppInfo | None, metadata: dict[str, Any] | None, ident: str | None
@@ -274,6 +298,13 @@ class Session:
 
     # --- from the clock and the process ---
 
+    def progress_due(self, wire_id: str, now: float) -> list[Effect]:
+        """Pass on the progress that has waited for its turn, unless the command has ended."""
+        command = self._in_flight.get(wire_id)
+        if command is None or command.progress is None:
+            return []
+        return [*command.progress.due(command.request_id, now)]
+
     def tick(self, now: float) -> list[Effect]:
         """Ping a silent client, sooner while a command waits for it; close where no pong comes."""
         if self._pinged is not None:
@@ -298,8 +329,11 @@ class Session:
         self.state = State.ENDED
         lost = ClientLost("the client disconnected while the command was under way; it may have run")
         return [
-            self._settle(command, failure(command.request_id, lost, self.client_id, _milliseconds(command, now)))
+            effect
             for command in list(self._in_flight.values())
+            for effect in self._settle(
+                command, failure(command.request_id, lost, self.client_id, _milliseconds(command, now))
+            )
         ]
 
     def record(self, gateway_id: str, connected_at: str) -> ClientRecord:
@@ -342,14 +376,16 @@ class Session:
         )
         return [Send(frame), Arm(wire_id, now + timeout_ms / 1000)]
 
-    def _settle(self, command: InFlight, response: CommandResponse) -> Answer:
+    def _settle(self, command: InFlight, response: CommandResponse) -> list[Effect]:
         del self._in_flight[command.wire_id]
         del self._by_caller[command.key]
-        return Answer(command, response)
+        if command.progress is None:
+            return [Answer(command, response)]
+        return [*command.progress.last(command.request_id), Answer(command, response)]
 
     def _withdraw(self, command: InFlight, error: BridgeError, reason: str, now: float) -> list[Effect]:
         response = failure(command.request_id, error, self.client_id, _milliseconds(command, now))
-        return [Send(CancelFrame(command.wire_id, reason)), self._settle(command, response)]
+        return [Send(CancelFrame(command.wire_id, reason)), *self._settle(command, response)]
 
     def _describe(self, metadata: dict[str, Any], ident: str | None) -> list[Effect]:
         self.metadata = metadata

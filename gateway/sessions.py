@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 
 from gateway.dialects import native
 from gateway.outcomes import Outcomes
+from gateway.progress import Remind, Tell
 from gateway.session import Answer, Arm, Changed, Close, Effect, InFlight, Limits, Ping, Send, Session, State
 from protocol import codec, subjects
 from protocol.access import Principal
@@ -91,6 +92,10 @@ class LiveSession:
                     self.socket.send_ping(self._heard)
                 case Close(code=code, reason=reason, end=end):
                     self.close(code, reason, end)
+                case Tell():
+                    self._gateway.tell(effect)
+                case Remind(wire_id=wire_id, at=at):
+                    self._gateway.loop.call_at(at, self._progress_due, wire_id)
                 case _:
                     assert_never(effect)
 
@@ -129,6 +134,9 @@ class LiveSession:
     def _deadline_passed(self, wire_id: str) -> None:
         self.perform(self.core.deadline_passed(wire_id, self._gateway.loop.time()))
 
+    def _progress_due(self, wire_id: str) -> None:
+        self.perform(self.core.progress_due(wire_id, self._gateway.loop.time()))
+
     def _heard(self) -> None:
         self.core.heard(self._gateway.loop.time())
 
@@ -158,6 +166,7 @@ class Sessions:
         self._live: dict[str, LiveSession] = {}
         self._answered = 0
         self._late_responses = 0
+        self._late_progress = 0
         self._lingering = 0
         self._gone = asyncio.Event()
         self._gone.set()
@@ -201,6 +210,7 @@ class Sessions:
         del self._live[session.core.client_id]
         session.end()
         self._late_responses += session.core.late_responses
+        self._late_progress += session.core.late_progress
         self._on_ended(session, session.end_reason or reason)
         self._lingering += 1
         self._tasks.create_task(self._linger(session), name=f"end {session.core.client_id}")
@@ -224,6 +234,13 @@ class Sessions:
         except Unavailable:
             log.info("kept the answer to request %s for the caller's probe: NATS is away", command.request_id)
 
+    def tell(self, progress: Tell) -> None:
+        """Publish how far a command has come; what cannot be is missing from the caller's count."""
+        try:
+            self._connection.publish_now(progress.subject, codec.encode(progress.message))
+        except (Unavailable, PayloadTooLarge) as exc:
+            log.debug("progress of request %s is lost: %s", progress.message.request_id, exc.message)
+
     def drain(self) -> None:
         """Take no more commands on any session."""
         self.draining = True
@@ -236,12 +253,13 @@ class Sessions:
         return sum(session.core.commands_in_flight for session in self)
 
     def counters(self) -> dict[str, int]:
-        """Return what is counted since the start; `lateResponses` came after their command was answered."""
+        """Return what is counted since the start; what is late came after its command was answered."""
         return {
             "sessions": len(self._live),
             "commandsInFlight": self.commands_in_flight,
             "commandsAnswered": self._answered,
             "lateResponses": self._late_responses + sum(session.core.late_responses for session in self),
+            "lateProgress": self._late_progress + sum(session.core.late_progress for session in self),
         }
 
     async def run_clock(self) -> None:

@@ -7,11 +7,13 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from protocol.codec import EMPTY_OBJECT, require_shallow
-from protocol.errors import InvalidFrame, InvalidRequest
+from protocol.codec import require_shallow
+from protocol.errors import InvalidFrame, InvalidRequest, PayloadTooLarge
 from protocol.ids import MAX_REQUEST_ID_CHARS, check_printable
 
 MAX_FRAME_ID_CHARS = 128
+MAX_PROGRESS_TEXT_CHARS = 1000
+MAX_PROGRESS_DATA_BYTES = 16 * 1024
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -105,13 +107,13 @@ class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel")
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel"):
-    """How far a command has come."""
+    """How far a command has come, of `total` where that is known. JSON has no NaN, and msgspec takes no infinity."""
 
     request_id: str
     progress: float
     total: float | None = None
     message: str | None = None
-    data: msgspec.Raw = EMPTY_OBJECT
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class EventFrame(msgspec.Struct, frozen=True, tag="event"):
@@ -141,12 +143,17 @@ ClientFrame: TypeAlias = (
 
 
 def check_frame(frame: ClientFrame) -> ClientFrame:
-    """Return the frame where its ids and its nesting are within bounds; raise `InvalidFrame` naming the field."""
+    """Return the frame where all of it is within bounds.
+
+    Raises `InvalidFrame` or `PayloadTooLarge` naming the field.
+    """
     match frame:
         case CapabilityFrame(metadata=dict(metadata)) | MetadataFrame(metadata=metadata):
             require_shallow(metadata, "`metadata`", InvalidFrame)
         case ResponseFrame(error=ClientFault(details=details)):
             require_shallow(details, "`error.details`", InvalidFrame)
+        case ProgressFrame():
+            _require_small(frame)
         case _:
             pass
     match frame:
@@ -170,6 +177,14 @@ def fault_of(frame: ResponseFrame) -> ClientFault:
             return ClientFault(message)
         case None:
             return ClientFault()
+
+
+def _require_small(frame: ProgressFrame) -> None:
+    """Raise `PayloadTooLarge` for progress that says so much that it should be a result, or an event."""
+    if frame.message is not None and len(frame.message) > MAX_PROGRESS_TEXT_CHARS:
+        raise PayloadTooLarge(f"`message`: at most {MAX_PROGRESS_TEXT_CHARS} characters of progress are passed on")
+    if isinstance(frame.data, msgspec.Raw) and len(memoryview(frame.data)) > MAX_PROGRESS_DATA_BYTES:
+        raise PayloadTooLarge(f"`data`: at most {MAX_PROGRESS_DATA_BYTES} bytes of progress are passed on")
 
 
 def _bounded(text: str, field: str, max_chars: int) -> None:

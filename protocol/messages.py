@@ -21,6 +21,7 @@ AUTHORIZATION_HEADER = "Authorization"
 ERROR_HEADER = "Nats-Service-Error"  # ADR-32
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"  # ADR-32
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
+PROGRESS_HEADER = "Agentbridge-Progress"
 
 
 class CommandRequest(
@@ -70,6 +71,17 @@ class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults
         if self.error is not None:
             raise from_body(self.error)
         return self.result if isinstance(self.result, msgspec.Raw) else msgspec.Raw(b"null")
+
+
+class ProgressMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """How far a command has come, for a caller who asked for that. `seq` counts from 1; what is skipped was lost."""
+
+    request_id: str
+    seq: int
+    progress: float
+    total: float | None = None
+    message: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class CancelResponse(msgspec.Struct, frozen=True, rename="camel"):
@@ -131,6 +143,7 @@ _op_decoder = msgspec.json.Decoder(_Op)
 _OUR_CALL = b'{"op":"call",'  # as `encode` writes it; the decoder of calls still refuses a second, other `op`
 _response_decoder = msgspec.json.Decoder(CommandResponse)
 _probe_decoder = msgspec.json.Decoder(ProbeResponse)
+_progress_decoder = msgspec.json.Decoder(ProgressMessage)
 
 
 def decode_operation(data: bytes) -> Operation:
@@ -169,6 +182,11 @@ def check_command(command: CommandRequest) -> CommandRequest:
 def decode_response(data: bytes) -> CommandResponse:
     """Decode a gateway's answer to a call. Raises `Internal` where it is none of ours."""
     return codec.decode(_response_decoder, data, Internal)
+
+
+def decode_progress(data: bytes) -> ProgressMessage:
+    """Decode how far a command has come. Raises `Internal` where this is no word of a gateway's."""
+    return codec.decode(_progress_decoder, data, Internal)
 
 
 def decode_probe_response(data: bytes) -> ProbeResponse:

@@ -33,6 +33,7 @@ from protocol.ids import new_request_id
 from protocol.messages import (
     AUTHORIZATION_HEADER,
     MAX_PROBED,
+    PROGRESS_HEADER,
     CancelRequest,
     CommandRequest,
     CommandResponse,
@@ -40,6 +41,7 @@ from protocol.messages import (
     decode_probe_response,
     decode_response,
 )
+from protocol.runtime.listening import Listeners, OnProgress
 from protocol.runtime.nats import Connection
 from protocol.subjects import ClientAddress
 
@@ -104,13 +106,14 @@ class Doubt:
 class _Waiting:
     """A command that waits for its answer."""
 
-    __slots__ = ("command", "deadline", "future", "group", "request_id")
+    __slots__ = ("command", "deadline", "future", "group", "on_progress", "request_id")
 
     def __init__(self, group: "_Group", command: CommandRequest, request_id: str, deadline: float) -> None:
         self.group = group
         self.command = command
         self.request_id = request_id
         self.deadline = deadline
+        self.on_progress: OnProgress | None = None
         self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: BridgeError) -> None:
@@ -151,6 +154,7 @@ class Caller:
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
         self._replies: dict[str, asyncio.Future[Msg]] = {}
+        self._listeners = Listeners(self._inbox)
         self._groups: dict[tuple[ClientAddress, str | None], _Group] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks: asyncio.TaskGroup | None = None
@@ -168,16 +172,25 @@ class Caller:
         """How many commands wait for an answer."""
         return sum(len(group.waiting) for group in self._groups.values())
 
-    async def call(self, address: ClientAddress, command: CommandRequest, token: str | None) -> CommandResponse:
+    async def call(
+        self,
+        address: ClientAddress,
+        command: CommandRequest,
+        token: str | None,
+        on_progress: OnProgress | None = None,
+    ) -> CommandResponse:
         """Send a command and return its one answer, which may be an error of the gateway's or the application's.
 
-        `command.timeout_ms` must be set. Raises `ClientNotFound`, `ClientLost`, `Unavailable` or `DeadlineExceeded`
-        where no answer came, `Internal` for an answer that is not ours. A cancelled call cancels its command.
+        `command.timeout_ms` must be set. `on_progress` is called with what the application tells meanwhile, in order
+        and never after the answer; it must not wait. Raises `ClientNotFound`, `ClientLost`, `Unavailable` or
+        `DeadlineExceeded` where no answer came, `Internal` for an answer that is not ours. A cancelled call cancels its
+        command.
         """
         assert command.timeout_ms is not None
         deadline = self._loop.time() + command.timeout_ms / 1000
         await self._require_nats(deadline)
         waiting = self._join(address, command, token, deadline)
+        waiting.on_progress = on_progress
         timer = self._loop.call_at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
         try:
             return decode_response((await self._converse(waiting)).data)
@@ -238,22 +251,31 @@ class Caller:
         body = msgspec.structs.replace(
             waiting.command, request_id=waiting.request_id, timeout_ms=remaining_ms, sent_at=int(time.time() * 1000)
         )
-        return await self._exchange(waiting.group, codec.encode(body), waiting.future)
+        if waiting.on_progress is None:
+            return await self._exchange(waiting.group, codec.encode(body), waiting.future)
+        with self._listeners.listening(waiting.future, waiting.on_progress) as subject:
+            return await self._exchange(waiting.group, codec.encode(body), waiting.future, {PROGRESS_HEADER: subject})
 
-    async def _exchange(self, group: _Group, body: bytes, future: asyncio.Future[Msg]) -> Msg:
-        """Publish to the group's client and wait for what `future` brings."""
+    async def _exchange(
+        self, group: _Group, body: bytes, future: asyncio.Future[Msg], more: dict[str, str] | None = None
+    ) -> Msg:
+        """Publish to the group's client, with `more` headers, and wait for what `future` brings."""
         token = f"{next(self._numbers):x}"
         self._replies[token] = future
+        headers = group.headers if more is None else {**(group.headers or {}), **more}
         try:
             reply = f"{self._inbox}.{token}"
-            await self._connection.publish(group.subject, body, reply=reply, headers=group.headers)
+            await self._connection.publish(group.subject, body, reply=reply, headers=headers)
             return await future
         finally:
             del self._replies[token]
 
     def _on_reply(self, msg: Msg) -> None:
-        future = self._replies.get(msg.subject.rpartition(".")[2])
-        if future is not None and not future.done():
+        token = msg.subject.rpartition(".")[2]
+        future = self._replies.get(token)
+        if future is None:
+            self._listeners.hear(token, msg.data)
+        elif not future.done():
             future.set_result(msg)
 
     async def _abandon(self, waiting: _Waiting, reason: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from gateway.contracts import Contracts
+from gateway.progress import Remind, Tell
 from gateway.session import Answer, Arm, Changed, Close, Effect, Limits, Ping, Send, Session
 from protocol.access import AGENT, APP, Principal
 from protocol.frames import CommandFrame, ResponseFrame
@@ -74,3 +75,7 @@ def _word(effect: Effect) -> str:
             return "changed"
         case Ping():
             return "ping!"
+        case Tell(message=message):
+            return f"progress {message.seq}: {message.progress}"
+        case Remind():
+            return "remind"

@@ -55,6 +55,8 @@ def test_error_of_an_application_is_read_in_every_form(error: Any, fault: frames
         ({"type": "capability", "capabilities": "add"}, "`capabilities`: expected `array`, got `str`"),
         ({"type": "capability", "capabilities": [], "app": "todo"}, "`app`: expected `object | null`, got `str`"),
         ({"type": "metadata", "metadata": [1]}, "`metadata`: expected `object`, got `array`"),
+        ({"type": "progress", "requestId": "r1"}, "object missing required field `progress`"),
+        ({"type": "progress", "requestId": "", "progress": 1}, "`requestId` must be 1 to 128"),
         ({"type": "event", "event": ""}, "`event`: expected `str` of length >= 1"),
         ({"type": "event", "event": "x", "id": "a b"}, "`id` must be 1 to 128 printable ASCII characters"),
         ({"type": "event", "event": "x", "id": ""}, "`id` must be 1 to 128 printable ASCII characters"),
