@@ -81,6 +81,7 @@ SCHEMAS: dict[str, Any] = {
             "parameters": {"description": "JSON Schema of a function's parameters"},
             "actions": {"description": "a component's actions"},
             "permissions": {"type": "array", "items": {"type": "string"}},
+            "rateLimit": {"description": "calls a second, or `{limit, perSeconds}`; all agents share them"},
         },
     },
     "Command": {

@@ -1,12 +1,13 @@
 """Errors as HTTP tells them: the status of the table, one body for every route, and the headers that go with it."""
 
+import math
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from protocol import codec
-from protocol.errors import BridgeError, Code, InvalidRequest
+from protocol.errors import BridgeError, Code, InvalidRequest, RateLimited
 
 Header = tuple[bytes, bytes]
 
@@ -56,5 +57,10 @@ def answer_of(error: BridgeError, request_id: str | None = None, *, close: bool 
     if isinstance(error, HttpFault):
         status, phrase = error.status, HTTPStatus(error.status).phrase.capitalize()
     problem = Problem(phrase, error.code.value, error.message, meaning.retryable, request_id, error.details)
-    header = HEADERS.get(error.code)
+    header = _retry_after(error) if isinstance(error, RateLimited) else HEADERS.get(error.code)
     return Answer(status, codec.encode(problem), (header,) if header else (), close)
+
+
+def _retry_after(error: RateLimited) -> Header:
+    """Return the header in its unit, whole seconds, rounded up: at least one."""
+    return (RETRY_AFTER[0], str(max(RETRY_AFTER_SECONDS, math.ceil(error.retry_after_ms / 1000))).encode())

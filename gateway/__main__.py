@@ -6,6 +6,7 @@ from gateway.administration import Administration
 from gateway.commands import Commands
 from gateway.contracts import Contracts
 from gateway.events import Events
+from gateway.pace import Pace
 from gateway.receiving import Receiving
 from gateway.reports import Reporter
 from gateway.server import GatewayServer
@@ -45,7 +46,15 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
     _check_max_payload(settings, connection)
     gateway_id, verifier = new_gateway_id(), Verifier(settings)
     reporter = Reporter(gateway_id, connection)
-    sessions = Sessions(gateway_id, connection, tasks, _limits(settings), reporter.changed, reporter.ended)
+    sessions = Sessions(
+        gateway_id,
+        connection,
+        tasks,
+        _limits(settings),
+        reporter.changed,
+        reporter.ended,
+        Pace(settings.rate_per_agent),
+    )
     commands = Commands(connection, sessions, verifier, tasks, settings.command_timeout_ms)
     events = Events(connection)
     await events.start()

@@ -65,7 +65,8 @@ class Receiving:
                 session.perform(core.response(frame, now))
                 return
             case CapabilityFrame():
-                contract = self._contracts.read(frame.capabilities)
+                owner = (core.principal.tenant, core.principal.sub)
+                contract = self._contracts.read(frame.capabilities, owner, now)
                 session.perform(core.register(contract, frame.app, frame.metadata, frame.id))
             case MetadataFrame():
                 session.perform(core.describe(frame.metadata, frame.id))

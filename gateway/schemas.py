@@ -9,7 +9,7 @@ others is refused before it is made. Only the first fault is looked for: collect
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ MAX_DEPTH = 64
 MAX_COMPILED = 4096
 MAX_PATTERN_BYTES = 16 * 1024 * 1024  # of all patterns of one client's schemas, compiled: 75 bytes of JSON can be 1 MiB
 MAX_COMPILED_PATTERN_BYTES = 64 * 1024 * 1024
+PATTERN_BYTES_A_NODE = 2048  # take as long to compile as a node does: 6 microseconds
 MAX_CHECKS = 2_000_000  # values times the schema's weight: some 300 ms at the very worst
 MAX_SCAN = 3_000_000_000  # bytes of parameters times bytes of compiled patterns: 0.2 s for the worst of patterns
 MAX_UNIQUE_LONG_NUMBERS = 500
@@ -38,6 +39,8 @@ _LONG_NUMBER = re.compile(rb"[0-9]{16}")
 _SMALLEST_PATTERN_BYTES, _LARGEST_PATTERN_BYTES = 1024, 1024 * 1024
 _SEARCH_CACHE_BYTES = 128 * 1024
 _TYPICAL_CACHE_BYTES = 16 * 1024
+
+Spend = Callable[[int], None]
 
 
 class _Compiled(Protocol):
@@ -85,12 +88,15 @@ class Schemas:
         self._compiled: OrderedDict[bytes, Checker] = OrderedDict()
         self._pattern_bytes = 0
 
-    def checker(self, schema: dict[str, Any] | bool, where: str) -> Checker:
-        """Return the checker of a schema. Raises `InvalidFrame` naming `where` for one that is refused."""
+    def checker(self, schema: dict[str, Any] | bool, where: str, spend: Spend = lambda nodes: None) -> Checker:
+        """Return the checker of a schema, telling `spend` what it cost to make, in nodes, where it is a new one.
+
+        Raises `InvalidFrame` naming `where` for a schema that is refused.
+        """
         key = hashlib.sha256(codec.encode(schema)).digest()
         checker = self._compiled.get(key)
         if checker is None:
-            checker = self._compiled[key] = compile_schema(schema, where)
+            checker = self._compiled[key] = compile_schema(schema, where, spend)
             self._pattern_bytes += checker.pattern_bytes
             self._forget_oldest()
         else:
@@ -103,15 +109,20 @@ class Schemas:
             self._pattern_bytes -= forgotten.pattern_bytes
 
 
-def compile_schema(schema: dict[str, Any] | bool, where: str) -> Checker:
-    """Compile a schema. Raises `InvalidFrame` where it is no schema, reaches outside, recurses or is too large."""
+def compile_schema(schema: dict[str, Any] | bool, where: str, spend: Spend = lambda nodes: None) -> Checker:
+    """Compile a schema, telling `spend` the effort in nodes, also where it is in vain.
+
+    Raises `InvalidFrame` where it is no schema, reaches outside, recurses or is too large.
+    """
     size = _Expansion(schema, where)
-    size.visit(schema, 0, ())
     try:
+        size.visit(schema, 0, ())
         patterns = _pattern_options(_LARGEST_PATTERN_BYTES)
         compiled = jsonschema_rs.validator_for(schema, offline=True, pattern_options=patterns)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
         raise InvalidFrame(f"`{where}`: not a JSON Schema that can be used: {_first_line(exc)}") from exc
+    finally:
+        spend(size.nodes + size.pattern_bytes // PATTERN_BYTES_A_NODE)
     return Checker(compiled, size)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.contracts import NO_CONTRACT, Contract
+from gateway.pace import Pace
 from gateway.progress import Progress, Remind, Tell
 from protocol.access import ClientView, Principal, require
 from protocol.errors import (
@@ -136,6 +137,7 @@ class Session:
         "_in_flight",
         "_limits",
         "_next_wire_id",
+        "_pace",
         "_pinged",
         "app",
         "client_id",
@@ -149,7 +151,9 @@ class Session:
         "view",
     )
 
-    def __init__(self, client_id: str, principal: Principal, limits: Limits, now: float) -> None:
+    def __init__(
+        self, client_id: str, principal: Principal, limits: Limits, now: float, pace: Pace | None = None
+    ) -> None:
         self.client_id = client_id
         self.principal = principal
         self.state = State.ACTIVE
@@ -161,6 +165,7 @@ class Session:
         self.late_responses = 0
         self.late_progress = 0
         self._limits = limits
+        self._pace = pace or Pace()
         self._in_flight: dict[str, InFlight] = {}
         self._by_caller: dict[tuple[str, str], InFlight] = {}
         self._bad_frames: deque[float] | None = None
@@ -186,8 +191,8 @@ class Session:
     ) -> list[Effect]:
         """Take a command, in the order of checks that the protocol fixes. `progress` is for a caller who asked for it.
 
-        Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `InvalidParameters`,
-        `Overloaded` or `Conflict`; then nothing was sent to the client.
+        Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `RateLimited`,
+        `InvalidParameters`, `Overloaded` or `Conflict`; then nothing was sent to the client.
         """
         if self.state is State.ENDED:
             raise ClientNotFound
@@ -197,6 +202,8 @@ class Session:
         offer = self.contract.offer(command.target, command.action)
         if offer.permissions:
             require(caller, self.view, offer)
+        if offer.rate is not None or self._pace.per_agent is not None:
+            self._pace.keep(caller, self.client_id, offer, now)
         self.contract.check(offer, command.action, command.parameters)
         self._require_room((caller.sub, request_id))
         effects = self._dispatch(caller, command, request_id, reply, now)
@@ -280,7 +287,7 @@ class Session:
 
         A frame that may be sent again (NATS is away, too many events wait) is no fault of the client's.
         """
-        told = Send(ErrorFrame(error.code.value, error.message, ident))
+        told = Send(ErrorFrame(error.code.value, error.message, ident, error.details))
         if error.meaning.retryable:
             return [told]
         window = self._bad_frames = self._bad_frames if self._bad_frames is not None else deque()

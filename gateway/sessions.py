@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 
 from gateway.dialects import native
 from gateway.outcomes import Outcomes
+from gateway.pace import Pace
 from gateway.progress import Remind, Tell
 from gateway.session import Answer, Arm, Changed, Close, Effect, InFlight, Limits, Ping, Send, Session, State
 from protocol import codec, subjects
@@ -152,6 +153,7 @@ class Sessions:
         limits: Limits,
         on_changed: Callable[[LiveSession], None],
         on_ended: Callable[[LiveSession, EndReason], None],
+        pace: Pace | None = None,
     ) -> None:
         self.gateway_id = gateway_id
         self.loop = asyncio.get_running_loop()
@@ -163,6 +165,7 @@ class Sessions:
         self._connection = connection
         self._tasks = tasks
         self._limits = limits
+        self._pace = pace or Pace()
         self._live: dict[str, LiveSession] = {}
         self._answered = 0
         self._late_responses = 0
@@ -184,7 +187,7 @@ class Sessions:
 
     async def open(self, principal: Principal, socket: Socket) -> LiveSession:
         """Begin a session, reachable for agents when this returns. Raises `Unavailable` while NATS is away."""
-        core = Session(new_client_id(), principal, self._limits, self.loop.time())
+        core = Session(new_client_id(), principal, self._limits, self.loop.time(), self._pace)
         session = LiveSession(core, socket, self)
         if not self._connection.connected:
             raise Unavailable("NATS is away; try again in a moment")

@@ -24,6 +24,7 @@ An error is raised where the fact is known and translated once, at the boundary.
 a sentence that says what to do, never the text of somebody else's exception.
 """
 
+import math
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
@@ -190,9 +191,21 @@ class InvalidParameters(BridgeError):
 
 
 class RateLimited(BridgeError):
-    """Too many commands in a time; certainly not executed."""
+    """Too much in a time; certainly not executed. `details.retryAfterMs` says when a repetition may succeed."""
 
     code = Code.RATE_LIMITED
+
+    @classmethod
+    def for_seconds(cls, wait_seconds: float, message: str) -> "RateLimited":
+        """Return the error for something that may be tried again in so many seconds."""
+        wait_ms = max(1, math.ceil(wait_seconds * 1000))
+        return cls(f"{message}; try again in {wait_ms} ms", details={"retryAfterMs": wait_ms})
+
+    @property
+    def retry_after_ms(self) -> int:
+        """In how many milliseconds a repetition may succeed; 0 where a peer did not say."""
+        told = self.details.get("retryAfterMs") if isinstance(self.details, dict) else None
+        return told if isinstance(told, int) and told > 0 else 0
 
 
 class Overloaded(BridgeError):

@@ -55,11 +55,12 @@ class AckFrame(msgspec.Struct, frozen=True, tag="ack"):
 
 
 class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
-    """A frame of the client's was refused; `id` where it carried one."""
+    """A frame of the client's was refused; `id` where it carried one, `details` as errors elsewhere have them."""
 
     code: str
     message: str
     id: str | None = None
+    details: Any = None
 
 
 class PongFrame(msgspec.Struct, frozen=True, tag="pong"):

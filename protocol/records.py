@@ -16,10 +16,13 @@ from protocol.errors import InvalidFrame
 MAX_CAPABILITIES = 500
 MAX_METADATA_BYTES = 16 * 1024
 MAX_NAME_CHARS = 256
+MAX_PER_SECOND = 1_000_000
+MAX_LIMIT_SECONDS = 86_400
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Permissions = Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=128)]], msgspec.Meta(max_length=64)]
 _Schema = dict[str, Any] | bool
+_PerSecond = Annotated[float, msgspec.Meta(gt=0, le=MAX_PER_SECOND)]
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -33,6 +36,18 @@ class _NamedAction(Action, frozen=True, kw_only=True):
     name: _Name
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """So many a second, on average, and so many at once."""
+
+    per_second: float
+    burst: float
+
+
+class _Limit(msgspec.Struct, frozen=True, rename="camel"):
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PER_SECOND)]
+    per_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_LIMIT_SECONDS)] = 1.0
+
+
 class _Function(msgspec.Struct, frozen=True, tag="function", rename="camel"):
     name: _Name
     description: str | None = None
@@ -40,7 +55,7 @@ class _Function(msgspec.Struct, frozen=True, tag="function", rename="camel"):
     result: _Schema | None = None
     permissions: _Permissions = []
     auth_level: Any = None
-    rate_limit: Any = None
+    rate_limit: _PerSecond | _Limit | None = None
     annotations: dict[str, Any] | None = None
 
 
@@ -49,11 +64,12 @@ class _Component(msgspec.Struct, frozen=True, tag="component", rename="camel"):
     component_type: str | None = None
     actions: list[_NamedAction | _Name] | dict[_Name, Action | None] = []
     permissions: _Permissions = []
+    rate_limit: _PerSecond | _Limit | None = None
     description: str | None = None
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What is needed of a capability to call it: its target, the schema of its parameters, who may use it.
+    """What is needed of a capability to call it: its target, the schema of its parameters, who may use it how often.
 
     A function has one schema, whatever the action; a component has one for each action. None: anything goes.
     """
@@ -62,6 +78,7 @@ class Offer(msgspec.Struct, frozen=True):
     kind: Literal["function", "component"]
     permissions: frozenset[str]
     schemas: dict[str | None, _Schema | None]
+    rate: Rate | None = None
 
     def offers(self, action: str | None) -> bool:
         """Tell whether the action may be called; a function's action is passed on, never checked."""
@@ -163,9 +180,22 @@ def _read_offer(raw: msgspec.Raw, where: str) -> Offer:
     except InvalidFrame as exc:
         raise InvalidFrame(f"`{where}`: {exc.message}") from exc
     permissions = frozenset(capability.permissions)
+    rate = _rate(capability.rate_limit)
     if isinstance(capability, _Component):
-        return Offer(capability.id, "component", permissions, _action_schemas(capability))
-    return Offer(capability.name, "function", permissions, {None: capability.parameters})
+        return Offer(capability.id, "component", permissions, _action_schemas(capability), rate)
+    return Offer(capability.name, "function", permissions, {None: capability.parameters}, rate)
+
+
+def _rate(given: float | _Limit | None) -> Rate | None:
+    """Return a `rateLimit` as a rate: a bare number is per second, and a second's worth may come at once."""
+    if isinstance(given, _Limit):
+        return Rate(given.limit / given.per_seconds, float(given.limit))
+    return None if given is None else second_worth(given)
+
+
+def second_worth(per_second: float) -> Rate:
+    """Return the rate that lets a second's worth come at once, or one."""
+    return Rate(per_second, max(1.0, per_second))
 
 
 def _action_schemas(component: _Component) -> dict[str | None, _Schema | None]:

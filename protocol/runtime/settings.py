@@ -23,6 +23,8 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 0 to
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="a number of seconds greater than 0")]
 Milliseconds = Annotated[int, msgspec.Meta(gt=0, le=86_400_000, description="milliseconds, a whole number above 0")]
 Count = Annotated[int, msgspec.Meta(gt=0, le=1_000_000, description="a whole number above 0")]
+PerSecond = Annotated[float, msgspec.Meta(ge=0, le=1_000_000, description="a number a second; 0 for no limit")]
+Burst = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="a whole number; 0 for a second's worth")]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024, description="bytes, from 1024 to 67108864")]
 Replicas = Annotated[Literal[1, 3, 5], msgspec.Meta(description="1, 3 or 5 servers that keep each stream")]
 Text = Annotated[str, msgspec.Meta(description="text")]

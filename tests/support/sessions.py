@@ -31,7 +31,8 @@ CLIENT_ID = "01234567-client"
 def session(*capabilities: Any, **limits: Any) -> Session:
     """Return an active session that offers these capabilities, born at 0."""
     core = Session(CLIENT_ID, USER, LIMITS._replace(**limits), 0)
-    core.register(Contracts().read([msgspec.Raw(msgspec.json.encode(one)) for one in capabilities]), None, None, None)
+    contract = Contracts().read([msgspec.Raw(msgspec.json.encode(one)) for one in capabilities], "owner", 0)
+    core.register(contract, None, None, None)
     return core
 
 

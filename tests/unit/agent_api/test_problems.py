@@ -3,7 +3,16 @@ import json
 import pytest
 
 from agent_api.problems import HttpFault, answer_of
-from protocol.errors import MEANINGS, ClientNotFound, Code, CommandFailed, Overloaded, Unauthenticated
+from protocol.errors import (
+    MEANINGS,
+    BridgeError,
+    ClientNotFound,
+    Code,
+    CommandFailed,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+)
 
 
 def test_refusal_has_the_tables_status_and_phrase() -> None:
@@ -33,9 +42,14 @@ def test_retryable_is_written_out_and_what_is_absent_left_out() -> None:
     [
         (Unauthenticated("who?"), (b"www-authenticate", b"Bearer")),
         (Overloaded("too many"), (b"retry-after", b"1")),
+        (RateLimited.for_seconds(0.01, "too fast"), (b"retry-after", b"1")),
+        (RateLimited.for_seconds(1, "too fast"), (b"retry-after", b"1")),
+        (RateLimited.for_seconds(1.2, "too fast"), (b"retry-after", b"2")),
+        (RateLimited("a peer that does not say"), (b"retry-after", b"1")),
+        (RateLimited("nor this one", details={"retryAfterMs": "soon"}), (b"retry-after", b"1")),
     ],
 )
-def test_code_brings_its_header(error: Unauthenticated | Overloaded, header: tuple[bytes, bytes]) -> None:
+def test_code_brings_its_header(error: BridgeError, header: tuple[bytes, bytes]) -> None:
     assert answer_of(error).headers == (header,)
 
 

@@ -34,7 +34,7 @@ def test_arbitrary_objects_are_frames_or_raise_invalid_frame_only(kind: str, res
     with contextlib.suppress(InvalidFrame):
         frame = native.decode(msgspec.json.encode({"type": kind, **rest}), text=True)
         if isinstance(frame, frames.CapabilityFrame):
-            Contracts().read(frame.capabilities)
+            Contracts().read(frame.capabilities, "owner", 0)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_frames_of_the_guides_applications_are_accepted(data: bytes) -> None:
     frame = native.decode(data, text=True)
     if isinstance(frame, frames.CapabilityFrame):
         sent = msgspec.json.decode(data)["capabilities"]
-        assert len(Contracts().read(frame.capabilities).capabilities.offers) == len(sent)
+        assert len(Contracts().read(frame.capabilities, "owner", 0).capabilities.offers) == len(sent)
 
 
 def test_what_an_application_left_open_passes_to_the_byte() -> None:

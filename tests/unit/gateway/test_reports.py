@@ -66,7 +66,7 @@ class Stage:
         return live
 
     def update(self, live: LiveSession) -> None:
-        live.core.register(Contracts().read([]), None, None, None)
+        live.core.register(Contracts().read([], "owner", 0), None, None, None)
         self.reporter.changed(live)
 
     def end(self, live: LiveSession, reason: EndReason = EndReason.CLOSED) -> None:

@@ -267,7 +267,7 @@ def test_draining_session_finishes_what_it_has_and_takes_nothing_more() -> None:
 
 def test_registration_replaces_the_whole_list_and_is_acknowledged_by_its_id() -> None:
     core = session("add")
-    effects = core.register(Contracts().read([msgspec.Raw(b'"sub"')]), AppInfo("todo", "1"), {"k": 1}, "f1")
+    effects = core.register(Contracts().read([msgspec.Raw(b'"sub"')], "owner", 0), AppInfo("todo", "1"), {"k": 1}, "f1")
     assert effects == [Changed(), Send(AckFrame("f1"))]
     with pytest.raises(UnknownCapability):
         core.call(AGENT_1, command("add"), "r1", REPLY, 0)
@@ -287,8 +287,8 @@ def test_registration_replaces_the_whole_list_and_is_acknowledged_by_its_id() ->
 
 def test_registration_without_app_and_metadata_keeps_the_former() -> None:
     core = session()
-    core.register(Contracts().read([]), AppInfo("todo"), {"k": 1}, None)
-    assert core.register(Contracts().read([]), None, None, None) == [Changed()]
+    core.register(Contracts().read([], "owner", 0), AppInfo("todo"), {"k": 1}, None)
+    assert core.register(Contracts().read([], "owner", 0), None, None, None) == [Changed()]
     assert (core.app, core.metadata) == (AppInfo("todo"), {"k": 1})
 
 
@@ -302,7 +302,7 @@ def test_registration_without_app_and_metadata_keeps_the_former() -> None:
 def test_refused_registration_leaves_everything_as_it_was(capabilities: list[Any], metadata: Any, field: str) -> None:
     core = session("add", max_record_bytes=16 * 1024 + 200)
     before = core.record("gw-1", "now")
-    contract = Contracts().read([msgspec.Raw(msgspec.json.encode(one)) for one in capabilities])
+    contract = Contracts().read([msgspec.Raw(msgspec.json.encode(one)) for one in capabilities], "owner", 0)
     with pytest.raises(InvalidFrame, match=field):
         core.register(contract, AppInfo("other"), metadata, "f1")
     assert core.record("gw-1", "now") == before

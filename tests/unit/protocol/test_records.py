@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol import codec, records
 from protocol.errors import InvalidFrame
-from protocol.records import CapabilityList, ClientRecord, Offer, parse_capabilities, read_capabilities
+from protocol.records import CapabilityList, ClientRecord, Offer, Rate, parse_capabilities, read_capabilities
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -51,6 +51,21 @@ def test_loose_forms_are_read(item: Any, expected: Offer) -> None:
     assert offer(item) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        (5, Rate(5, 5)),
+        (0.2, Rate(0.2, 1)),
+        ({"limit": 3}, Rate(3, 3)),
+        ({"limit": 30, "perSeconds": 60, "note": "x"}, Rate(0.5, 30)),
+    ],
+)
+def test_rate_limit_is_read_of_functions_and_components(given: Any, expected: Rate | None) -> None:
+    assert offer({"name": "add", "rateLimit": given}).rate == expected
+    assert offer({"id": "list", "rateLimit": given}).rate == expected
+
+
 def test_function_takes_any_action_and_component_only_its_own() -> None:
     one, other = offer({"name": "add", "parameters": {"a": 1}}), offer({"id": "list", "actions": {"add": {}}})
     assert one.offers("call")
@@ -80,6 +95,15 @@ def test_function_takes_any_action_and_component_only_its_own() -> None:
         ([{"id": "b", "actions": "add"}], "`capabilities[0]`: `actions`: expected `object | array`, got `str`"),
         ([{"id": "b", "actions": {"add": 1}}], "`capabilities[0]`: `actions[...]`: expected `object | null`"),
         ([{"id": "b", "actions": [{}]}], "`capabilities[0]`: `actions[0]`: object missing required field `name`"),
+        ([{"name": "b", "rateLimit": "5/s"}], "`capabilities[0]`: `rateLimit`: expected `float | object | null`"),
+        ([{"name": "b", "rateLimit": 0}], "`capabilities[0]`: `rateLimit`: expected `float` > 0"),
+        ([{"id": "b", "rateLimit": -1.5}], "`capabilities[0]`: `rateLimit`: expected `float` > 0"),
+        ([{"name": "b", "rateLimit": {}}], "`capabilities[0]`: `rateLimit`: object missing required field `limit`"),
+        ([{"name": "b", "rateLimit": {"limit": 0}}], "`capabilities[0]`: `rateLimit.limit`: expected `int` >= 1"),
+        (
+            [{"name": "b", "rateLimit": {"limit": 1, "perSeconds": 0}}],
+            "`capabilities[0]`: `rateLimit.perSeconds`: expected `float` > 0",
+        ),
         (["a", "b", "a"], "`capabilities[2]`: the name or id 'a' is used twice"),
         (["a", {"id": "a"}], "`capabilities[1]`: the name or id 'a' is used twice"),
         (["a"] * 501, "`capabilities`: at most 500 are accepted, these are 501"),

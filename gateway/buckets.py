@@ -1,0 +1,42 @@
+"""Token buckets: how much may be taken at once and in a time. Sans-I/O; `now` is a monotonic time in seconds.
+
+A bucket is kept as the instant at which it will be full again. One that is full needs no entry, so those that nobody
+has touched for a while are forgotten by the next that somebody does, without a timer.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from protocol.records import Rate
+
+_ROUNDING_TOKENS = 1e-3  # instants are floats: ten months of uptime leave some nanoseconds of resolution
+
+
+class Buckets:
+    """Buckets by key, the least recently used forgotten (and thereby filled) beyond `max_keys`."""
+
+    def __init__(self, max_keys: int) -> None:
+        self._max_keys = max_keys
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def wait(self, key: Hashable, rate: Rate, now: float, tokens: float = 1.0) -> float:
+        """Return in how many seconds the bucket will hold so many tokens, 0 where it does; nothing is taken."""
+        used = max(0.0, self._full_at.get(key, now) - now) * rate.per_second
+        missing = tokens - (rate.burst - used)
+        return missing / rate.per_second if missing > _ROUNDING_TOKENS else 0.0
+
+    def take(self, key: Hashable, rate: Rate, now: float, tokens: float = 1.0) -> None:
+        """Take tokens, whether the bucket holds them or not: it then owes them."""
+        self._full_at[key] = max(now, self._full_at.get(key, now)) + tokens / rate.per_second
+        self._full_at.move_to_end(key)
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        while self._full_at:
+            full_at = next(iter(self._full_at.values()))
+            if full_at > now and len(self._full_at) <= self._max_keys:
+                return
+            self._full_at.popitem(last=False)

@@ -1,0 +1,39 @@
+"""How fast commands may come: what an agent may send through this gateway, and what a capability takes from all agents.
+
+Each is a limit of this process alone: an agent that reaches clients at three gateways has three buckets, while a
+capability belongs to one client, which is at one gateway.
+"""
+
+from gateway.buckets import Buckets
+from protocol.access import Principal
+from protocol.errors import RateLimited
+from protocol.records import Offer, Rate
+
+MAX_AGENTS = 10_000
+MAX_CAPABILITIES = 50_000
+
+
+class Pace:
+    """The limits of one gateway; `per_agent` is None where agents have none."""
+
+    def __init__(self, per_agent: Rate | None = None) -> None:
+        self.per_agent = per_agent
+        self._agents = Buckets(MAX_AGENTS)
+        self._capabilities = Buckets(MAX_CAPABILITIES)
+
+    def keep(self, caller: Principal, client_id: str, offer: Offer, now: float) -> None:
+        """Count a command. Raises `RateLimited`, which counts nothing, where one of the two limits is used up."""
+        agent = (caller.tenant, caller.sub)
+        capability = (client_id, offer.target, offer.rate)  # a client that registers another rate begins anew
+        if self.per_agent is not None and (wait := self._agents.wait(agent, self.per_agent, now)):
+            raise RateLimited.for_seconds(wait, f"this agent may send {_told(self.per_agent)} through this gateway")
+        if offer.rate is not None and (wait := self._capabilities.wait(capability, offer.rate, now)):
+            raise RateLimited.for_seconds(wait, f"{offer.target!r} takes {_told(offer.rate)}, of all agents together")
+        if self.per_agent is not None:
+            self._agents.take(agent, self.per_agent, now)
+        if offer.rate is not None:
+            self._capabilities.take(capability, offer.rate, now)
+
+
+def _told(rate: Rate) -> str:
+    return f"{rate.per_second:.6g} commands a second and {rate.burst:.6g} at once"
