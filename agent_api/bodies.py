@@ -1,22 +1,40 @@
 """What `POST /api/command` takes and gives: bodies decoded, checked and bounded, without a socket in sight."""
 
+from typing import Annotated, Literal
+
 import msgspec
 
 from protocol import codec
+from protocol.discovery import Query, text_of
 from protocol.errors import ClientNotFound, InvalidRequest
 from protocol.ids import is_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, check_command
 
 NULL = msgspec.Raw(b"null")
+MAX_ASKED = 100
+
+
+class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which clients are asked, as discovery filters them; an unknown field would widen it, so there is none."""
+
+    user: str | None = None
+    app: str | None = None
+    metadata: dict[str, str | int | float | bool] = {}
 
 
 class CommandBody(msgspec.Struct, frozen=True, rename="camel"):
-    """A command and whom it is for. Without `clientId` the one client that offers the target gets it."""
+    """A command and whom it is for: `clientId`, `any`, `clientIds` or `match`.
+
+    Without any of these, the one client that offers the target gets it.
+    """
 
     command: CommandRequest
     client_id: str | None = None
     timeout_ms: int | None = None
     any: bool = False
+    client_ids: list[str] | None = None
+    match: Match | None = None
+    gather: Literal["first", "all"] | Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class CommandResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -29,11 +47,28 @@ class CommandResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     duration_ms: int
 
 
+class Scatter(msgspec.Struct, frozen=True):
+    """Several clients at once: those that are named, or those that offer the target and that `query` selects.
+
+    `need` is how many successes are enough; None asks for every answer.
+    """
+
+    client_ids: tuple[str, ...] | None
+    query: Query
+    need: int | None
+
+
 class Order(msgspec.Struct, frozen=True):
-    """A command that may be sent: checked, with an id and with a timeout. `client_id` is None where none was named."""
+    """A command that may be sent: checked, with an id and with a timeout.
+
+    Where `client_id` is None, `scatter` says who is meant, `any` the least busy client that offers the target, and
+    neither the only one.
+    """
 
     client_id: str | None
     command: CommandRequest
+    any: bool = False
+    scatter: Scatter | None = None
 
     @property
     def request_id(self) -> str:
@@ -52,8 +87,9 @@ def read_order(data: bytes, default_timeout_ms: int, max_timeout_ms: int) -> Ord
 
 def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) -> Order:
     """Return what a body orders. Raises `InvalidRequest`, and `ClientNotFound` for an id that no client can have."""
-    if body.any:
-        raise InvalidRequest("`any`: true is not supported yet; name a `clientId`")
+    scatter = None
+    if body.any or body.client_ids is not None or body.match is not None or body.gather is not None:
+        scatter = _scatter(body)
     if body.client_id is not None and not is_token(body.client_id):
         raise ClientNotFound
     command = check_command(body.command)
@@ -67,6 +103,8 @@ def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) ->
             timeout_ms=_timeout_ms(body, default_timeout_ms, max_timeout_ms),
             idempotency_key=command.idempotency_key,
         ),
+        body.any,
+        scatter,
     )
 
 
@@ -78,6 +116,58 @@ def write_result(response: CommandResponse, client_id: str) -> bytes:
             request_id=response.request_id, client_id=client_id, result=result, duration_ms=response.duration_ms
         )
     )
+
+
+def _scatter(body: CommandBody) -> Scatter | None:
+    """Return whom a body means that names no single client; None for `any`."""
+    _require_one_way(body)
+    if body.client_ids is not None:
+        _check_client_ids(body.client_ids)
+    elif body.match is None:
+        if body.gather is not None:
+            raise InvalidRequest("`gather`: goes with `clientIds` or `match` only")
+        return None
+    if body.command.idempotency_key is not None:
+        raise InvalidRequest("`idempotencyKey`: names one execution, so it cannot go with `clientIds` or `match`")
+    client_ids = None if body.client_ids is None else tuple(body.client_ids)
+    return Scatter(client_ids, _query(body.match or Match()), _need(body.gather))
+
+
+def _require_one_way(body: CommandBody) -> None:
+    ways = {
+        "clientId": body.client_id is not None,
+        "any": body.any,
+        "clientIds": body.client_ids is not None,
+        "match": body.match is not None,
+    }
+    given = [f"`{name}`" for name, is_given in ways.items() if is_given]
+    if len(given) > 1:
+        raise InvalidRequest(f"{' and '.join(given)}: these exclude each other, give one of them")
+
+
+def _check_client_ids(client_ids: list[str]) -> None:
+    if not client_ids:
+        raise InvalidRequest("`clientIds`: must name at least one client")
+    require_askable("clientIds", len(client_ids))
+    if len(set(client_ids)) < len(client_ids):
+        raise InvalidRequest("`clientIds`: names a client twice")
+
+
+def require_askable(field: str, count: int) -> None:
+    """Raise `InvalidRequest` where a field means more clients than may be asked at once."""
+    if count > MAX_ASKED:
+        raise InvalidRequest(f"`{field}`: {count} clients are meant, but at most {MAX_ASKED} can be asked at once")
+
+
+def _query(match: Match) -> Query:
+    metadata = {key: str(text_of(value)) for key, value in match.metadata.items()}
+    return Query(user=match.user, app=match.app, metadata=metadata)
+
+
+def _need(gather: str | int | None) -> int | None:
+    if isinstance(gather, int):
+        return gather
+    return 1 if gather == "first" else None
 
 
 def _timeout_ms(body: CommandBody, default_ms: int, max_ms: int) -> int:

@@ -7,12 +7,15 @@ from starlette.types import Receive, Scope, Send
 from agent_api.asgi import Head, read_body, read_head, require_json, write_answer
 from agent_api.bodies import Order, read_order, write_result
 from agent_api.commands import Commands
+from agent_api.gathering import Gathered
 from agent_api.intake import Intake
 from agent_api.problems import Answer, answer_of
 from agent_api.settings import ApiSettings
 from agent_api.waiting import CallerGone, Waits
+from protocol import codec
 from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, Internal, PayloadTooLarge, from_body
+from protocol.messages import CommandResponse
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, bearer
 
@@ -73,15 +76,21 @@ class CommandEndpoint:
     async def _execute(self, order: Order, principal: Principal, token: str | None, receive: Receive) -> Answer:
         """Send the order and return its answer; from here on, refusals carry the request's id."""
         try:
-            address = self._commands.address_of(order, principal)
-            response = await self._waits.for_answer(self._commands.send(address, order, token), receive)
-            if response.error is not None:
-                raise from_body(response.error)
-            return Answer(200, write_result(response, address.client_id))
+            outcome = await self._waits.for_answer(self._commands.send(order, principal, token), receive)
+            return _answer(outcome, order.client_id)
         except CallerGone:
             raise
         except Exception as exc:
             return _refusal(exc, order)
+
+
+def _answer(outcome: CommandResponse | Gathered, client_id: str | None) -> Answer:
+    """Return what came of an order; raise the error where one client answered with an error."""
+    if isinstance(outcome, Gathered):
+        return Answer(200, codec.encode(outcome))
+    if outcome.error is not None:
+        raise from_body(outcome.error)
+    return Answer(200, write_result(outcome, client_id or outcome.client_id or ""))
 
 
 def _refusal(error: Exception, order: Order | None = None, *, close: bool = False) -> Answer:

@@ -1,20 +1,25 @@
-"""What every way in does with a checked command: finds out whom it is for, and hands it to the caller."""
+"""What every way in does with a checked command: hands it to the caller, for whomever it means."""
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from agent_api.bodies import Order
-from agent_api.finding import Clients, clients_of, only_client
+from agent_api.gathering import Gathered
+from agent_api.reaching import Reaching
 from protocol.access import Principal
-from protocol.messages import CommandRequest, CommandResponse
+from protocol.messages import CommandRequest, CommandResponse, ProgressMessage
+from protocol.runtime.listening import OnProgress
 from protocol.subjects import ClientAddress
+
+Heard = Callable[[str, ProgressMessage], None]
 
 
 class Calls(Protocol):
     """Who sends commands to clients and brings their answers."""
 
     def call(
-        self, address: ClientAddress, command: CommandRequest, token: str | None
+        self, address: ClientAddress, command: CommandRequest, token: str | None, on_progress: OnProgress | None = None
     ) -> Coroutine[Any, Any, CommandResponse]:
         """Send a command and return its one answer."""
 
@@ -22,22 +27,27 @@ class Calls(Protocol):
 class Commands:
     """Sends orders. With authentication off a token is any text, which has no business in a NATS header."""
 
-    def __init__(self, caller: Calls, clients: Clients, *, passes_tokens_on: bool) -> None:
+    def __init__(self, caller: Calls, reaching: Reaching, *, passes_tokens_on: bool) -> None:
         self._caller = caller
-        self._clients = clients
+        self._reaching = reaching
         self._passes_tokens_on = passes_tokens_on
 
-    def address_of(self, order: Order, principal: Principal) -> ClientAddress:
-        """Return whom an order is for.
+    def send(
+        self, order: Order, principal: Principal, token: str | None, heard: Heard | None = None
+    ) -> Coroutine[Any, Any, CommandResponse | Gathered]:
+        """Return the sending of an order, to be awaited; a cancelled one cancels its commands.
 
-        Raises `Unavailable`, `UnknownCapability` or `AmbiguousClient` where it names no client and not just one fits.
+        What comes of it is one client's response, which names the client and may be an error, or what several clients
+        answered; it raises what `Caller.call` and `Reaching.send` raise. `heard` is called with the id of the client
+        that tells how far it has come, and with what it tells; it must not wait.
         """
-        return ClientAddress(principal.tenant, order.client_id or self._only_client(order, principal))
+        passed_on = token if self._passes_tokens_on else None
+        if order.client_id is not None:
+            return self._call(passed_on, heard, ClientAddress(principal.tenant, order.client_id), order.command)
+        return self._reaching.send(order, principal, partial(self._call, passed_on, heard))
 
-    def send(self, address: ClientAddress, order: Order, token: str | None) -> Coroutine[Any, Any, CommandResponse]:
-        """Return the call of an order, to be awaited; a cancelled one cancels the command."""
-        return self._caller.call(address, order.command, token if self._passes_tokens_on else None)
-
-    def _only_client(self, order: Order, principal: Principal) -> str:
-        clients = clients_of(self._clients, principal)
-        return only_client(clients, principal, order.command.target, order.command.action)
+    def _call(
+        self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest
+    ) -> Coroutine[Any, Any, CommandResponse]:
+        on_progress = None if heard is None else partial(heard, address.client_id)
+        return self._caller.call(address, command, token, on_progress)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from agent_api.bodies import MAX_ASKED
 from agent_api.problems import HEADERS
 from protocol.discovery import MAX_PAGE
 from protocol.errors import MEANINGS, Code
@@ -61,10 +62,17 @@ def _with(headers: dict[str, Any] | None, **parts: Any) -> dict[str, Any]:
     return {**parts, "headers": headers} if headers else parts
 
 
+def _way(*fields: str, **named: str) -> dict[str, Any]:
+    """Return a schema of bodies that say whom they mean by these fields alone; `named` ones have a type and must be."""
+    others = {name: {"const": unset} for name, unset in _UNSET.items() if name not in (*fields, *named)}
+    return {"required": list(named), "properties": others | {name: {"type": kind} for name, kind in named.items()}}
+
+
 def _nullable(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": [kind, "null"], **more}
 
 
+_UNSET = {"clientId": None, "any": False, "clientIds": None, "match": None, "gather": None}
 _MEANINGS = {"www-authenticate": "the scheme, `Bearer`", "retry-after": "seconds to wait before a repetition"}
 
 CAPABILITY_LIST = {"type": "array", "items": ref("Capability")}
@@ -95,15 +103,85 @@ SCHEMAS: dict[str, Any] = {
             "timeoutMs": _nullable("integer", exclusiveMinimum=0),
         },
     },
+    "Gathered": {
+        "type": "object",
+        "required": ["results", "complete"],
+        "properties": {
+            "results": {
+                "type": "object",
+                "description": "every client that was asked",
+                "additionalProperties": ref("Response"),
+            },
+            "complete": {"type": "boolean", "description": "false where a client was still waited for at the end"},
+        },
+    },
+    "Response": {
+        "type": "object",
+        "description": "One client's answer: `result` with the status `success`, `error` with `error`.",
+        "required": ["requestId", "status", "clientId", "durationMs"],
+        "properties": {
+            "requestId": {"type": "string"},
+            "status": {"enum": ["success", "error"]},
+            "result": {},
+            "error": {
+                "type": "object",
+                "required": ["code", "message", "retryable"],
+                "properties": {
+                    "code": {"type": "string"},
+                    "message": {"type": "string"},
+                    "retryable": {"type": "boolean", "description": "the command was certainly not executed"},
+                    "details": {},
+                },
+            },
+            "clientId": {"type": "string"},
+            "durationMs": {"type": "integer"},
+        },
+    },
+    "Match": {
+        "type": "object",
+        "description": "Every field narrows; as the filters of `/api/clients`.",
+        "additionalProperties": False,
+        "properties": {
+            "user": _nullable("string", description="the `sub` of the application's token"),
+            "app": _nullable("string"),
+            "metadata": {
+                "type": "object",
+                "description": "values that the client's metadata must have",
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            },
+        },
+    },
     "CommandBody": {
         "type": "object",
         "required": ["command"],
         "properties": {
-            "clientId": _nullable("string", description="without it, the one client that offers the target"),
+            "clientId": _nullable("string", description="the client; without any of these, the one that offers it"),
             "command": ref("Command"),
             "timeoutMs": _nullable("integer", exclusiveMinimum=0, description="goes before the command's"),
-            "any": {"const": False, "default": False, "description": "true is not supported yet"},
+            "any": {"type": "boolean", "default": False, "description": "the least busy client that offers the target"},
+            "clientIds": _nullable(
+                "array",
+                description="all of these clients",
+                items={"type": "string"},
+                minItems=1,
+                maxItems=MAX_ASKED,
+                uniqueItems=True,
+            ),
+            "match": {
+                "oneOf": [ref("Match"), {"type": "null"}],
+                "description": f"all clients that offer the target and fit, at most {MAX_ASKED}",
+            },
+            "gather": {
+                "oneOf": [{"enum": ["first", "all", None]}, {"type": "integer", "minimum": 1}],
+                "description": "how many successes are enough: `first` is 1; `all` waits for every answer",
+            },
         },
+        "anyOf": [
+            _way("clientId"),
+            _way("any"),
+            _way("gather", clientIds="array"),
+            _way("gather", match="object"),
+        ],
         "example": {"command": {"target": "addTodo", "parameters": {"title": "milk"}}, "timeoutMs": 5000},
     },
 }
@@ -183,7 +261,10 @@ COMMAND = {
     **_SECURED,
     "requestBody": {"required": True, "content": json_of(ref("CommandBody"))},
     "responses": {
-        "200": success("what the application answered", ref("CommandResult")),
+        "200": success(
+            "what the application answered; what all said, by client id, where several were asked",
+            {"anyOf": [ref("CommandResult"), ref("Gathered")]},
+        ),
         **refusals(code for code in Code if code is not Code.INVALID_FRAME),
         "415": refusal(description="`invalid_request`: the body is not `application/json`"),
     },

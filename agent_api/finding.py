@@ -1,11 +1,12 @@
-"""What the mirror answers: a principal's clients, one of them, the only one that offers a target."""
+"""What the mirror answers: a principal's clients, one of them, the only one of several that fit."""
 
 import asyncio
-from collections.abc import Mapping
+import heapq
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from protocol.access import Principal, may, view_of
-from protocol.discovery import Client, offering
+from protocol.discovery import Client
 from protocol.errors import AmbiguousClient, ClientNotFound, Unavailable, UnknownCapability
 
 MAX_CANDIDATES = 100
@@ -35,20 +36,24 @@ def visible_client(known: Clients, principal: Principal, client_id: str) -> Clie
     return client
 
 
-def only_client(clients: Mapping[str, Client], principal: Principal, target: str, action: str | None) -> str:
-    """Return the id of the one client that fits.
+def only_client(found: Sequence[str], target: str, action: str | None) -> str:
+    """Return the one id among those of the clients that fit.
 
     Raises `AmbiguousClient` naming up to 100 of them where there are several, `UnknownCapability` where there is none.
     """
-    found = sorted(client.record.client_id for client in offering(clients.values(), principal, target, action))
     if not found:
-        raise UnknownCapability(f"no connected client that this token may use offers {_named(target, action)}")
+        raise nobody_offers(target, action)
     if len(found) > 1:
         raise AmbiguousClient(
             f"{len(found)} clients offer {_named(target, action)}; name one of them in `clientId`",
-            details={"clients": found[:MAX_CANDIDATES], "total": len(found)},
+            details={"clients": heapq.nsmallest(MAX_CANDIDATES, found), "total": len(found)},
         )
     return found[0]
+
+
+def nobody_offers(target: str, action: str | None) -> UnknownCapability:
+    """Return the error that tells of a target without a client."""
+    return UnknownCapability(f"no connected client that this token may use offers {_named(target, action)}")
 
 
 def _named(target: str, action: str | None) -> str:

@@ -20,19 +20,19 @@ class Intake:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def admit(self, body_bytes: int) -> None:
-        """Take a command on; raise `Unavailable` while draining, `Overloaded` where that would be one too many."""
+    def admit(self, body_bytes: int, commands: int = 1) -> None:
+        """Take commands on; raise `Unavailable` while draining, `Overloaded` where that would be too many."""
         if self.draining:
             raise Unavailable("this process is shutting down; try again in a moment")
-        if self.commands >= self._max_commands or self._bytes + body_bytes > self._max_bytes:
+        if self.commands + commands > self._max_commands or self._bytes + body_bytes > self._max_bytes:
             raise Overloaded("too many commands at once; try again in a moment")
-        self.commands += 1
+        self.commands += commands
         self._bytes += body_bytes
         self._idle.clear()
 
-    def release(self, body_bytes: int) -> None:
-        """A command that was admitted has its answer."""
-        self.commands -= 1
+    def release(self, body_bytes: int, commands: int = 1) -> None:
+        """Commands that were admitted have their answers."""
+        self.commands -= commands
         self._bytes -= body_bytes
         if not self.commands:
             self._idle.set()

@@ -5,11 +5,14 @@ import logging
 import secrets
 
 from agent_api.app import build
+from agent_api.balance import Balance
+from agent_api.candidates import Candidates
 from agent_api.command import CommandEndpoint
 from agent_api.commands import Commands
 from agent_api.health import Health
 from agent_api.intake import Intake
 from agent_api.loopback import LoopbackOnly
+from agent_api.reaching import Reaching
 from agent_api.routes import Directory
 from agent_api.server import HttpServer, listen, url_of
 from agent_api.settings import ApiSettings
@@ -28,6 +31,7 @@ from protocol.subjects import ClientAddress
 
 SERVICE = "agentbridge-agent-api"
 ENVELOPE_BYTES = 32 * 1024  # a command's message on NATS: its headers, with the token, and what we add to its body
+GATHERED_MESSAGES = 4  # the answers of several clients are together no larger than this many messages
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +61,13 @@ class AgentApi:
 async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AgentApi:
     """Start to serve. Raises `ConfigurationError` where the address or NATS's limits do not allow it."""
     _check_max_payload(settings, connection)
-    verifier, mirror = Verifier(settings), Mirror(connection)
+    candidates, balance = Candidates(), Balance()
+    verifier, mirror = Verifier(settings), Mirror(connection, candidates.observe, balance.observe)
     caller = Caller(connection, _known(mirror, verifier))
     intake, waits = Intake(), Waits(tasks)
-    commands = Commands(caller, mirror, passes_tokens_on=not verifier.off)
+    gathered_bytes = GATHERED_MESSAGES * settings.max_message_bytes
+    reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, gathered_bytes)
+    commands = Commands(caller, reaching, passes_tokens_on=not verifier.off)
     command = CommandEndpoint(settings, verifier, commands, intake, waits)
     origins = Origins(settings.allowed_origins)
     app = build(command, Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake), origins)

@@ -51,10 +51,11 @@ def select(clients: Mapping[str, Client], principal: Principal, query: Query) ->
 
 def offering(clients: Iterable[Client], principal: Principal, target: str, action: str | None) -> list[Client]:
     """Return the clients whose capability `target` (and action) the principal may use."""
-    return [client for client in clients if _usable(client, principal, target, action)]
+    return [client for client in clients if usable(client, principal, target, action)]
 
 
-def _usable(client: Client, principal: Principal, target: str, action: str | None) -> bool:
+def usable(client: Client, principal: Principal, target: str, action: str | None) -> bool:
+    """Tell whether a client offers the target and action, and the principal may use it."""
     offer = client.capabilities.find(target)
     return offer is not None and offer.offers(action) and may(principal, view_of(client.record), offer)
 
@@ -67,22 +68,23 @@ def _candidates(clients: Mapping[str, Client], query: Query) -> Iterable[Client]
 
 
 def _matching(clients: Iterable[Client], principal: Principal, query: Query) -> Iterable[Client]:
-    return (client for client in clients if _matches(client, query) and may(principal, view_of(client.record)))
+    return (client for client in clients if matches(client, query) and may(principal, view_of(client.record)))
 
 
-def _matches(client: Client, query: Query) -> bool:
+def matches(client: Client, query: Query) -> bool:
+    """Tell whether a query selects a client, whoever asks."""
     record = client.record
     return (
         (query.after is None or record.client_id > query.after)
         and query.user in (None, record.user)
         and query.app in (None, record.app_name)
         and (query.name is None or query.name in client.capabilities.offers)
-        and all(_text(record.metadata.get(key)) == value for key, value in query.metadata.items())
+        and all(text_of(record.metadata.get(key)) == value for key, value in query.metadata.items())
     )
 
 
-def _text(value: Any) -> str | None:
-    """Return a metadata value as a query string spells it: text as it is, other JSON as JSON."""
+def text_of(value: Any) -> str | None:
+    """Return a metadata value as a query spells it: text as it is, other JSON as JSON."""
     return value if isinstance(value, str) or value is None else msgspec.json.encode(value).decode()
 
 

@@ -156,6 +156,7 @@ class Caller:
         self._replies: dict[str, asyncio.Future[Msg]] = {}
         self._listeners = Listeners(self._inbox)
         self._groups: dict[tuple[ClientAddress, str | None], _Group] = {}
+        self._at_client: dict[ClientAddress, int] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks: asyncio.TaskGroup | None = None
         self._waiting_for_nats = 0
@@ -171,6 +172,10 @@ class Caller:
     def in_flight(self) -> int:
         """How many commands wait for an answer."""
         return sum(len(group.waiting) for group in self._groups.values())
+
+    def in_flight_at(self, address: ClientAddress) -> int:
+        """Return how many of these commands are for one client."""
+        return self._at_client.get(address, 0)
 
     async def call(
         self,
@@ -311,6 +316,7 @@ class Caller:
             raise Conflict("a command with this requestId is already in flight; use another id")
         waiting = _Waiting(group, command, request_id, deadline)
         group.waiting[request_id] = waiting
+        self._at_client[address] = self._at_client.get(address, 0) + 1
         return waiting
 
     def _leave(self, waiting: _Waiting) -> None:
@@ -318,6 +324,9 @@ class Caller:
         if waiting.future.done() and not waiting.future.cancelled():
             waiting.future.exception()  # a verdict that came while nobody looked is no error of the event loop's
         del group.waiting[waiting.request_id]
+        self._at_client[group.address] -= 1
+        if not self._at_client[group.address]:
+            del self._at_client[group.address]
         if not group.waiting:
             del self._groups[group.address, group.token]
             if group.timer is not None:

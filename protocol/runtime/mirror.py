@@ -101,10 +101,10 @@ class Listing:
 class Mirror:
     """The clients bucket in memory. Start `run()` as a task; `filled` is set after the first snapshot, for good."""
 
-    def __init__(self, connection: Connection, listener: Listener | None = None) -> None:
+    def __init__(self, connection: Connection, *listeners: Listener) -> None:
         self.filled = asyncio.Event()
         self._connection = connection
-        self._replica = Replica(listener)
+        self._replica = Replica(*listeners)
         self._listing = Listing()
         self._heard_at = 0.0
         self._unhurried = False

@@ -35,11 +35,11 @@ Listener = Callable[[str, Entry | None, Entry | None], None]
 
 
 class Replica:
-    """The entries of the bucket. `listener` hears of each piece of news: key, entry before, entry after."""
+    """The entries of the bucket. `listeners` hear of each piece of news: key, entry before, entry after."""
 
-    def __init__(self, listener: Listener | None = None) -> None:
+    def __init__(self, *listeners: Listener) -> None:
         self.revision = 0
-        self._listener = listener
+        self._listeners = listeners
         self._entries: dict[str, Entry] = {}
         self._tenants: dict[str, dict[str, Client]] = {}
         self._unlisted: set[str] = set()
@@ -92,8 +92,8 @@ class Replica:
         if entry is not None:
             self._entries[key] = entry
         self._place(before.client if before else None, entry.client if entry else None)
-        if self._listener is not None:
-            self._listener(key, before, entry)
+        for listener in self._listeners:
+            listener(key, before, entry)
 
     def _place(self, before: Client | None, after: Client | None) -> None:
         if after is not None:

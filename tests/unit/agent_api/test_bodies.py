@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api.bodies import CommandBody, Order, read_order, write_result
+from agent_api.bodies import CommandBody, Order, Scatter, read_order, write_result
 from agent_api.contract import SCHEMAS
+from protocol.discovery import Query
 from protocol.errors import ClientNotFound, InvalidRequest
 from protocol.messages import CommandRequest, CommandResponse
 
@@ -49,6 +50,28 @@ def test_small_body_gets_a_request_id_and_the_default_timeout() -> None:
     assert order.request_id != read({"command": {"target": "f"}}).request_id
 
 
+def test_least_busy_client_may_be_meant() -> None:
+    order = read({"any": True, "command": {"target": "f"}})
+    assert (order.client_id, order.any, order.scatter) == (None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("whom", "scatter"),
+    [
+        ({"clientIds": ["c2", "c1"]}, Scatter(("c2", "c1"), Query(), None)),
+        ({"clientIds": ["a.b"], "gather": "first"}, Scatter(("a.b",), Query(), 1)),
+        ({"match": {}, "gather": "all"}, Scatter(None, Query(), None)),
+        (
+            {"match": {"user": "ann", "app": "todo", "metadata": {"room": "1", "n": 2, "open": True}}, "gather": 3},
+            Scatter(None, Query(user="ann", app="todo", metadata={"room": "1", "n": "2", "open": "true"}), 3),
+        ),
+    ],
+)
+def test_several_clients_may_be_meant(whom: dict[str, Any], scatter: Scatter) -> None:
+    order = read({**whom, "command": {"target": "f"}})
+    assert (order.client_id, order.any, order.scatter) == (None, False, scatter)
+
+
 @pytest.mark.parametrize(
     ("top", "command", "expected"),
     [
@@ -81,7 +104,19 @@ def test_top_level_timeout_goes_first_and_the_maximum_bounds_it(
         ({"command": {"target": "f"}, "timeoutMs": -1}, "timeoutMs"),
         ({"command": {"target": "f"}, "timeoutMs": True}, "timeoutMs"),
         ({"command": {"target": "f"}, "clientId": 5}, "clientId"),
-        ({"command": {"target": "f"}, "any": True}, "any"),
+        ({"command": {"target": "f"}, "any": True, "clientId": "c1"}, "`clientId` and `any`"),
+        ({"command": {"target": "f"}, "any": True, "clientIds": ["c1"], "match": {}}, "`any` and `clientIds` and"),
+        ({"command": {"target": "f"}, "clientIds": []}, "clientIds"),
+        ({"command": {"target": "f"}, "clientIds": ["c1", "c2", "c1"]}, "clientIds"),
+        ({"command": {"target": "f"}, "clientIds": [str(each) for each in range(317)]}, "clientIds.*317"),
+        ({"command": {"target": "f"}, "clientIds": "c1"}, "clientIds"),
+        ({"command": {"target": "f"}, "match": {"usr": "ann"}}, "usr"),
+        ({"command": {"target": "f"}, "match": {"metadata": {"a": None}}}, "metadata"),
+        ({"command": {"target": "f"}, "gather": "first"}, "gather"),
+        ({"command": {"target": "f"}, "match": {}, "gather": 0}, "gather"),
+        ({"command": {"target": "f"}, "match": {}, "gather": True}, "gather"),
+        ({"command": {"target": "f"}, "match": {}, "gather": "most"}, "gather"),
+        ({"command": {"target": "f", "idempotencyKey": "k"}, "clientIds": ["c1"]}, "idempotencyKey"),
         ([], "object"),
     ],
 )
@@ -119,7 +154,10 @@ _json = st.recursive(
     max_leaves=10,
 )
 _field = st.sampled_from(
-    ["clientId", "command", "timeoutMs", "any", "target", "action", "parameters", "requestId", "idempotencyKey", "op"]
+    [
+        *("clientId", "command", "timeoutMs", "any", "clientIds", "match", "gather", "user", "metadata"),
+        *("target", "action", "parameters", "requestId", "idempotencyKey", "op"),
+    ]
 )
 _bodies = st.dictionaries(_field, _json | st.dictionaries(_field, _json, max_size=6), max_size=5)
 

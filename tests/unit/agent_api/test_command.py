@@ -8,11 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.known import Known, client
 from support.settings import SECRET, agent_token, settings_for
 
+from agent_api.balance import Balance
+from agent_api.candidates import Candidates
 from agent_api.command import CommandEndpoint
 from agent_api.commands import Commands
 from agent_api.intake import Intake
+from agent_api.reaching import Reaching
 from agent_api.settings import ApiSettings
 from agent_api.waiting import Waits
 from protocol.errors import ClientLost
@@ -32,23 +36,15 @@ class FakeCaller:
         self.reply: Reply = _echo
         self.cancelled = 0
 
-    async def call(self, address: ClientAddress, command: CommandRequest, token: str | None) -> CommandResponse:
+    async def call(
+        self, address: ClientAddress, command: CommandRequest, token: str | None, on_progress: object = None
+    ) -> CommandResponse:
         self.calls.append((address, command, token))
         try:
             return await self.reply(command)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-
-
-class NoClients:
-    """A mirror that has not been filled."""
-
-    def __init__(self) -> None:
-        self.filled = asyncio.Event()
-
-    def clients(self, tenant: str) -> dict[str, Any]:
-        return {}
 
 
 class Exchange:
@@ -84,7 +80,10 @@ class Bench:
         self.caller = FakeCaller()
         self.intake = Intake(max_commands)
         self.waits = Waits(tasks)
-        commands = Commands(self.caller, NoClients(), passes_tokens_on=settings.auth != "off")
+        candidates, balance = Candidates(), Balance()
+        self.known = Known(listeners=(candidates.observe, balance.observe))
+        reaching = Reaching(self.known, candidates, balance, lambda address: 0, self.intake, 4096)
+        commands = Commands(self.caller, reaching, passes_tokens_on=settings.auth != "off")
         self.endpoint = CommandEndpoint(settings, Verifier(settings), commands, self.intake, self.waits)
 
     async def post(self, exchange: Exchange, **headers: str) -> Exchange:
@@ -213,8 +212,56 @@ async def test_body_at_the_limit_is_read(bench: Bench) -> None:
 
 
 async def test_without_a_client_the_list_must_be_there(bench: Bench) -> None:
+    bench.known.filled.clear()
     exchange = await bench.post(whole(b'{"command": {"target": "f"}}'))
     assert (exchange.status, exchange.body["code"]) == (503, "unavailable")
+
+
+async def test_least_busy_client_is_found(bench: Bench) -> None:
+    bench.known.put(client("c1", "f"))
+    exchange = await bench.post(whole(b'{"any": true, "command": {"target": "f"}}'))
+    assert (exchange.status, exchange.body["clientId"], exchange.body["result"]) == (200, "c1", "f")
+
+
+async def test_scatter_answers_by_client(bench: Bench) -> None:
+    exchange = await bench.post(whole(b'{"clientIds": ["c1", "a.b"], "command": {"target": "f", "requestId": "r-1"}}'))
+    assert exchange.status == 200
+    assert exchange.body == {
+        "results": {
+            "c1": {"requestId": "r-1", "status": "success", "result": "f", "clientId": "c1", "durationMs": 1},
+            "a.b": {
+                "requestId": "r-1",
+                "status": "error",
+                "error": {
+                    "code": "client_not_found",
+                    "message": "no connected client with this id",
+                    "retryable": False,
+                },
+                "clientId": "a.b",
+                "durationMs": 0,
+            },
+        },
+        "complete": True,
+    }
+    assert bench.intake.commands == 0
+
+
+async def test_every_command_of_a_scatter_is_taken_in() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        bench = Bench(tasks, max_commands=3)
+        refused = await bench.post(whole(b'{"clientIds": ["1", "2", "3", "4"], "command": {"target": "f"}}'))
+        taken = await bench.post(whole(b'{"clientIds": ["1", "2", "3"], "command": {"target": "f"}}'))
+    assert (refused.status, refused.body["code"], taken.status) == (429, "overloaded", 200)
+    assert bench.intake.commands == 0
+
+
+async def test_caller_who_goes_away_cancels_all_of_a_scatter(bench: Bench) -> None:
+    bench.caller.reply = _never
+    exchange = whole(b'{"clientIds": ["c1", "c2", "c3"], "command": {"target": "f"}}')
+    exchange.incoming.put_nowait({"type": "http.disconnect"})
+    async with asyncio.timeout(2):
+        await bench.post(exchange)
+    assert (bench.caller.cancelled, exchange.sent, bench.intake.commands) == (3, [], 0)
 
 
 async def _echo(command: CommandRequest) -> CommandResponse:

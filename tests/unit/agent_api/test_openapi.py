@@ -11,7 +11,7 @@ from starlette.routing import Route
 from support.settings import settings_for
 
 from agent_api.app import ordinary_routes
-from agent_api.bodies import CommandResult, read_order
+from agent_api.bodies import MAX_ASKED, CommandResult, read_order
 from agent_api.command import CommandEndpoint
 from agent_api.contract import SCHEMAS
 from agent_api.health import Health
@@ -110,7 +110,20 @@ def test_described_example_is_accepted(document: dict[str, Any]) -> None:
         {"command": {"target": "f", "parameters": []}},
         {"command": {"target": "f", "timeoutMs": 0}},
         {"command": {"target": "f"}, "timeoutMs": -1},
-        {"command": {"target": "f"}, "any": True},
+        {"command": {"target": "f"}, "any": 1},
+        {"command": {"target": "f"}, "any": True, "clientId": "c1"},
+        {"command": {"target": "f"}, "any": True, "match": {}},
+        {"command": {"target": "f"}, "clientId": "c1", "clientIds": ["c2"]},
+        {"command": {"target": "f"}, "clientIds": []},
+        {"command": {"target": "f"}, "clientIds": ["c1", "c1"]},
+        {"command": {"target": "f"}, "clientIds": [str(number) for number in range(MAX_ASKED + 1)]},
+        {"command": {"target": "f"}, "clientIds": ["c1"], "match": {}},
+        {"command": {"target": "f"}, "clientIds": ["c1"], "gather": 0},
+        {"command": {"target": "f"}, "clientIds": ["c1"], "gather": "some"},
+        {"command": {"target": "f"}, "match": {"usr": "ann"}},
+        {"command": {"target": "f"}, "match": {"metadata": {"room": None}}},
+        {"command": {"target": "f"}, "gather": "first"},
+        {"command": {"target": "f"}, "any": True, "gather": "first"},
         {"command": {"target": "f", "requestId": ""}},
     ],
 )
@@ -118,6 +131,23 @@ def test_what_is_refused_is_described_as_wrong(document: dict[str, Any], body: d
     assert not validator(document, "CommandBody").is_valid(body)
     with pytest.raises(BridgeError):
         read_order(json.dumps(body).encode(), 1, 1)
+
+
+@pytest.mark.parametrize(
+    "whom",
+    [
+        {"clientId": "c1", "any": False, "clientIds": None, "match": None, "gather": None},
+        {"any": True, "clientId": None},
+        {"clientIds": ["c1", "c2"], "gather": 5},
+        {"clientIds": ["c1"], "gather": "all", "any": False},
+        {"match": {}, "gather": None},
+        {"match": {"user": "ann", "app": None, "metadata": {"room": 1, "big": True}}, "gather": "first"},
+    ],
+)
+def test_each_way_to_say_whom_is_described_and_accepted(document: dict[str, Any], whom: dict[str, Any]) -> None:
+    body = {"command": {"target": "f"}, **whom}
+    validator(document, "CommandBody").validate(body)
+    read_order(json.dumps(body).encode(), 1, 1)
 
 
 def test_problem_has_the_documented_fields_alone() -> None:
