@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent_api import contract, docs
 from agent_api.command import CommandEndpoint
+from agent_api.connections import SOCKET_PATH
 from agent_api.health import Health
 from agent_api.openapi import COMMAND_PATH, Application
 from agent_api.problems import HttpFault, answer_of
@@ -82,6 +83,7 @@ def ordinary_routes(command: CommandEndpoint, directory: Directory, health: Heal
     app.add_api_route("/api/clients", directory.clients, **contract.CLIENTS)
     app.add_api_route("/api/clients/{client_id}", directory.client, **contract.CLIENT)
     app.add_api_route("/api/clients/{client_id}", directory.disconnect, methods=["DELETE"], **contract.DISCONNECT)
+    app.add_api_route(SOCKET_PATH, directory.socket, **contract.SOCKET)
     app.add_api_route("/healthz", health.alive, **contract.ALIVE)
     app.add_api_route("/readyz", health.ready, **contract.READY)
     app.router.routes.append(Route(COMMAND_PATH, command, methods=["POST"]))

@@ -1,4 +1,4 @@
-"""HTTP connections with the bounds that uvicorn leaves open.
+"""HTTP connections with the bounds that uvicorn leaves open, and with one path at which they become a WebSocket.
 
 How long a request may take to arrive, how large its head may be, how long an answer may wait to be read: without these
 a stranger could hold memory and files with connections that never get on.
@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from agent_api.writing import JoiningTransport
 
 MAX_HEAD_BYTES = 64 * 1024
+SOCKET_PATH = "/api/ws"
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -41,6 +42,11 @@ class HttpConnection(HttpToolsProtocol):
         """Note that the whole request is there."""
         self._arriving_since = None
         super().on_message_complete()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Tell whether an upgrade leads to a WebSocket; any other is an ordinary request, answered as one."""
+        free = self.cycle is None or self.cycle.response_complete  # no answer is written into the WebSocket
+        return free and self.scope["method"] == "GET" and self.url.partition(b"?")[0] == SOCKET_PATH.encode()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, but no endless head."""

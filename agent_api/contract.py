@@ -250,6 +250,18 @@ DISCONNECT = {
         parameters=[_CLIENT_ID],
     ),
 }
+SOCKET = route(
+    "Open a WebSocket for many commands at once",
+    {
+        "101": {"description": "the WebSocket is open; a token that does not do is told by its close code"},
+        **refusals((*_TOKEN_CODES, Code.INTERNAL, Code.OVERLOADED, Code.UNAVAILABLE)),
+        "426": {
+            **refusal(description="`invalid_request`: the request asks for no WebSocket"),
+            "headers": {"Upgrade": header("`websocket`", required=True)},
+        },
+    },
+    **_SECURED,
+)
 ALIVE = route("Does the process live?", {"200": success("it does", _STATUS)})
 READY = route(
     "Can the process do its work?",

@@ -1,5 +1,7 @@
 """Discovery over HTTP, from the mirror and filtered by `may()`; and the disconnecting of a client."""
 
+from http import HTTPStatus
+
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
@@ -7,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agent_api.finding import Clients, clients_of, visible_client
+from agent_api.problems import HttpFault, answer_of
 from agent_api.queries import next_link, read_query, refuse_query
-from agent_api.responses import json_response, tagged_response
+from agent_api.responses import json_response, problem_response, tagged_response
 from protocol import codec, discovery
 from protocol.access import Principal, require_admin, require_agent
 from protocol.discovery import Client, Page, Query
@@ -48,6 +51,13 @@ class Directory:
         principal, _ = await self._principal(request)
         refuse_query(request.query_params.multi_items())
         return json_response(visible_client(self._known, principal, request.path_params["client_id"]).record)
+
+    async def socket(self, request: Request) -> Response:
+        """Tell who has come without an upgrade what this path is for (RFC 9110 section 15.5.22)."""
+        await self._principal(request)
+        response = problem_response(answer_of(HttpFault(HTTPStatus.UPGRADE_REQUIRED, "open a WebSocket at this path")))
+        response.headers.update({"upgrade": "websocket", "connection": "upgrade"})
+        return response
 
     async def disconnect(self, request: Request) -> Response:
         """End a client's session."""

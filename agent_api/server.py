@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any, Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,15 +22,22 @@ TICKS_A_SECOND = 10
 HEADERS = [("x-content-type-options", "nosniff")]
 
 
+class Upgrade(Protocol):
+    """Makes the protocol of a connection that becomes a WebSocket."""
+
+    def __call__(self, **server: Any) -> asyncio.Protocol:
+        """Return it; `server` is what the HTTP server tells of itself."""
+
+
 class HttpServer(uvicorn.Server):
     """An HTTP server that leaves signals to the process and says when it serves."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, upgrade: Upgrade, listener: socket.socket) -> None:
         config = uvicorn.Config(
             app,
             loop="none",
             http=HttpConnection,
-            ws="none",
+            ws=cast("type[asyncio.Protocol]", upgrade),
             lifespan="off",
             log_config=None,
             log_level=logging.ERROR,  # strangers' broken requests are no news

@@ -16,6 +16,8 @@ from agent_api.reaching import Reaching
 from agent_api.routes import Directory
 from agent_api.server import HttpServer, listen, url_of
 from agent_api.settings import ApiSettings
+from agent_api.socket.door import SocketDoor
+from agent_api.socket.live import Surroundings
 from agent_api.waiting import Waits
 from protocol.access import may, view_of
 from protocol.errors import ConfigurationError, Unauthenticated
@@ -39,8 +41,17 @@ log = logging.getLogger(__name__)
 class AgentApi:
     """An agent API that serves at `url`."""
 
-    def __init__(self, url: str, server: HttpServer, intake: Intake, waits: Waits, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        server: HttpServer,
+        sockets: SocketDoor,
+        intake: Intake,
+        waits: Waits,
+        drain_seconds: float,
+    ) -> None:
         self.url = url
+        self._sockets = sockets
         self._server = server
         self._intake = intake
         self._waits = waits
@@ -49,12 +60,14 @@ class AgentApi:
     async def drain(self) -> None:
         """Take no connection and no command more, wait (bounded) for commands under way, close every connection."""
         self._server.stop_accepting()
+        self._sockets.drain()
         try:
             async with asyncio.timeout(self._drain_seconds):
                 await self._intake.drain()
         except TimeoutError:
             log.warning("cancelling %d commands that have no answer yet", self._intake.commands)
             self._waits.give_up()
+        await self._sockets.close()
         await self._server.close()
 
 
@@ -72,15 +85,17 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     origins = Origins(settings.allowed_origins)
     app = build(command, Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake), origins)
     listener = listen(settings.api_host, settings.api_port)
-    server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, listener)
+    sockets = SocketDoor(settings, origins, Surroundings(commands, intake, verifier, tasks))
+    server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, sockets.connection, listener)
     await caller.start(tasks)
     await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}").announce()
     tasks.create_task(mirror.run(), name="mirror")
+    tasks.create_task(sockets.run_clock(), name="clock of agents' sockets")
     tasks.create_task(server.run_until_closed(), name="HTTP server")
     await server.wait_serving()
     url = url_of(listener)
     process.announce("agent_api", url)
-    return AgentApi(url, server, intake, waits, settings.drain_seconds)
+    return AgentApi(url, server, sockets, intake, waits, settings.drain_seconds)
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:

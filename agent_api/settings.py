@@ -2,7 +2,17 @@
 
 from protocol.errors import ConfigurationError
 from protocol.origins import Origins as AllowedOrigins
-from protocol.runtime.settings import Milliseconds, Origins, Port, Settings, Text, require_loopback, variable
+from protocol.runtime.settings import (
+    Bytes,
+    Milliseconds,
+    Origins,
+    Port,
+    Seconds,
+    Settings,
+    Text,
+    require_loopback,
+    variable,
+)
 
 
 class ApiSettings(Settings, frozen=True, kw_only=True):
@@ -13,6 +23,9 @@ class ApiSettings(Settings, frozen=True, kw_only=True):
     allowed_origins: Origins = ""
     command_timeout_ms: Milliseconds = 30_000
     max_command_timeout_ms: Milliseconds = 300_000
+    ping_interval_seconds: Seconds = 25.0
+    ping_timeout_seconds: Seconds = 8.0
+    send_buffer_bytes: Bytes = 1024 * 1024
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""

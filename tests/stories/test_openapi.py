@@ -71,6 +71,12 @@ include-path = "/api/command"
 
 [operations.checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "500", "504"] # what the application causes; the test looks at the codes
+
+[[operations]]
+include-path = "/api/ws"
+
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["401", "403", "426"] # OpenAPI has no word for the headers of an upgrade
 """
 TODO_SCHEMA = {"type": "object", "properties": {"title": {"type": "string"}}}
 OFFERED_BY_BOTH = [{"type": "component", "id": "shared", "componentType": "text", "actions": ["read"]}]

@@ -1,0 +1,159 @@
+"""Who may open an agents' WebSocket, the life of each from its handshake to its end, and the end of all at drain."""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from agent_api.problems import JSON, Answer, answer_of
+from agent_api.settings import ApiSettings
+from agent_api.socket.live import LiveSocket, Surroundings
+from agent_api.socket.session import AgentSession, Limits
+from protocol.access import Principal, require_agent
+from protocol.errors import BridgeError, CloseCode, Overloaded, PermissionDenied, Unauthenticated, Unavailable
+from protocol.origins import Origins
+from protocol.runtime.handshake import close_reason, require_own_page, select_subprotocol, token_of
+from protocol.runtime.sockets import BoundedSocket
+
+MAX_SOCKETS = 10_000
+OPEN_TIMEOUT_SECONDS = 10
+CLOSE_TIMEOUT_SECONDS = 2
+TICK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class SocketDoor:
+    """Makes a connection of every upgrade, and keeps the sockets. To the library it is their server."""
+
+    def __init__(self, settings: ApiSettings, origins: Origins, around: Surroundings) -> None:
+        self.handler_tasks: set[asyncio.Task[None]] = set()
+        self._settings = settings
+        self._origins = origins
+        self._around = around
+        self._live: set[LiveSocket] = set()
+        self._limits = Limits(
+            command_timeout_ms=settings.command_timeout_ms,
+            max_command_timeout_ms=settings.max_command_timeout_ms,
+            ping_interval_seconds=settings.ping_interval_seconds,
+            ping_timeout_seconds=settings.ping_timeout_seconds,
+        )
+        # However much an agent has left unread, one answer more is written: a big one alone is no fault of the agent's.
+        unread = settings.send_buffer_bytes + settings.max_message_bytes
+        self._connection_class = type("AgentsSocket", (BoundedSocket,), {"send_buffer_bytes": unread})
+
+    def connection(self, **_: Any) -> BoundedSocket:
+        """Return the protocol of one upgraded connection; what the HTTP server tells of itself is not needed."""
+        protocol = ServerProtocol(
+            select_subprotocol=lambda _, offered: select_subprotocol(connection, offered),
+            max_size=self._settings.max_message_bytes,
+        )
+        connection: BoundedSocket = self._connection_class(
+            protocol, cast("Server", self), ping_interval=None, close_timeout=CLOSE_TIMEOUT_SECONDS
+        )
+        return connection
+
+    def is_serving(self) -> bool:
+        """Tell whether a handshake may succeed; by our own answer it does not while draining."""
+        return True
+
+    async def handler(self, connection: ServerConnection) -> None:
+        """Live the life of a connection; it is closed when this returns."""
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
+                await connection.handshake(self._screen, server_header=None)
+            if connection.protocol.state is OPEN:
+                async with connection:
+                    await self._serve(cast("BoundedSocket", connection))
+        except Exception:
+            log.exception("an agent's socket failed")
+        finally:
+            connection.transport.abort()
+            self.handler_tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def run_clock(self) -> None:
+        """Look after silent agents, for ever."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for socket in list(self._live):
+                socket.tick()
+
+    def drain(self) -> None:
+        """Have every socket close once its commands have their responses."""
+        for socket in list(self._live):
+            socket.drain()
+
+    async def close(self) -> None:
+        """Close every socket, and wait, within bounds, until they are closed."""
+        for socket in list(self._live):
+            socket.give_up()
+        if self.handler_tasks:
+            await asyncio.wait(self.handler_tasks, timeout=CLOSE_TIMEOUT_SECONDS + TICK_SECONDS)
+
+    # --- one connection ---
+
+    def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Turn away foreign web pages, and everybody where there is no room, before there is a WebSocket."""
+        try:
+            require_own_page(request.headers, self._origins, loopback_only=self._around.verifier.off)
+            if self._around.intake.draining:
+                raise Unavailable("this process is shutting down; connect again in a moment")
+            if len(self.handler_tasks) > MAX_SOCKETS:
+                raise Overloaded("too many sockets are open; try again in a moment")
+        except BridgeError as exc:
+            return _response(connection, answer_of(exc))
+        return None
+
+    async def _serve(self, socket: BoundedSocket) -> None:
+        assert socket.request is not None
+        try:
+            token, principal = await self._authenticate(socket.request)
+        except _Turned as exc:
+            socket.close_soon(exc.code, close_reason(exc.reason))
+            return
+        live = LiveSocket(AgentSession(principal, self._limits, socket.loop.time()), socket, token, self._around)
+        self._live.add(live)
+        try:
+            socket.receive_by(live.receive)
+            if self._around.intake.draining:  # it has begun since the handshake
+                live.drain()
+            await socket.wait_closing()
+        finally:
+            self._live.discard(live)
+            live.end()
+
+    async def _authenticate(self, request: Request) -> tuple[str | None, Principal]:
+        """Return a token and whom it speaks for; a refusal is a close code, which browsers can see."""
+        verifier = self._around.verifier
+        try:
+            token = token_of(request)
+            if not token and not verifier.off:
+                raise _Turned(CloseCode.NO_CREDENTIALS, "authentication required")
+            principal = await verifier.verify(token)
+            require_agent(principal)
+        except (Unauthenticated, PermissionDenied) as exc:
+            raise _Turned(CloseCode.REFUSED, exc.message) from exc
+        except Unavailable as exc:
+            raise _Turned(CloseCode.RESTARTING, exc.message) from exc
+        return token, principal
+
+
+class _Turned(Exception):
+    """Somebody is not let in."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def _response(connection: ServerConnection, answer: Answer) -> Response:
+    response = connection.respond(answer.status, answer.body.decode())
+    del response.headers["Content-Type"]
+    for name, value in ((b"content-type", JSON), (b"cache-control", b"no-store"), *answer.headers):
+        response.headers[name.decode()] = value.decode()
+    return response

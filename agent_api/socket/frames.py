@@ -1,0 +1,103 @@
+"""Frames of the agents' WebSocket. Text frames, one JSON object each; `type` decides.
+
+Ids are the agent's own choice. Unknown fields are ignored, so that either side may be newer.
+"""
+
+import contextlib
+from typing import Any, TypeAlias
+
+import msgspec
+
+from agent_api.bodies import CommandBody
+from protocol import codec
+from protocol.errors import BridgeError, ErrorBody, InvalidFrame, InvalidRequest
+from protocol.frames import MAX_FRAME_ID_CHARS, AckFrame, AuthFrame, PingFrame, PongFrame
+from protocol.ids import check_printable
+
+# --- from the agent ---
+
+
+class CommandFrame(CommandBody, frozen=True, tag="command", kw_only=True):
+    """A command, as `POST /api/command` takes it, and the id by which the answer is known."""
+
+    id: str
+
+
+class CancelFrame(msgspec.Struct, frozen=True, tag="cancel"):
+    """The answer to this command is not wanted any more."""
+
+    id: str
+
+
+AgentFrame: TypeAlias = CommandFrame | CancelFrame | AuthFrame | PingFrame
+
+# --- to the agent ---
+
+
+class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel", omit_defaults=True, kw_only=True):
+    """The one answer to an accepted command. `duration_ms` is counted where the answer was made."""
+
+    id: str
+    request_id: str
+    status: str
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: ErrorBody | None = None
+    client_id: str | None = None
+    duration_ms: int
+
+
+class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
+    """A frame of the agent's was refused and nothing was done for it; `id` where it carried one."""
+
+    code: str
+    message: str
+    retryable: bool
+    id: str | None = None
+    details: Any = None
+
+
+ServerFrame: TypeAlias = ResponseFrame | AckFrame | ErrorFrame | PongFrame
+
+
+class _Identified(msgspec.Struct):
+    id: str | None = None
+
+
+_decoder: msgspec.json.Decoder[AgentFrame] = msgspec.json.Decoder(AgentFrame)
+_id_decoder = msgspec.json.Decoder(_Identified)
+
+
+def decode(data: bytes, *, text: bool) -> AgentFrame:
+    """Return what an agent's frame says. Raises `InvalidFrame` with a sentence that names the field."""
+    if not text:
+        raise InvalidFrame("binary frames are not understood: send JSON in text frames")
+    frame = codec.decode(_decoder, data, InvalidFrame)
+    ident = getattr(frame, "id", None)
+    if ident is not None:
+        _check_id(ident)
+    return frame
+
+
+def identify(data: bytes) -> str | None:
+    """Return the id of a frame that was refused, so that its sender can tell which; None where it has no good one."""
+    with contextlib.suppress(InvalidFrame):
+        ident = codec.decode(_id_decoder, data, InvalidFrame).id
+        return None if ident is None else _check_id(ident)
+    return None
+
+
+def encode(frame: ServerFrame) -> bytes:
+    """Return the bytes of a text frame."""
+    return codec.encode(frame)
+
+
+def refusal(error: BridgeError, ident: str | None) -> ErrorFrame:
+    """Return the frame that tells what was wrong with a frame of the agent's."""
+    return ErrorFrame(error.code.value, error.message, error.meaning.retryable, ident, error.details)
+
+
+def _check_id(ident: str) -> str:
+    try:
+        return check_printable(ident, "`id`", MAX_FRAME_ID_CHARS)
+    except InvalidRequest as exc:
+        raise InvalidFrame(exc.message) from exc

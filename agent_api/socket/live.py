@@ -1,0 +1,169 @@
+"""The shell around one agent's socket: performs what the core decides, on the WebSocket and by the caller.
+
+What reacts to a frame or an answer runs without yielding, so that effects reach the socket in the order in which the
+core decided them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple, assert_never
+
+from agent_api.commands import Commands
+from agent_api.intake import Intake
+from agent_api.socket import frames
+from agent_api.socket.session import AgentSession, Close, Effect, InFlight, Ping, Send, Start, State, Stop, Verify
+from protocol.access import require_agent
+from protocol.errors import BridgeError, CloseCode, Internal
+from protocol.frames import AuthFrame
+from protocol.messages import CommandResponse
+from protocol.runtime import logs
+from protocol.runtime.auth import Verifier, require_same_identity
+from protocol.runtime.expiry import Expiry
+from protocol.runtime.handshake import close_reason
+from protocol.runtime.sockets import BoundedSocket
+
+log = logging.getLogger(__name__)
+
+
+class Surroundings(NamedTuple):
+    """What all sockets of a process share."""
+
+    commands: Commands
+    intake: Intake
+    verifier: Verifier
+    tasks: asyncio.TaskGroup
+
+
+class LiveSocket:
+    """An agent's socket with its commands under way, its token and the end of that."""
+
+    def __init__(self, core: AgentSession, socket: BoundedSocket, token: str | None, around: Surroundings) -> None:
+        self.core = core
+        self._socket = socket
+        self._token = token
+        self._around = around
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[InFlight, asyncio.Task[None]] = {}
+        self._expiry = Expiry()
+        self._expiry.watch(core.principal.expires_at, self._token_ended)
+
+    def receive(self, data: bytes, *, text: bool) -> None:
+        """Handle one message of the agent's; a bad one gets an `error` frame and the connection goes on."""
+        if self.core.state is State.CLOSED:
+            return
+        ident: str | None = None
+        now = self._loop.time()
+        try:
+            frame = frames.decode(data, text=text)
+            ident = getattr(frame, "id", None)
+            effects = self.core.take(frame, len(data), now)
+        except BridgeError as exc:
+            effects = self.core.refuse(exc, ident or frames.identify(data), now)
+        except Exception:
+            log.exception("a frame of an agent's failed")
+            effects = self.core.refuse(Internal("the agent API failed; its log says why"), ident, now)
+        self.perform(effects)
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the core has decided, in order and without yielding."""
+        for effect in effects:
+            match effect:
+                case Send(frame=frame):
+                    self._socket.send_text(frames.encode(frame))
+                case Start(command=command):
+                    self._start(command)
+                case Stop(command=command):
+                    self._stop(command)
+                case Verify(frame=frame):
+                    self._around.tasks.create_task(self._refresh(frame), name="refresh an agent's token")
+                case Ping():
+                    self._socket.send_ping(self._heard)
+                case Close(code=code, reason=reason):
+                    self._socket.close_soon(code, close_reason(reason))
+                case _:
+                    assert_never(effect)
+
+    def tick(self) -> None:
+        """Look whether the agent still is there."""
+        self.perform(self.core.tick(self._loop.time()))
+
+    def drain(self) -> None:
+        """Take no more commands, and close when those under way have their responses."""
+        self.perform(self.core.drain())
+
+    def give_up(self) -> None:
+        """Close now; commands under way are cancelled, which the agent is told."""
+        self.perform(self.core.give_up(self._loop.time()))
+
+    def end(self) -> None:
+        """Note that the connection is over."""
+        self._expiry.stop()
+        self.perform(self.core.end())
+
+    # --- commands ---
+
+    def _start(self, command: InFlight) -> None:
+        try:
+            self._around.intake.admit(command.size)
+        except BridgeError as exc:
+            self.perform(self.core.failed(command, exc, self._loop.time()))
+            return
+        task = self._around.tasks.create_task(self._execute(command), name=f"command {command.order.request_id}")
+        self._running[command] = task
+        task.add_done_callback(lambda _: self._over(command))
+
+    def _stop(self, command: InFlight) -> None:
+        task = self._running.get(command)
+        if task is not None:
+            task.cancel()
+
+    def _over(self, command: InFlight) -> None:
+        """Do what must be done even for a task that was cancelled before it began."""
+        del self._running[command]
+        self._around.intake.release(command.size)
+
+    async def _execute(self, command: InFlight) -> None:
+        try:
+            response = await self._send(command)
+        except BridgeError as exc:
+            self.perform(self.core.failed(command, exc, self._loop.time()))
+        except Exception:
+            with logs.about(command.order.client_id, command.order.request_id):
+                log.exception("a command failed")
+            error = Internal("the command failed; the log of the process says why")
+            self.perform(self.core.failed(command, error, self._loop.time()))
+        else:
+            self.perform(self.core.answered(command, response))
+
+    async def _send(self, command: InFlight) -> CommandResponse:
+        address = self._around.commands.address_of(command.order, self.core.principal)
+        return await self._around.commands.send(address, command.order, self._token)
+
+    # --- the token ---
+
+    async def _refresh(self, frame: AuthFrame) -> None:
+        """Go on under a fresh token; one that is refused leaves the former, and its end, in force."""
+        try:
+            principal = await self._around.verifier.verify(frame.token)
+            require_agent(principal)
+            require_same_identity(self.core.principal, principal)
+        except BridgeError as exc:
+            self.perform(self.core.refused(exc, frame.id, self._loop.time()))
+        except Exception:
+            log.exception("a token could not be refreshed")
+            self.perform(self.core.close(CloseCode.INTERNAL, "the agent API failed"))
+        else:
+            self._go_on(frame, principal.expires_at)
+            self.perform(self.core.refreshed(principal, frame.id))
+
+    def _go_on(self, frame: AuthFrame, expires_at: float) -> None:
+        if self.core.state is not State.CLOSED:  # its timer would keep the socket for as long as the token
+            self._token = frame.token
+            self._expiry.watch(expires_at, self._token_ended)
+
+    def _token_ended(self) -> None:
+        self.perform(self.core.close(CloseCode.REFUSED, "token expired"))
+
+    def _heard(self) -> None:
+        self.core.heard(self._loop.time())

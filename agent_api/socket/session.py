@@ -1,0 +1,287 @@
+"""The protocol state of one agent's WebSocket: sans-I/O, so that "exactly one response" can be proven without a socket.
+
+Methods take what happened and the time, change the state, and return effects for the shell to perform in order. Nothing
+here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What the agent did wrong is raised as a
+`BridgeError` and changes nothing.
+
+    OPEN ──drain──▶ DRAINING ──(nothing in flight)──▶ CLOSED
+       └──────────────────close──────────────────────▲
+"""
+
+import enum
+from typing import NamedTuple, assert_never
+
+import msgspec
+
+from agent_api.bodies import Order, order_of
+from agent_api.socket.frames import (
+    AgentFrame,
+    CancelFrame,
+    CommandFrame,
+    ResponseFrame,
+    ServerFrame,
+    refusal,
+)
+from protocol.access import Principal
+from protocol.bad_frames import BadFrames
+from protocol.errors import (
+    BridgeError,
+    Cancelled,
+    CloseCode,
+    Conflict,
+    InvalidFrame,
+    InvalidRequest,
+    Overloaded,
+    Unavailable,
+)
+from protocol.frames import AckFrame, AuthFrame, PingFrame, PongFrame
+from protocol.messages import CommandResponse, failure
+
+MAX_IN_FLIGHT = 256
+MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
+
+
+class State(enum.Enum):
+    """Where a socket is in its life."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Limits(NamedTuple):
+    """The settings that a socket obeys."""
+
+    command_timeout_ms: int
+    max_command_timeout_ms: int
+    ping_interval_seconds: float
+    ping_timeout_seconds: float
+
+
+class InFlight(msgspec.Struct, frozen=True, eq=False):
+    """A command that has no response yet. `size` is that of its frame, in bytes."""
+
+    ident: str
+    order: Order
+    size: int
+    started: float
+
+
+class Send(NamedTuple):
+    """Send a frame to the agent."""
+
+    frame: ServerFrame
+
+
+class Start(NamedTuple):
+    """Have a command executed, and report what comes of it by `answered` or `failed`."""
+
+    command: InFlight
+
+
+class Stop(NamedTuple):
+    """Cancel a command that was started; what comes of it is not wanted any more."""
+
+    command: InFlight
+
+
+class Verify(NamedTuple):
+    """Verify a fresh token, and report by `refreshed` or `refused`."""
+
+    frame: AuthFrame
+
+
+class Ping(NamedTuple):
+    """Send a WebSocket ping, and call `heard` when its pong comes."""
+
+
+class Close(NamedTuple):
+    """Close the socket."""
+
+    code: int
+    reason: str
+
+
+Effect = Send | Start | Stop | Verify | Ping | Close
+
+
+class AgentSession:
+    """One agent's socket. Make it when the agent is let in, feed it everything that happens."""
+
+    def __init__(self, principal: Principal, limits: Limits, now: float) -> None:
+        self.principal = principal
+        self.state = State.OPEN
+        self._limits = limits
+        self._in_flight: dict[str, InFlight] = {}
+        self._in_flight_bytes = 0
+        self._refreshing = False
+        self._bad_frames = BadFrames()
+        self._heard = now
+        self._pinged: float | None = None
+
+    @property
+    def commands_in_flight(self) -> int:
+        """How many commands have no response yet."""
+        return len(self._in_flight)
+
+    # --- from the agent ---
+
+    def take(self, frame: AgentFrame, size: int, now: float) -> list[Effect]:
+        """Take a frame of `size` bytes.
+
+        Raises `Conflict` for an id in use, `Overloaded` for too much at once, `Unavailable` while draining,
+        `InvalidFrame` or another `BridgeError` for what cannot be understood.
+        """
+        self.heard(now)
+        match frame:
+            case CommandFrame():
+                return self._command(frame, size, now)
+            case CancelFrame(id=ident):
+                return self._cancel(ident, now)
+            case AuthFrame():
+                return self._auth(frame)
+            case PingFrame():
+                return [Send(PongFrame())]
+            case _:
+                assert_never(frame)
+
+    def refuse(self, error: BridgeError, ident: str | None, now: float) -> list[Effect]:
+        """Tell the agent what was wrong with a frame; close where it sends hardly anything else.
+
+        What may be sent again is no fault of the agent's.
+        """
+        if not error.meaning.retryable and self._bad_frames.one_more(now):
+            return self.close(CloseCode.POLICY, "too many bad frames")
+        return [Send(refusal(error, ident))]
+
+    def heard(self, now: float) -> None:
+        """Note a sign of life: a frame or a pong."""
+        self._heard = now
+        self._pinged = None
+
+    # --- from those who do what was asked ---
+
+    def answered(self, command: InFlight, response: CommandResponse) -> list[Effect]:
+        """Pass on the answer to a command, unless the command has its response."""
+        return self._settle(command, response) if self._waits(command) else []
+
+    def failed(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
+        """Pass on that there is no answer, unless the command has its response."""
+        return self._settle(command, _failure(command, error, now)) if self._waits(command) else []
+
+    def refreshed(self, principal: Principal, ident: str | None) -> list[Effect]:
+        """Go on under a fresh token, which the shell has found to be the same identity's."""
+        self._refreshing = False
+        if self.state is State.CLOSED:
+            return []
+        self.principal = principal
+        return [] if ident is None else [Send(AckFrame(ident))]
+
+    def refused(self, error: BridgeError, ident: str | None, now: float) -> list[Effect]:
+        """Tell that a fresh token does not do; the former, and its end, remain in force."""
+        self._refreshing = False
+        return [] if self.state is State.CLOSED else self.refuse(error, ident, now)
+
+    # --- from the clock and the process ---
+
+    def tick(self, now: float) -> list[Effect]:
+        """Ping a silent agent; close where no pong comes."""
+        if self.state is State.CLOSED:
+            return []
+        if self._pinged is not None:
+            if now - self._pinged < self._limits.ping_timeout_seconds:
+                return []
+            return self.close(CloseCode.INTERNAL, "no pong")
+        if now - self._heard < self._limits.ping_interval_seconds:
+            return []
+        self._pinged = now
+        return [Ping()]
+
+    def drain(self) -> list[Effect]:
+        """Take no more commands, and close once those in flight have their responses."""
+        if self.state is State.OPEN:
+            self.state = State.DRAINING
+        return self._close_where_drained()
+
+    def give_up(self, now: float) -> list[Effect]:
+        """Answer every command in flight `cancelled`, and close."""
+        error = Cancelled("the agent API shut down before the command had its answer; the command was cancelled")
+        self.drain()
+        withdrawn = [self._withdraw(command, error, now) for command in list(self._in_flight.values())]
+        return [*(effect for effects in withdrawn for effect in effects), *self._close_where_drained()]
+
+    def close(self, code: int, reason: str) -> list[Effect]:
+        """Close the socket; commands in flight are cancelled, nobody can be told."""
+        if self.state is State.CLOSED:
+            return []
+        return [*self.end(), Close(code, reason)]
+
+    def end(self) -> list[Effect]:
+        """Note that the socket is closed or closing: commands in flight are cancelled, nothing is taken any more."""
+        self.state = State.CLOSED
+        stops = [Stop(command) for command in self._in_flight.values()]
+        self._in_flight.clear()
+        return list(stops)
+
+    # --- inside ---
+
+    def _command(self, frame: CommandFrame, size: int, now: float) -> list[Effect]:
+        if frame.id in self._in_flight:
+            raise Conflict("a command with this id is already in flight; use another id")
+        order = _order(frame, self._limits)
+        if self.state is State.DRAINING:
+            raise Unavailable("this process is shutting down; connect again in a moment")
+        if len(self._in_flight) >= MAX_IN_FLIGHT or self._in_flight_bytes + size > MAX_IN_FLIGHT_BYTES:
+            raise Overloaded(f"this socket has {len(self._in_flight)} commands in flight; wait for their responses")
+        command = InFlight(frame.id, order, size, now)
+        self._in_flight[frame.id] = command
+        self._in_flight_bytes += size
+        return [Start(command)]
+
+    def _cancel(self, ident: str, now: float) -> list[Effect]:
+        """Withdraw a command; one that has its response, which may have crossed the cancel, needs none."""
+        command = self._in_flight.get(ident)
+        return [] if command is None else self._withdraw(command, Cancelled("the agent cancelled the command"), now)
+
+    def _auth(self, frame: AuthFrame) -> list[Effect]:
+        """Have a token verified, one at a time: the key set may have to be fetched, and verifications pile up."""
+        if self._refreshing:
+            raise Overloaded("the former token is still being verified; send this one after its ack")
+        self._refreshing = True
+        return [Verify(frame)]
+
+    def _waits(self, command: InFlight) -> bool:
+        return self._in_flight.get(command.ident) is command
+
+    def _withdraw(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
+        return [Stop(command), *self._settle(command, _failure(command, error, now))]
+
+    def _settle(self, command: InFlight, response: CommandResponse) -> list[Effect]:
+        del self._in_flight[command.ident]
+        self._in_flight_bytes -= command.size
+        frame = ResponseFrame(
+            id=command.ident,
+            request_id=command.order.request_id,
+            status=response.status,
+            result=response.result,
+            error=response.error,
+            client_id=response.client_id or command.order.client_id,
+            duration_ms=response.duration_ms,
+        )
+        return [Send(frame), *self._close_where_drained()]
+
+    def _close_where_drained(self) -> list[Effect]:
+        if self.state is not State.DRAINING or self._in_flight:
+            return []
+        return self.close(CloseCode.RESTARTING, "the agent API is shutting down")
+
+
+def _order(frame: CommandFrame, limits: Limits) -> Order:
+    try:
+        return order_of(frame, limits.command_timeout_ms, limits.max_command_timeout_ms)
+    except InvalidRequest as exc:
+        raise InvalidFrame(exc.message) from exc
+
+
+def _failure(command: InFlight, error: BridgeError, now: float) -> CommandResponse:
+    return failure(command.order.request_id, error, command.order.client_id, round((now - command.started) * 1000))
