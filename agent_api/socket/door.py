@@ -42,9 +42,8 @@ class SocketDoor:
             ping_interval_seconds=settings.ping_interval_seconds,
             ping_timeout_seconds=settings.ping_timeout_seconds,
         )
-        # However much an agent has left unread, one answer more is written: a big one alone is no fault of the agent's.
-        unread = settings.send_buffer_bytes + settings.max_message_bytes
-        self._connection_class = type("AgentsSocket", (BoundedSocket,), {"send_buffer_bytes": unread})
+        bound = {"send_buffer_bytes": settings.send_buffer_bytes}
+        self._connection_class = type("AgentsSocket", (BoundedSocket,), bound)
 
     def connection(self, **_: Any) -> BoundedSocket:
         """Return the protocol of one upgraded connection; what the HTTP server tells of itself is not needed."""

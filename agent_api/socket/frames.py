@@ -18,9 +18,13 @@ from protocol.ids import check_printable
 
 
 class CommandFrame(CommandBody, frozen=True, tag="command", kw_only=True):
-    """A command, as `POST /api/command` takes it, and the id by which the answer is known."""
+    """A command, as `POST /api/command` takes it, and the id by which the answer is known.
+
+    Without `progress` the agent is not told how far the command has come.
+    """
 
     id: str
+    progress: bool = True
 
 
 class CancelFrame(msgspec.Struct, frozen=True, tag="cancel"):
@@ -34,14 +38,31 @@ AgentFrame: TypeAlias = CommandFrame | CancelFrame | AuthFrame | PingFrame
 # --- to the agent ---
 
 
+class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel", omit_defaults=True, kw_only=True):
+    """How far a command has come at a client. `seq` counts from 1 for each client; what is skipped was lost."""
+
+    id: str
+    client_id: str
+    seq: int
+    progress: float
+    total: float | None = None
+    message: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel", omit_defaults=True, kw_only=True):
-    """The one answer to an accepted command. `duration_ms` is counted where the answer was made."""
+    """The one answer to an accepted command; `results` and `complete` where several clients were asked.
+
+    `duration_ms` is counted at the gateway, or here where no single gateway answered.
+    """
 
     id: str
     request_id: str
     status: str
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ErrorBody | None = None
+    results: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    complete: bool | msgspec.UnsetType = msgspec.UNSET
     client_id: str | None = None
     duration_ms: int
 
@@ -56,7 +77,7 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
     details: Any = None
 
 
-ServerFrame: TypeAlias = ResponseFrame | AckFrame | ErrorFrame | PongFrame
+ServerFrame: TypeAlias = ProgressFrame | ResponseFrame | AckFrame | ErrorFrame | PongFrame
 
 
 class _Identified(msgspec.Struct):

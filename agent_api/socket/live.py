@@ -6,22 +6,26 @@ core decided them.
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import NamedTuple, assert_never
+from collections.abc import Coroutine, Iterable
+from functools import partial
+from typing import Any, NamedTuple, assert_never
 
 from agent_api.commands import Commands
+from agent_api.gathering import Gathered
 from agent_api.intake import Intake
 from agent_api.socket import frames
 from agent_api.socket.session import AgentSession, Close, Effect, InFlight, Ping, Send, Start, State, Stop, Verify
 from protocol.access import require_agent
 from protocol.errors import BridgeError, CloseCode, Internal
 from protocol.frames import AuthFrame
-from protocol.messages import CommandResponse
+from protocol.messages import CommandResponse, ProgressMessage
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, require_same_identity
 from protocol.runtime.expiry import Expiry
 from protocol.runtime.handshake import close_reason
 from protocol.runtime.sockets import BoundedSocket
+
+CONGESTED_AT = 4  # where this part of the bound is unread
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +129,7 @@ class LiveSocket:
 
     async def _execute(self, command: InFlight) -> None:
         try:
-            response = await self._send(command)
+            outcome = await self._send(command)
         except BridgeError as exc:
             self.perform(self.core.failed(command, exc, self._loop.time()))
         except Exception:
@@ -134,11 +138,19 @@ class LiveSocket:
             error = Internal("the command failed; the log of the process says why")
             self.perform(self.core.failed(command, error, self._loop.time()))
         else:
-            self.perform(self.core.answered(command, response))
+            self.perform(self.core.answered(command, outcome, self._loop.time()))
 
-    async def _send(self, command: InFlight) -> CommandResponse:
-        address = self._around.commands.address_of(command.order, self.core.principal)
-        return await self._around.commands.send(address, command.order, self._token)
+    def _send(self, command: InFlight) -> Coroutine[Any, Any, CommandResponse | Gathered]:
+        heard = partial(self._progressed, command) if command.wants_progress else None
+        return self._around.commands.send(command.order, self.core.principal, self._token, heard)
+
+    def _progressed(self, command: InFlight, client_id: str, message: ProgressMessage) -> None:
+        self.perform(self.core.progressed(command, client_id, message, congested=self._congested))
+
+    @property
+    def _congested(self) -> bool:
+        """Whether the agent reads so slowly that only what it cannot do without is sent."""
+        return self._socket.unread_bytes > self._socket.send_buffer_bytes // CONGESTED_AT
 
     # --- the token ---
 

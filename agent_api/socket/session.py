@@ -14,10 +14,12 @@ from typing import NamedTuple, assert_never
 import msgspec
 
 from agent_api.bodies import Order, order_of
+from agent_api.gathering import SUCCESS, Gathered
 from agent_api.socket.frames import (
     AgentFrame,
     CancelFrame,
     CommandFrame,
+    ProgressFrame,
     ResponseFrame,
     ServerFrame,
     refusal,
@@ -35,7 +37,7 @@ from protocol.errors import (
     Unavailable,
 )
 from protocol.frames import AckFrame, AuthFrame, PingFrame, PongFrame
-from protocol.messages import CommandResponse, failure
+from protocol.messages import CommandResponse, ProgressMessage, failure
 
 MAX_IN_FLIGHT = 256
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
@@ -58,13 +60,18 @@ class Limits(NamedTuple):
     ping_timeout_seconds: float
 
 
-class InFlight(msgspec.Struct, frozen=True, eq=False):
-    """A command that has no response yet. `size` is that of its frame, in bytes."""
+class InFlight(msgspec.Struct, eq=False):
+    """A command that has no response yet. `size` is that of its frame, in bytes.
+
+    `held` is the newest progress of each client that the agent was too slow for.
+    """
 
     ident: str
     order: Order
     size: int
     started: float
+    wants_progress: bool
+    held: dict[str, ProgressFrame] = msgspec.field(default_factory=dict)
 
 
 class Send(NamedTuple):
@@ -161,13 +168,34 @@ class AgentSession:
 
     # --- from those who do what was asked ---
 
-    def answered(self, command: InFlight, response: CommandResponse) -> list[Effect]:
+    def progressed(
+        self, command: InFlight, client_id: str, message: ProgressMessage, *, congested: bool
+    ) -> list[Effect]:
+        """Pass on how far a command has come; to an agent that reads slowly, the newest alone, before the response."""
+        if not self._waits(command):
+            return []
+        frame = _progress(command.ident, client_id, message)
+        if congested:
+            command.held[client_id] = frame
+            return []
+        command.held.pop(client_id, None)
+        return [Send(frame)]
+
+    def answered(self, command: InFlight, outcome: CommandResponse | Gathered, now: float) -> list[Effect]:
         """Pass on the answer to a command, unless the command has its response."""
-        return self._settle(command, response) if self._waits(command) else []
+        if not self._waits(command):
+            return []
+        match outcome:
+            case CommandResponse():
+                return self._settle(command, _response(command, outcome))
+            case Gathered():
+                return self._settle(command, _gathered(command, outcome, now))
+            case _:
+                assert_never(outcome)
 
     def failed(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
         """Pass on that there is no answer, unless the command has its response."""
-        return self._settle(command, _failure(command, error, now)) if self._waits(command) else []
+        return self._settle(command, _refused(command, error, now)) if self._waits(command) else []
 
     def refreshed(self, principal: Principal, ident: str | None) -> list[Effect]:
         """Go on under a fresh token, which the shell has found to be the same identity's."""
@@ -233,7 +261,7 @@ class AgentSession:
             raise Unavailable("this process is shutting down; connect again in a moment")
         if len(self._in_flight) >= MAX_IN_FLIGHT or self._in_flight_bytes + size > MAX_IN_FLIGHT_BYTES:
             raise Overloaded(f"this socket has {len(self._in_flight)} commands in flight; wait for their responses")
-        command = InFlight(frame.id, order, size, now)
+        command = InFlight(frame.id, order, size, now, frame.progress)
         self._in_flight[frame.id] = command
         self._in_flight_bytes += size
         return [Start(command)]
@@ -254,21 +282,12 @@ class AgentSession:
         return self._in_flight.get(command.ident) is command
 
     def _withdraw(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
-        return [Stop(command), *self._settle(command, _failure(command, error, now))]
+        return [Stop(command), *self._settle(command, _refused(command, error, now))]
 
-    def _settle(self, command: InFlight, response: CommandResponse) -> list[Effect]:
+    def _settle(self, command: InFlight, response: ResponseFrame) -> list[Effect]:
         del self._in_flight[command.ident]
         self._in_flight_bytes -= command.size
-        frame = ResponseFrame(
-            id=command.ident,
-            request_id=command.order.request_id,
-            status=response.status,
-            result=response.result,
-            error=response.error,
-            client_id=response.client_id or command.order.client_id,
-            duration_ms=response.duration_ms,
-        )
-        return [Send(frame), *self._close_where_drained()]
+        return [*map(Send, command.held.values()), Send(response), *self._close_where_drained()]
 
     def _close_where_drained(self) -> list[Effect]:
         if self.state is not State.DRAINING or self._in_flight:
@@ -283,5 +302,45 @@ def _order(frame: CommandFrame, limits: Limits) -> Order:
         raise InvalidFrame(exc.message) from exc
 
 
-def _failure(command: InFlight, error: BridgeError, now: float) -> CommandResponse:
-    return failure(command.order.request_id, error, command.order.client_id, round((now - command.started) * 1000))
+def _progress(ident: str, client_id: str, message: ProgressMessage) -> ProgressFrame:
+    return ProgressFrame(
+        id=ident,
+        client_id=client_id,
+        seq=message.seq,
+        progress=message.progress,
+        total=message.total,
+        message=message.message,
+        data=message.data,
+    )
+
+
+def _response(command: InFlight, response: CommandResponse) -> ResponseFrame:
+    return ResponseFrame(
+        id=command.ident,
+        request_id=command.order.request_id,
+        status=response.status,
+        result=response.result,
+        error=response.error,
+        client_id=response.client_id or command.order.client_id,
+        duration_ms=response.duration_ms,
+    )
+
+
+def _gathered(command: InFlight, gathered: Gathered, now: float) -> ResponseFrame:
+    return ResponseFrame(
+        id=command.ident,
+        request_id=command.order.request_id,
+        status=SUCCESS,
+        results=gathered.results,
+        complete=gathered.complete,
+        duration_ms=_milliseconds(command, now),
+    )
+
+
+def _refused(command: InFlight, error: BridgeError, now: float) -> ResponseFrame:
+    order = command.order
+    return _response(command, failure(order.request_id, error, order.client_id, _milliseconds(command, now)))
+
+
+def _milliseconds(command: InFlight, now: float) -> int:
+    return max(0, round((now - command.started) * 1000))

@@ -62,10 +62,10 @@ class BoundedSocket(ServerConnection):
             receiver(data, text=text)
 
     def send_text(self, data: bytes) -> None:
-        """Write a text frame without waiting; cut off a peer that has left too much unread."""
+        """Write a text frame without waiting; cut off a peer that has left too much unread before."""
         if self.protocol.state is OPEN:
             self.transport.write(text_frame(data))
-            self._bound_unread()
+            self._bound_unread(len(data))
 
     def send_ping(self, on_pong: Callable[[], None]) -> None:
         """Write a ping; `on_pong` is called when its answer comes."""
@@ -144,7 +144,13 @@ class BoundedSocket(ServerConnection):
         self.send_data()
         self._bound_unread()
 
-    def _bound_unread(self) -> None:
-        if self.transport.get_write_buffer_size() > self.send_buffer_bytes:
+    @property
+    def unread_bytes(self) -> int:
+        """How much the peer has not taken yet, beyond what the operating system keeps for it."""
+        return int(self.transport.get_write_buffer_size())
+
+    def _bound_unread(self, just_written: int = 0) -> None:
+        """Cut off a peer that leaves too much unread; one that reads is not cut off for one large message."""
+        if self.unread_bytes - just_written > self.send_buffer_bytes:
             self.too_slow = True
             self.transport.abort()
