@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.kv import record
 
-from protocol.runtime.mirror import Listing, Place, parse_place
+from protocol.runtime.mirror import Listing
+from protocol.runtime.ordered import Place, parse_place
 from protocol.runtime.replica import Entry, Replica
 
 
