@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent_api import contract, docs
 from agent_api.command import CommandEndpoint
 from agent_api.connections import SOCKET_PATH
+from agent_api.events.contract import PATH as EVENTS_PATH
+from agent_api.events.endpoint import EventsEndpoint
 from agent_api.health import Health
 from agent_api.openapi import COMMAND_PATH, Application
 from agent_api.problems import HttpFault, answer_of
@@ -23,28 +25,34 @@ from protocol.errors import BridgeError, Internal
 from protocol.origins import Origins
 
 EXPOSED_HEADERS = ("ETag", "Link", "Retry-After", "WWW-Authenticate")
-REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match")
+REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "Last-Event-ID")
 FILE_METHODS = {"GET", "HEAD"}
 
 log = logging.getLogger(__name__)
 
 
-def build(command: CommandEndpoint, directory: Directory, health: Health, origins: Origins) -> ASGIApp:
+def build(
+    command: CommandEndpoint, events: EventsEndpoint, directory: Directory, health: Health, origins: Origins
+) -> ASGIApp:
     """Return the whole application."""
-    return Cors(Front(command, ordinary_routes(command, directory, health)), origins)
+    return Cors(Front(command, events, ordinary_routes(command, events, directory, health)), origins)
 
 
 class Front:
-    """Sends commands straight to their endpoint, all else through FastAPI; nothing thrown leaves it."""
+    """Sends commands and readers of events straight to their endpoints, all else through FastAPI."""
 
-    def __init__(self, command: ASGIApp, rest: ASGIApp) -> None:
+    def __init__(self, command: ASGIApp, events: ASGIApp, rest: ASGIApp) -> None:
         self._command = command
+        self._events = events
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; nothing thrown leaves here."""
         if scope["path"] == COMMAND_PATH and scope["method"] == "POST":
             await self._command(scope, receive, send)
+            return
+        if scope["path"] == EVENTS_PATH and scope["method"] == "GET":
+            await self._events(scope, receive, send)
             return
         try:
             await self._rest(scope, receive, send)
@@ -76,7 +84,9 @@ class Cors(CORSMiddleware):
         return self._origins.allows(origin)
 
 
-def ordinary_routes(command: CommandEndpoint, directory: Directory, health: Health) -> Application:
+def ordinary_routes(
+    command: CommandEndpoint, events: EventsEndpoint, directory: Directory, health: Health
+) -> Application:
     """Return the application without what stands before and around it."""
     app = Application()
     app.add_api_route("/api/capabilities", directory.capabilities, **contract.CAPABILITIES)
@@ -87,11 +97,19 @@ def ordinary_routes(command: CommandEndpoint, directory: Directory, health: Heal
     app.add_api_route("/healthz", health.alive, **contract.ALIVE)
     app.add_api_route("/readyz", health.ready, **contract.READY)
     app.router.routes.append(Route(COMMAND_PATH, command, methods=["POST"]))
+    app.router.routes.append(_only_get(EVENTS_PATH, events))
     docs.install(app)
     app.add_exception_handler(BridgeError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(Exception, _tell_internal)
     return app
+
+
+def _only_get(path: str, endpoint: ASGIApp) -> Route:
+    """Return a route that takes no HEAD, which the router would add: a stream has no end that HEAD could wait for."""
+    route = Route(path, endpoint, methods=["GET"])
+    route.methods = {"GET"}
+    return route
 
 
 async def _tell(request: Request, error: Exception) -> Response:

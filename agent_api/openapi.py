@@ -8,6 +8,8 @@ from fastapi.openapi.utils import get_openapi
 
 from agent_api import contract
 from agent_api.bodies import CommandResult
+from agent_api.events.contract import EVENTS
+from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.problems import Problem
 from protocol.errors import Code
 from protocol.records import ClientRecord
@@ -41,7 +43,8 @@ class Application(FastAPI):
 
 def _document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=SERVICE_VERSION, description=DESCRIPTION, routes=app.routes)
-    document["paths"] = {COMMAND_PATH: {"post": contract.COMMAND}, **document["paths"]}
+    ours = {COMMAND_PATH: {"post": contract.COMMAND}, EVENTS_PATH: {"get": EVENTS}}
+    document["paths"] = ours | document["paths"]
     document["components"] = {
         "schemas": _schemas(),
         "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},

@@ -9,6 +9,8 @@ from agent_api.balance import Balance
 from agent_api.candidates import Candidates
 from agent_api.command import CommandEndpoint
 from agent_api.commands import Commands
+from agent_api.events.endpoint import EventsEndpoint
+from agent_api.events.hub import Hub
 from agent_api.health import Health
 from agent_api.intake import Intake
 from agent_api.loopback import LoopbackOnly
@@ -20,7 +22,7 @@ from agent_api.socket.door import SocketDoor
 from agent_api.socket.live import Surroundings
 from agent_api.waiting import Waits
 from protocol.access import may, view_of
-from protocol.errors import ConfigurationError, Unauthenticated
+from protocol.errors import ConfigurationError, Unauthenticated, Unavailable
 from protocol.origins import Origins
 from protocol.runtime import process
 from protocol.runtime.auth import Verifier
@@ -46,21 +48,24 @@ class AgentApi:
         url: str,
         server: HttpServer,
         sockets: SocketDoor,
+        hub: Hub,
         intake: Intake,
         waits: Waits,
         drain_seconds: float,
     ) -> None:
         self.url = url
         self._sockets = sockets
+        self._hub = hub
         self._server = server
         self._intake = intake
         self._waits = waits
         self._drain_seconds = drain_seconds
 
     async def drain(self) -> None:
-        """Take no connection and no command more, wait (bounded) for commands under way, close every connection."""
+        """Take no connection and no command more, end readers, wait (bounded) for commands, close every connection."""
         self._server.stop_accepting()
         self._sockets.drain()
+        self._hub.close(Unavailable("this process is shutting down; come back and resume from the last id"))
         try:
             async with asyncio.timeout(self._drain_seconds):
                 await self._intake.drain()
@@ -82,20 +87,24 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, gathered_bytes)
     commands = Commands(caller, reaching, passes_tokens_on=not verifier.off)
     command = CommandEndpoint(settings, verifier, commands, intake, waits)
+    hub = Hub(connection)
     origins = Origins(settings.allowed_origins)
-    app = build(command, Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake), origins)
+    directory, health = Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake)
+    app = build(command, EventsEndpoint(verifier, hub, waits), directory, health, origins)
     listener = listen(settings.api_host, settings.api_port)
     sockets = SocketDoor(settings, origins, Surroundings(commands, intake, verifier, tasks))
     server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, sockets.connection, listener)
     await caller.start(tasks)
+    await hub.start()
     await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}").announce()
     tasks.create_task(mirror.run(), name="mirror")
     tasks.create_task(sockets.run_clock(), name="clock of agents' sockets")
+    tasks.create_task(hub.run(), name="events")
     tasks.create_task(server.run_until_closed(), name="HTTP server")
     await server.wait_serving()
     url = url_of(listener)
     process.announce("agent_api", url)
-    return AgentApi(url, server, sockets, intake, waits, settings.drain_seconds)
+    return AgentApi(url, server, sockets, hub, intake, waits, settings.drain_seconds)
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:

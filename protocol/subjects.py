@@ -18,6 +18,7 @@ MAX_EVENT_NAME_BYTES = 256
 
 ALL_EVENTS = f"{ROOT}.*.event.*.*"
 ALL_CLIENT_CHANGES = f"{ROOT}.*.client.*.*"
+ALL_NEWS = f"{ROOT}.*.*.*.*"  # of the events stream, which holds the two above and nothing else
 ALL_AUDIT = f"{ROOT}.*.audit.*.*"
 ALL_COMMANDS = f"{ROOT}.*.command.*"
 ALL_REGISTRY_REQUESTS = f"{ROOT}.*.registry.*"
@@ -87,6 +88,11 @@ def events_of(tenant: str, client_id: str = "*") -> str:
 def client_changes_of(tenant: str, client_id: str = "*") -> str:
     """Return what to subscribe to for the changes of a tenant's clients, or of one."""
     return f"{ROOT}.{tenant}.client.{client_id}.*"
+
+
+def news_of(tenant: str, client_id: str = "*") -> str:
+    """Return what covers both the events and the changes of a tenant's clients, or of one; not for a subscription."""
+    return f"{ROOT}.{tenant}.*.{client_id}.*"
 
 
 def audit(tenant: str, client_id: str, outcome: str) -> str:

@@ -46,9 +46,10 @@ class _Ack(msgspec.Struct, frozen=True):
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """What a stream holds."""
+    """What a stream holds; an empty one's first sequence is the next, or 0 where it has never held anything."""
 
     last_seq: int
+    first_seq: int = 0
 
 
 class StreamInfo(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from agent_api.app import ordinary_routes
 from agent_api.bodies import MAX_ASKED, CommandResult, read_order
 from agent_api.command import CommandEndpoint
 from agent_api.contract import SCHEMAS
+from agent_api.events.endpoint import EventsEndpoint
 from agent_api.health import Health
 from agent_api.intake import Intake
 from agent_api.openapi import Application
@@ -33,7 +34,9 @@ async def application() -> Application:
     settings = settings_for(ApiSettings)
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
-    return ordinary_routes(command, Directory(unused, unused, unused), Health(unused, asyncio.Event(), Intake()))
+    events = EventsEndpoint(unused, unused, unused)
+    health = Health(unused, asyncio.Event(), Intake())
+    return ordinary_routes(command, events, Directory(unused, unused, unused), health)
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""A reader's place among the messages: what it gets next, from the recent ones or from history, and when it gets a gap.
+
+Sans-I/O. A cursor is *behind* until the recent messages cover its place; then it is *live*: it is told of each message
+that comes, and remembers the first that it has not handed out. Nothing is queued for it.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from agent_api.events.filters import Filters, visible
+from agent_api.events.messages import Message
+from agent_api.events.positions import Position
+from agent_api.events.ring import Ring
+from protocol.access import Principal
+from protocol.errors import Overloaded
+
+MAX_BATCH = 256
+MAX_BATCH_BYTES = 64 * 1024
+MAX_SCANNED = 1000
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Messages may have been missed; the reader goes on after `position`."""
+
+    reason: str
+    message: str
+    position: Position
+
+
+class Page(msgspec.Struct, frozen=True):
+    """What history holds after a position: messages, all up to `reached`; or a gap instead."""
+
+    messages: Sequence[Message] = ()
+    reached: int = 0
+    gap: Gap | None = None
+
+
+Item: TypeAlias = Message | Gap
+
+
+class Cursor:
+    """One reader's place."""
+
+    def __init__(self, principal: Principal, filters: Filters, position: Position, gap: Gap | None = None) -> None:
+        self.principal = principal
+        self.filters = filters
+        self.live = False
+        self._position = position
+        self._gap = gap
+        self._next: int | None = None  # the sequence of the first message, or before it, that is not handed out
+        self._confirmed = False  # whether the stream has said that it has reached this position
+        self._has_caught_up = False
+
+    @property
+    def position(self) -> Position:
+        """Where the cursor stands; all before is handed out, or not for this reader."""
+        return self._position
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is nothing to hand out."""
+        return self._gap is None and self._next is None
+
+    def settle(self, ring: Ring) -> None:
+        """Move past what has come since, where all of that is not for this reader."""
+        if self.live and self._next is None and ring.last > self._position.sequence:
+            self._position = ring.end
+
+    def go_live(self, ring: Ring) -> bool:
+        """Become live where the recent messages cover the place; a place ahead of them must be confirmed."""
+        epoch, sequence = self._position
+        if epoch != ring.epoch or sequence < ring.floor or (sequence > ring.last and not self._confirmed):
+            return False
+        self.live = True
+        self._next = sequence + 1 if sequence < ring.last else None
+        self._has_caught_up = self._next is None
+        return True
+
+    def offer(self, message: Message) -> bool:
+        """Take note of a message that has just come; return whether there is now something to hand out."""
+        if not self.live or self._next is not None or message.position.sequence <= self._position.sequence:
+            return False
+        if not visible(message, self.principal, self.filters):
+            return False
+        self._next = message.position.sequence
+        return True
+
+    def take(self, ring: Ring) -> list[Item]:
+        """Return what comes next of the recent messages, up to some number and size; none may mean: call again.
+
+        Raises `Overloaded` where the recent messages have moved past a reader that had caught up with them.
+        """
+        items: list[Item] = []
+        if self._gap is not None:
+            items.append(self._gap)
+            self._gap = None
+        if self._next is None:
+            return items
+        if self._next <= ring.floor:
+            self._fall_behind()
+            return items
+        self._scan(ring, items)
+        return items
+
+    def turn(self, page: Page) -> list[Item]:
+        """Go on to the end of a page that was read after this position; return what of it is for this reader."""
+        if page.gap is not None:
+            self._position, self._confirmed = page.gap.position, True
+            return [page.gap]
+        self._position, self._confirmed = Position(self._position.epoch, page.reached), True
+        return [message for message in page.messages if visible(message, self.principal, self.filters)]
+
+    def jump(self, gap: Gap) -> bool:
+        """Leave out what the stream has lost, where that concerns this place; return whether it does."""
+        to = gap.position
+        if not self.live and self._position.epoch == to.epoch and self._position.sequence <= to.sequence:
+            return False  # reading history will tell
+        self._position, self._next, self._gap, self._confirmed = to, None, gap, True
+        return True
+
+    def _scan(self, ring: Ring, items: list[Item]) -> None:
+        assert self._next is not None
+        size = 0
+        for scanned, message in enumerate(ring.since(self._next - 1)):
+            if scanned == MAX_SCANNED or len(items) >= MAX_BATCH or size >= MAX_BATCH_BYTES:
+                self._next = message.position.sequence
+                self._position = Position(ring.epoch, self._next - 1)
+                return
+            if visible(message, self.principal, self.filters):
+                items.append(message)
+                size += len(message.data)
+        self._position, self._next, self._has_caught_up = ring.end, None, True
+
+    def _fall_behind(self) -> None:
+        if self._has_caught_up:
+            raise Overloaded("this reader is too slow for what happens; resume from the last id")
+        self.live, self._next = False, None

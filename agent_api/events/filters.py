@@ -1,0 +1,68 @@
+"""What a reader wants to hear of; what it may hear of, `may()` decides."""
+
+import msgspec
+
+from agent_api.events.messages import Message
+from protocol import subjects
+from protocol.access import Principal, may
+
+WILDCARD = "*"
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """One client, one user, one app; events by name, where `*` stands for any text; changes of clients or none.
+
+    `names` of None are all events, `()` none.
+    """
+
+    client_id: str | None = None
+    user: str | None = None
+    app: str | None = None
+    names: tuple[str, ...] | None = None
+    changes: bool = True
+
+    def wants(self, message: Message) -> bool:
+        """Tell whether a message passes."""
+        client = message.client
+        return (
+            (self.client_id is None or self.client_id == client.client_id)
+            and (self.user is None or self.user == client.user)
+            and (self.app is None or self.app == client.app)
+            and (self._wants_event(message.name) if message.kind == "event" else self.changes)
+        )
+
+    def subject(self, tenant: str) -> str:
+        """Return the narrowest subject on which everything is published that a tenant's reader wants."""
+        client_id = self.client_id or WILDCARD
+        if self.names == ():
+            return subjects.client_changes_of(tenant, client_id)
+        if self.changes:
+            return subjects.news_of(tenant, client_id)
+        if self.names is not None and len(self.names) == 1 and WILDCARD not in self.names[0]:
+            return subjects.event(tenant, client_id, self.names[0])
+        return subjects.events_of(tenant, client_id)
+
+    def _wants_event(self, name: str) -> bool:
+        return self.names is None or any(matches(name, pattern) for pattern in self.names)
+
+
+def visible(message: Message, principal: Principal, filters: Filters) -> bool:
+    """Tell whether a message is one for this reader."""
+    return filters.wants(message) and may(principal, message.client)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a name fits a pattern, in which `*` stands for any text; in linear time, whatever the pattern."""
+    first, *between = pattern.split(WILDCARD)
+    if not between:
+        return name == pattern
+    last = between.pop()
+    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in between:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

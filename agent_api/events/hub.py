@@ -1,0 +1,221 @@
+"""The events of all tenants in this process: one consumer of the stream, for as long as somebody reads.
+
+What it delivers goes into the ring of recent messages; readers whose message it is are woken and read it there. After a
+break, be it of NATS or of our connection, it goes on from where the ring ends; what the stream has lost meanwhile is a
+gap for every reader.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from agent_api.events.cursor import Cursor, Gap
+from agent_api.events.filters import Filters
+from agent_api.events.history import EXPIRED, UNKNOWN, History, gap_of
+from agent_api.events.messages import read_message
+from agent_api.events.positions import Position, epoch_of, parse_position
+from agent_api.events.reader import Reader
+from agent_api.events.ring import Ring
+from protocol.access import Principal
+from protocol.errors import BridgeError, Overloaded, Unavailable
+from protocol.runtime import jetstream
+from protocol.runtime.jetstream import StreamInfo
+from protocol.runtime.nats import Connection
+from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, Place
+from protocol.subjects import ALL_NEWS, EVENTS_STREAM
+
+MAX_READERS = 4000
+MAX_READERS_PER_PRINCIPAL = 2000
+READY_SECONDS = 2.0
+LINGER_SECONDS = 60.0  # a reader that comes back finds what it missed in memory
+RETRY_SECONDS = 0.25
+WAITING_LOG_SECONDS = 5.0
+RECONNECT_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+_Where = tuple[str, str | None]  # a tenant, and one of its clients or all
+_Whose = tuple[str, str]  # a tenant and a `sub`
+
+
+class Hub:
+    """Follows the stream for all readers of this process. `start()`, and `run()` as a task."""
+
+    def __init__(self, connection: Connection, ring: Ring | None = None) -> None:
+        self.ring = ring or Ring()
+        self.history = History(connection)
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._consumer: OrderedConsumer | None = None
+        self._wanted, self._ready = asyncio.Event(), asyncio.Event()
+        self._closed: BridgeError | None = None
+        self._readers: set[Reader] = set()
+        self._read_at = 0.0
+        self._of_principal: Counter[_Whose] = Counter()
+        self._live: defaultdict[_Where, set[Reader]] = defaultdict(set)
+        self._log_next = 0.0
+        connection.on_reconnect(self._begin_anew)
+
+    async def start(self) -> None:
+        """Subscribe for what is read of the past."""
+        await self.history.start()
+
+    @contextlib.asynccontextmanager
+    async def open(self, principal: Principal, filters: Filters, since: str | None = None) -> AsyncIterator[Reader]:
+        """Give a reader, from now on or from the position `since`; one that cannot be read is a gap.
+
+        Raises `Overloaded` where there are too many readers, `Unavailable` while the stream's end is not known, and
+        after `close()` what that was given.
+        """
+        with self._counted((principal.tenant, principal.sub)):
+            await self._wait_ready()
+            reader = self._reader(principal, filters, since)
+            self._readers.add(reader)
+            try:
+                yield reader
+            finally:
+                self._readers.discard(reader)
+                self._detach(reader)
+
+    def close(self, error: BridgeError) -> None:
+        """End every reader with this error; new ones are refused with it."""
+        self._closed = error
+        for reader in self._readers:
+            reader.end(error)
+
+    async def run(self) -> None:
+        """Follow the stream whenever somebody reads, through restarts of the server; a task for the process's life."""
+        while True:
+            await self._wanted.wait()
+            try:
+                await self._connection.wait_connected(RECONNECT_SECONDS)
+                await self._follow()
+            except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
+                self._log_waiting(str(exc))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    # --- readers ---
+
+    @contextlib.contextmanager
+    def _counted(self, whose: _Whose) -> Iterator[None]:
+        """Count a reader; raise where it would be one too many, or where none is taken any more."""
+        if self._closed is not None:
+            raise self._closed
+        if self._of_principal.total() >= MAX_READERS:
+            raise Overloaded("this process has as many readers of events as it takes; try again in a moment")
+        if self._of_principal[whose] >= MAX_READERS_PER_PRINCIPAL:
+            raise Overloaded("too many readers of events are open for this token's `sub`; close some of them")
+        self._of_principal[whose] += 1
+        try:
+            yield
+        finally:
+            self._of_principal -= Counter([whose])
+
+    async def _wait_ready(self) -> None:
+        self._wanted.set()
+        self._read_at = self._loop.time()
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._ready.wait()
+        except TimeoutError as exc:
+            raise Unavailable("events cannot be read just now; try again in a moment") from exc
+
+    def _reader(self, principal: Principal, filters: Filters, since: str | None) -> Reader:
+        """Return a reader that begins now, or where it says that it was."""
+        end = self.ring.end
+        position = parse_position(since) if since else end
+        gap = None if position else Gap(*UNKNOWN, end)
+        return Reader(Cursor(principal, filters, position or end, gap), self.ring, self.history, self._attach)
+
+    def _attach(self, reader: Reader) -> bool:
+        """Wake a reader from now on, where the ring covers its place."""
+        if not reader.cursor.go_live(self.ring):
+            return False
+        self._live[_place_of(reader)].add(reader)
+        return True
+
+    def _detach(self, reader: Reader) -> None:
+        place = _place_of(reader)
+        self._live[place].discard(reader)
+        if not self._live[place]:
+            del self._live[place]
+
+    # --- the stream ---
+
+    async def _follow(self) -> None:
+        """Follow the stream from where the ring ends, until the consumer breaks or nobody has read for a while."""
+        order = Order()
+        self._consumer = consumer = OrderedConsumer(self._connection, EVENTS_STREAM, order, self._take)
+        info = await jetstream.stream_info(self._connection, EVENTS_STREAM)
+        if info is None:
+            raise Unavailable("the stream of events does not exist yet; the registry makes it")
+        self._find_place(info)
+        first = self.ring.last + 1
+        async with consumer.deliver(ALL_NEWS, deliver_policy="by_start_sequence", opt_start_seq=first):
+            self._ready.set()
+            while not await consumer.wait(HEARTBEAT_SECONDS):
+                if self._is_idle():
+                    self._rest()
+                    return
+        log.info("following events anew: %s", order.broken or "NATS is back")
+
+    def _find_place(self, info: StreamInfo) -> None:
+        """Begin at the stream's end, or go on where the ring ends; that may be gone."""
+        if not self.ring.epoch:
+            self.ring.reset(Position(epoch_of(info.created), info.state.last_seq))
+        elif gap := gap_of(self.ring.end, info):
+            self._leave_out(gap)
+
+    def _take(self, msg: Msg, place: Place) -> None:
+        ring, sequence = self.ring, place.stream_sequence
+        if sequence > ring.last + 1:
+            self._leave_out(Gap(*EXPIRED, Position(ring.epoch, sequence - 1)))
+        message = read_message(msg.subject, Position(ring.epoch, sequence), msg.data)
+        ring.append(sequence, message)
+        if message is None:
+            return
+        tenant, client_id = message.client.tenant, message.client.client_id
+        for where in ((tenant, client_id), (tenant, None)):
+            for reader in self._live.get(where, ()):
+                if reader.cursor.offer(message):
+                    reader.wake()
+
+    def _leave_out(self, gap: Gap) -> None:
+        """Go on after a gap, and tell every reader whom it concerns."""
+        log.warning("readers of events have a gap: %s", gap.message)
+        self.ring.reset(gap.position)
+        for reader in self._readers:
+            if reader.cursor.jump(gap):
+                reader.wake()
+
+    def _is_idle(self) -> bool:
+        """Tell whether nobody has read for a while."""
+        now = self._loop.time()
+        if self._readers:
+            self._read_at = now
+        return now - self._read_at > LINGER_SECONDS
+
+    def _rest(self) -> None:
+        """Forget everything until somebody reads again."""
+        self._wanted.clear()
+        self._ready.clear()
+        self.ring.reset(Position("", 0))
+
+    def _begin_anew(self) -> None:
+        if self._consumer is not None:
+            self._consumer.end()
+
+    def _log_waiting(self, why: str) -> None:
+        now = self._loop.time()
+        if now >= self._log_next:
+            self._log_next = now + WAITING_LOG_SECONDS
+            log.info("waiting for the stream of events: %s", why)
+
+
+def _place_of(reader: Reader) -> _Where:
+    cursor = reader.cursor
+    return cursor.principal.tenant, cursor.filters.client_id

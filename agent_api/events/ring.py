@@ -1,0 +1,62 @@
+"""The recent messages, in memory: all readers read them here, so that none needs a queue of its own. Sans-I/O."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from agent_api.events.messages import Message
+from agent_api.events.positions import Position
+
+MAX_MESSAGES = 10_000
+MAX_BYTES = 32 * 1024 * 1024
+OVERHEAD_BYTES = 512  # of a message, beside its data
+
+
+class Ring:
+    """Every message after `floor`, up to `last`: sequences of the stream `epoch`."""
+
+    def __init__(self, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+        self.epoch = ""
+        self.floor = 0
+        self.last = 0
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._oldest = 0  # messages are numbered without holes, so that a place among them can be found fast
+        self._by_number: dict[int, Message] = {}
+
+    @property
+    def end(self) -> Position:
+        """The position of the newest message."""
+        return Position(self.epoch, self.last)
+
+    def reset(self, position: Position) -> None:
+        """Forget everything, and go on after `position`."""
+        self.epoch, self.floor, self.last = position.epoch, position.sequence, position.sequence
+        self._oldest, self._bytes = 0, 0
+        self._by_number.clear()
+
+    def append(self, sequence: int, message: Message | None) -> None:
+        """Take what stands at the next sequence; None for what is no message of ours."""
+        self.last = sequence
+        if message is not None:
+            self._by_number[self._oldest + len(self._by_number)] = message
+            self._bytes += _size(message)
+            while len(self._by_number) > self._max_messages or self._bytes > self._max_bytes:
+                self._forget_oldest()
+
+    def since(self, sequence: int) -> Iterator[Message]:
+        """Yield the messages after a sequence, which must not be below the floor."""
+        numbers = range(self._oldest, self._oldest + len(self._by_number))
+        first = bisect_right(numbers, sequence, key=lambda number: self._by_number[number].position.sequence)
+        return (self._by_number[number] for number in numbers[first:])
+
+    def _forget_oldest(self) -> None:
+        message = self._by_number.pop(self._oldest)
+        self._oldest += 1
+        self._bytes -= _size(message)
+        self.floor = message.position.sequence
+
+
+def _size(message: Message) -> int:
+    """Return about how many bytes a message holds: its data, and the same once more as written for readers."""
+    return 2 * len(message.data) + OVERHEAD_BYTES

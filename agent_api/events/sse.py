@@ -1,0 +1,45 @@
+"""Server-sent events as the HTML standard has them (section 9.2): messages, gaps, heartbeats and the last word."""
+
+from agent_api.events.cursor import Gap, Item
+from agent_api.events.messages import Message
+from agent_api.events.positions import Position
+from protocol import codec
+from protocol.errors import BridgeError
+
+CONTENT_TYPE = b"text/event-stream; charset=utf-8"
+HEARTBEAT = b":\n"
+
+
+def opening(retry_ms: int, position: Position) -> bytes:
+    """Return what a stream begins with: when to come back after a break, and what to resume from then."""
+    return b"retry: %d\n" % retry_ms + advance(position)
+
+
+def advance(position: Position) -> bytes:
+    """Return an id without data: a reader remembers it and is told of nothing."""
+    return b"id: %b\n\n" % str(position).encode()
+
+
+def write(item: Item) -> bytes:
+    """Return a message or a gap; a message is written once for all readers."""
+    return item.written(_message) if isinstance(item, Message) else _gap(item)
+
+
+def end(error: BridgeError) -> bytes:
+    """Return the last word of a stream: why it ends. Its name is not `error`, which browsers use for their own."""
+    return _block(b"end", codec.encode(error.body()))
+
+
+def _message(message: Message) -> bytes:
+    return b"id: %b\n" % str(message.position).encode() + _block(message.kind.encode(), message.data)
+
+
+def _gap(gap: Gap) -> bytes:
+    data = {"reason": gap.reason, "message": gap.message, "from": str(gap.position)}
+    return b"id: %b\n" % str(gap.position).encode() + _block(b"gap", codec.encode(data))
+
+
+def _block(name: bytes, data: bytes) -> bytes:
+    """Return a named event. JSON may have line breaks between its tokens; each line is a field of its own."""
+    lines = b"".join(b"data: %b\n" % line for line in data.splitlines())
+    return b"event: %b\n%b\n" % (name, lines)

@@ -1,0 +1,142 @@
+"""The stream of events as a test has it: a stream made like the registry's, messages in it, and readers over HTTP."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+from nats.aio.client import Client as NatsClient
+
+from protocol import codec, subjects
+from protocol.messages import ClientChange, EventMessage
+from registry.streams import configurations
+
+AT = "2026-01-01T00:00:00.000Z"
+
+
+class Said(NamedTuple):
+    """One dispatched server-sent event; `id` is what a reader would resume from after it."""
+
+    event: str
+    data: Any
+    id: str
+
+
+class Stream:
+    """What one reader gets, taken apart as the HTML standard says (section 9.2.6)."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.last_id = ""
+        self.comments = 0
+        self._said = asyncio.Queue[Said | None]()
+
+    async def read(self) -> None:
+        """Read until the stream ends."""
+        event, data = "", list[str]()
+        async for line in self.response.aiter_lines():
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if not line:
+                if data:
+                    self._said.put_nowait(Said(event or "message", json.loads("\n".join(data)), self.last_id))
+                event, data = "", []
+            elif not name:
+                self.comments += 1
+            elif name == "id":
+                self.last_id = value
+            elif name == "event":
+                event = value
+            elif name == "data":
+                data.append(value)
+        self._said.put_nowait(None)
+
+    async def next(self, seconds: float = 5) -> Said:
+        """Return what is said next; the stream must not end before."""
+        async with asyncio.timeout(seconds):
+            said = await self._said.get()
+        assert said is not None, "the stream has ended"
+        return said
+
+    async def take(self, number: int, seconds: float = 5) -> list[Said]:
+        """Return so many."""
+        return [await self.next(seconds) for _ in range(number)]
+
+    async def ended(self, seconds: float = 5) -> Said:
+        """Return the last word of a stream that ends."""
+        said = await self.next(seconds)
+        async with asyncio.timeout(seconds):
+            assert await self._said.get() is None
+        return said
+
+    @property
+    def waiting(self) -> int:
+        """How many have come and were not taken."""
+        return self._said.qsize()
+
+
+@contextlib.asynccontextmanager
+async def reading(http: httpx.AsyncClient, last_id: str = "", **query: Any) -> AsyncIterator[Stream]:
+    """Read events: `reading(http, event=["todo.*"], since=id)`; it begins before this returns."""
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    async with http.stream("GET", "/api/events", params=query, headers=headers, timeout=None) as response:
+        if response.status_code != httpx.codes.OK:
+            await response.aread()
+            raise AssertionError(response.text)
+        stream = Stream(response)
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(stream.read())
+            async with asyncio.timeout(5):
+                while not stream.last_id:
+                    await asyncio.sleep(0.005)
+            try:
+                yield stream
+            finally:
+                task.cancel()
+
+
+async def make_stream(client: NatsClient, **more: Any) -> None:
+    """Make the stream of events as a registry does."""
+    config = next(config for config in configurations(1) if config["name"] == subjects.EVENTS_STREAM)
+    await client.request(f"$JS.API.STREAM.CREATE.{config['name']}", codec.encode(config | more), timeout=2)
+
+
+async def tell(
+    client: NatsClient,
+    name: str = "todo.added",
+    data: Any = None,
+    *,
+    client_id: str = "c1",
+    tenant: str = "default",
+    user: str = "ann",
+    app: str = "todo",
+) -> int:
+    """Store an application's event, and return its sequence."""
+    message = EventMessage(
+        event=name, client_id=client_id, user=user, app=app, at=AT, data=msgspec.Raw(codec.encode(data))
+    )
+    ack = await client.jetstream().publish(subjects.event(tenant, client_id, name), codec.encode(message))
+    return ack.seq
+
+
+async def change(
+    client: NatsClient,
+    what: str = "connected",
+    *,
+    client_id: str = "c1",
+    tenant: str = "default",
+    user: str = "ann",
+    app: str = "todo",
+) -> int:
+    """Store a change of a client, and return its sequence."""
+    message = ClientChange(change=what, client_id=client_id, user=user, app=app, at=AT, revision=1)
+    ack = await client.jetstream().publish(subjects.client_change(tenant, client_id, what), codec.encode(message))
+    return ack.seq
+
+
+def data_of(said: list[Said]) -> list[Any]:
+    """Return the applications' data of events."""
+    return [each.data["data"] for each in said]
