@@ -1,0 +1,124 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.known import Known, client
+
+from agent_api.balance import AVOID_SECONDS, LOOKED_AT, MAX_REMEMBERED, Balance
+from protocol.errors import Code
+from protocol.subjects import ClientAddress
+
+
+class Bench:
+    """A balance, the clients that it chooses from, and how busy they are."""
+
+    def __init__(self, count: int, **fields: str) -> None:
+        self.balance = Balance()
+        self.known = Known(listeners=(self.balance.observe,))
+        self.in_flight: Counter[ClientAddress] = Counter()
+        for number in range(count):
+            self.known.put(client(f"c{number}", "f", **fields))
+
+    def choose(self, *tried: str, now: float = 0.0) -> str | None:
+        clients = self.known.clients("default")
+        chosen = self.balance.choose(clients, list(clients), tried, self.in_flight.__getitem__, now)
+        return chosen.record.client_id if chosen else None
+
+    def busy(self, client_id: str, commands: int) -> None:
+        self.in_flight[ClientAddress("default", client_id)] = commands
+
+    def ended(self, client_id: str, code: str, now: float = 0.0) -> None:
+        self.balance.ended(self.known.clients("default")[client_id], code, now)
+
+
+def test_idle_clients_take_turns() -> None:
+    bench = Bench(3)
+    chosen = [bench.choose() for _ in range(9)]
+    assert Counter(chosen) == {"c0": 3, "c1": 3, "c2": 3}
+    assert chosen[:3] == chosen[3:6] == chosen[6:]
+
+
+def test_least_busy_goes_first() -> None:
+    bench = Bench(3)
+    bench.busy("c0", 2)
+    bench.busy("c1", 1)
+    bench.busy("c2", 4)
+    assert [bench.choose() for _ in range(3)] == ["c1", "c1", "c1"]
+
+
+@pytest.mark.parametrize("count", [1, 2, LOOKED_AT, LOOKED_AT + 1, 10, 100, 1000])
+def test_thousand_commands_are_spread_evenly(count: int) -> None:
+    """Half to twice the share, for a client of ten and for a client of a thousand; drawn at random or not."""
+    bench = Bench(count)
+    commands = 100 * count
+    chosen = Counter(bench.choose() for _ in range(min(commands, 10_000)))
+    share = min(commands, 10_000) / count
+    assert all(share / 2 <= chosen[f"c{number}"] <= share * 2 for number in range(count) if share >= 50)
+
+
+def test_load_is_spread_where_nothing_ends() -> None:
+    bench = Bench(50)
+    for _ in range(500):
+        bench.in_flight[ClientAddress("default", str(bench.choose()))] += 1
+    assert max(bench.in_flight.values()) <= 13
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(1, 30))
+def test_who_was_tried_is_not_chosen_again(tried: set[int], count: int) -> None:
+    names = {f"c{number}" for number in sorted(tried)[:4]}
+    chosen = Bench(count).choose(*names)
+    assert (chosen is None) == ({f"c{number}" for number in range(count)} <= names)
+    assert chosen not in names
+
+
+@pytest.mark.parametrize("code", sorted(AVOID_SECONDS))
+def test_who_failed_lately_is_taken_only_where_there_is_no_other(code: str) -> None:
+    bench = Bench(2)
+    bench.busy("c1", 60)
+    bench.known.put(client("c1", "f", gateway_id="gw-2"))
+    bench.ended("c0", code)
+    assert bench.choose(now=AVOID_SECONDS[code] - 0.1) == "c1"
+    assert bench.choose("c1", now=AVOID_SECONDS[code] - 0.1) == "c0"
+    assert bench.choose(now=AVOID_SECONDS[code] + 0.1) == "c0"
+
+
+@pytest.mark.parametrize("code", [Code.COMMAND_FAILED, Code.CANCELLED, Code.INVALID_PARAMETERS])
+def test_failure_of_the_command_itself_says_nothing_about_the_client(code: Code) -> None:
+    bench = Bench(2)
+    bench.busy("c1", 1)
+    bench.ended("c0", code.value)
+    assert bench.choose() == "c0"
+
+
+def test_gateway_that_cannot_be_reached_is_avoided_with_all_its_clients() -> None:
+    bench = Bench(3)
+    bench.known.put(client("other", "f", gateway_id="gw-2"))
+    bench.busy("other", 60)
+    bench.ended("c0", Code.UNAVAILABLE.value)
+    assert bench.choose(now=1.0) == "other"
+
+
+def test_detached_client_comes_after_connected_ones() -> None:
+    bench = Bench(1)
+    bench.known.put(client("away", "f", state="detached"))
+    bench.busy("c0", 60)
+    assert bench.choose() == "c0"
+    assert bench.choose("c0") == "away"
+
+
+def test_nothing_is_kept_of_those_who_are_gone() -> None:
+    bench = Bench(100)
+    for _ in range(1000):
+        bench.ended(str(bench.choose()), Code.TIMEOUT.value)
+    for number in range(100):
+        bench.known.remove(f"c{number}")
+    assert (bench.balance._turns, bench.balance._avoided) == ({}, {})
+
+
+def test_what_is_avoided_is_forgotten_in_time() -> None:
+    bench = Bench(1)
+    for number in range(3 * MAX_REMEMBERED):
+        gone = client(f"g{number}", gateway_id=f"gw-{number}")
+        bench.balance.ended(gone, Code.UNAVAILABLE.value, float(number))
+    assert len(bench.balance._avoided) <= MAX_REMEMBERED + 2
