@@ -2,17 +2,21 @@
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import json
+import random
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import httpx
 import nats
 import pytest
 from playwright.async_api import Page, expect
+from support.app import Handler, application
 from support.browser import open_page
 from support.examples import ROOT, Block, Examples, Terminal
 from support.processes import Process
@@ -22,6 +26,7 @@ from support.wait import until
 EXAMPLES = Examples()
 README, TODO = "README.md", "examples/todo/README.md"
 DEVELOPMENT, DEPLOYMENT = "docs/development.md", "docs/deployment.md"
+HTTP, NATS = "docs/http.md", "docs/nats.md"
 
 SERVE_PAGE = EXAMPLES.take(README, "examples/todo/serve.py\n")
 CALL_OVER_HTTP = EXAMPLES.take(README, "curl")
@@ -32,6 +37,10 @@ THREE_COMMANDS = EXAMPLES.take(TODO, "examples/todo/agent.py")
 ASK_PERSON = EXAMPLES.take(TODO, "askPerson")
 TEST_COMMANDS = [EXAMPLES.take(README, "/pytest"), EXAMPLES.take(DEVELOPMENT, "/pytest")]
 FOLDERS = EXAMPLES.take(DEVELOPMENT, "protocol/runtime/")
+ANY_OVER_HTTP = EXAMPLES.take(HTTP, '"any": true')
+SEVERAL_OVER_HTTP = EXAMPLES.take(HTTP, '"match":')
+FIND_AND_CALL_OVER_NATS = EXAMPLES.take(NATS, "registry.find")
+SEVERAL_OVER_NATS = EXAMPLES.take(NATS, "async def ask_all")
 
 COVERED_ELSEWHERE = {
     EXAMPLES.take(DEPLOYMENT, "docker compose up"): "it needs Docker: tests/deploy/test_compose.py executes it there",
@@ -147,15 +156,7 @@ async def test_command_line_of_the_readme_lists_calls_and_hears_of_it(terminal: 
 async def test_python_of_the_readme_reaches_the_page_over_nats(
     terminal: Terminal, todo: OpenPage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_file = terminal.up.run_file
-    user = f"{run_file['agentNatsUser']}:{run_file['agentNatsPassword']}"
-    names = {
-        "nats": nats,
-        "json": json,
-        "nats_url": run_file["natsUrl"].replace("://", f"://{user}@"),
-        "client_id": todo.client_id,
-        "token": terminal.up.token("agent"),
-    }
+    names = python_names(terminal) | {"client_id": todo.client_id}
     try:
         await execute(CALL_IN_PYTHON, names)
     finally:
@@ -165,12 +166,83 @@ async def test_python_of_the_readme_reaches_the_page_over_nats(
     await titles(todo).to_have_text(["Buy eggs"])
 
 
+def python_names(terminal: Terminal) -> dict[str, Any]:
+    """Return what examples in Python take for granted."""
+    run_file = terminal.up.run_file
+    user = f"{run_file['agentNatsUser']}:{run_file['agentNatsPassword']}"
+    nats_url = run_file["natsUrl"].replace("://", f"://{user}@")
+    names = {"nats_url": nats_url, "token": terminal.up.token("agent")}
+    return {"asyncio": asyncio, "json": json, "nats": nats, "random": random} | names
+
+
 async def execute(block: Block, names: dict[str, Any]) -> None:
     """Execute Python as it stands there, with `await` outside of any function, as in `python -m asyncio`."""
     code = compile(block.code, f"{block.page}:{block.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     running = eval(code, names)
     if inspect.isawaitable(running):
         await running
+
+
+@contextlib.asynccontextmanager
+async def todo_lists(terminal: Terminal, count: int) -> AsyncIterator[dict[str, list[str]]]:
+    """Connect applications with a to-do list each, and give their lists by client id."""
+    lists: dict[str, list[str]] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(count):
+            todos: list[str] = []
+            handlers: dict[str, Handler] = {
+                "addTodo": partial(added, todos),
+                "countTodos": partial(counted, todos),
+            }
+            url, token = terminal.up.run_file["gatewayUrl"], terminal.up.token("app")
+            app = await stack.enter_async_context(application(url, handlers, token=token, app={"name": "todo"}))
+            lists[app.client_id] = todos
+        await until(lambda: all_listed(terminal, set(lists)))
+        yield lists
+
+
+def added(todos: list[str], parameters: dict[str, Any]) -> str:
+    todos.append(parameters["title"])
+    return todos[-1]
+
+
+def counted(todos: list[str], parameters: dict[str, Any]) -> int:
+    return len(todos)
+
+
+async def all_listed(terminal: Terminal, client_ids: set[str]) -> bool:
+    """Tell whether the agent API and the registry know just these clients."""
+    over_nats = json.loads(await terminal.run(".venv/bin/agentbridge clients --json"))
+    over_http = await ask(terminal, "GET", "/api/clients")
+    return all({client["clientId"] for client in listed} == client_ids for listed in (over_nats, over_http))
+
+
+async def test_page_about_http_reaches_one_of_several_and_all(terminal: Terminal) -> None:
+    async with todo_lists(terminal, 3) as lists:
+        one = json.loads(await terminal.run(ANY_OVER_HTTP.code))
+        several = json.loads(await terminal.run(SEVERAL_OVER_HTTP.code))
+
+    assert (one["success"], one["result"], lists[one["clientId"]]) == (True, "Buy milk", ["Buy milk"])
+    counts = {client_id: response["result"] for client_id, response in several["results"].items()}
+    assert (counts, several["complete"]) == ({each: int(each == one["clientId"]) for each in lists}, True)
+
+
+async def test_page_about_nats_finds_calls_and_asks_several(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = python_names(terminal)
+    async with todo_lists(terminal, 3) as lists:
+        try:
+            await execute(FIND_AND_CALL_OVER_NATS, names)
+            await execute(SEVERAL_OVER_NATS, names)
+        finally:
+            await names["nc"].close()
+    one, any_, several = (ast.literal_eval(line) for line in capsys.readouterr().out.splitlines())
+
+    assert (one["status"], one["result"], lists[one["clientId"]]) == ("success", "Buy eggs", ["Buy eggs"])
+    counts = {client_id: int(client_id == one["clientId"]) for client_id in lists}
+    assert any_["result"] == counts[any_["clientId"]]
+    assert {client_id: response["result"] for client_id, response in several.items()} == counts
 
 
 @pytest.mark.browser
