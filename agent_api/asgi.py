@@ -23,6 +23,7 @@ class Head(msgspec.Struct):
 
     authorization: str | None = None
     content_type: bytes = b""
+    accept: bytes = b""
     length: int | None = None
 
 
@@ -36,6 +37,8 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             head.content_type = value
         elif name == b"content-length":
             head.length = int(value)
+        elif name == b"accept":
+            head.accept = b"%b,%b" % (head.accept, value) if head.accept else value
     return head
 
 

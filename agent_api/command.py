@@ -1,16 +1,19 @@
 """`POST /api/command`, the hot path: bare ASGI, for a framework's request costs more than the command itself."""
 
 import logging
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
+from agent_api import sse
 from agent_api.asgi import Head, read_body, read_head, require_json, write_answer
 from agent_api.bodies import Order, read_order, write_result
-from agent_api.commands import Commands
+from agent_api.commands import Commands, Heard
 from agent_api.gathering import Gathered
 from agent_api.intake import Intake
 from agent_api.problems import Answer, answer_of
 from agent_api.settings import ApiSettings
+from agent_api.streaming import stream
 from agent_api.waiting import CallerGone, Waits
 from protocol import codec
 from protocol.access import Principal, require_agent
@@ -41,15 +44,24 @@ class CommandEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the path and the method have been looked at."""
-        try:
-            answer = await self._answer(read_head(scope["headers"]), receive)
-        except CallerGone:
+        head = read_head(scope["headers"])
+        if sse.is_wanted(head.accept):
+            await stream(partial(self._answer, head), receive, send)
             return
-        except Exception as exc:
-            answer = _refusal(exc, close=self._intake.draining or isinstance(exc, PayloadTooLarge))
-        await write_answer(send, receive, answer)
+        answer = await self._answer(head, receive)
+        if answer is not None:
+            await write_answer(send, receive, answer)
 
-    async def _answer(self, head: Head, receive: Receive) -> Answer:
+    async def _answer(self, head: Head, receive: Receive, heard: Heard | None = None) -> Answer | None:
+        """Return the answer to a request, whatever goes wrong; None where its caller has gone."""
+        try:
+            return await self._serve(head, receive, heard)
+        except CallerGone:
+            return None
+        except Exception as exc:
+            return _refusal(exc, close=self._intake.draining or isinstance(exc, PayloadTooLarge))
+
+    async def _serve(self, head: Head, receive: Receive, heard: Heard | None) -> Answer:
         token = bearer(head.authorization)
         principal = await self._principal(token)
         require_json(head)
@@ -61,7 +73,7 @@ class CommandEndpoint:
         try:
             body = await read_body(receive, limit)
             order = read_order(body, self._settings.command_timeout_ms, self._settings.max_command_timeout_ms)
-            return await self._execute(order, principal, token, receive)
+            return await self._execute(order, principal, token, receive, heard)
         finally:
             self._intake.release(reserved)
 
@@ -73,10 +85,12 @@ class CommandEndpoint:
         require_agent(principal)
         return principal
 
-    async def _execute(self, order: Order, principal: Principal, token: str | None, receive: Receive) -> Answer:
+    async def _execute(
+        self, order: Order, principal: Principal, token: str | None, receive: Receive, heard: Heard | None
+    ) -> Answer:
         """Send the order and return its answer; from here on, refusals carry the request's id."""
         try:
-            outcome = await self._waits.for_answer(self._commands.send(order, principal, token), receive)
+            outcome = await self._waits.for_answer(self._commands.send(order, principal, token, heard), receive)
             return _answer(outcome, order.client_id)
         except CallerGone:
             raise

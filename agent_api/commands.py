@@ -21,7 +21,7 @@ class Calls(Protocol):
     def call(
         self, address: ClientAddress, command: CommandRequest, token: str | None, on_progress: OnProgress | None = None
     ) -> Coroutine[Any, Any, CommandResponse]:
-        """Send a command and return its one answer."""
+        """Send a command and return its one answer; call `on_progress` with what is told meanwhile."""
 
 
 class Commands:

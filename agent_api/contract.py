@@ -151,6 +151,20 @@ SCHEMAS: dict[str, Any] = {
             },
         },
     },
+    "CommandProgress": {
+        "type": "object",
+        "description": "How far a command has come. `seq` counts from 1.",
+        "required": ["requestId", "seq", "progress"],
+        "properties": {
+            "requestId": {"type": "string"},
+            "clientId": {"type": "string"},
+            "seq": {"type": "integer", "minimum": 1},
+            "progress": {"type": "number"},
+            "total": {"type": "number"},
+            "message": {"type": "string"},
+            "data": {"description": "anything that the application adds"},
+        },
+    },
     "CommandBody": {
         "type": "object",
         "required": ["command"],
@@ -267,16 +281,30 @@ READY = route(
     "Can the process do its work?",
     {"200": success("it can", _STATUS), "503": refusal(Code.UNAVAILABLE, description="what is missing")},
 )
+_ANSWERED = success(
+    "what the application answered; what all said, by client id, where several were asked",
+    {"anyOf": [ref("CommandResult"), ref("Gathered")]},
+)
+_STREAMED = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "description": "with `Accept: text/event-stream`: any number of events `progress`, then one `response`, "
+            "whose data are as `x-events` has them",
+            "x-events": {
+                "progress": ref("CommandProgress"),
+                "response": {"anyOf": [ref("CommandResult"), ref("Gathered"), ref("Problem")]},
+            },
+        }
+    }
+}
 COMMAND = {
     "summary": "Send a command and wait for its answer",
     "operationId": "command",
     **_SECURED,
     "requestBody": {"required": True, "content": json_of(ref("CommandBody"))},
     "responses": {
-        "200": success(
-            "what the application answered; what all said, by client id, where several were asked",
-            {"anyOf": [ref("CommandResult"), ref("Gathered")]},
-        ),
+        "200": {**_ANSWERED, "content": _ANSWERED["content"] | _STREAMED},
         **refusals(code for code in Code if code is not Code.INVALID_FRAME),
         "415": refusal(description="`invalid_request`: the body is not `application/json`"),
     },

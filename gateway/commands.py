@@ -12,7 +12,7 @@ import time
 import msgspec
 from nats.aio.msg import Msg
 
-from gateway import progress
+from gateway.progress import wanted_subject
 from gateway.sessions import LiveSession, Sessions
 from gateway.thaw import Thaw
 from protocol import codec
@@ -124,8 +124,8 @@ class Commands:
             raise InvalidRequest("`idempotencyKey`: not supported by this version; leave it out")
         self._refuse_stale(command)
         with logs.about(session.core.client_id, request_id):
-            wanted = progress.wanted(msg.headers, msg.reply)
-            effects = session.core.call(principal, command, request_id, msg.reply, self._loop.time(), wanted)
+            progress_to = wanted_subject(msg.headers, msg.reply)
+            effects = session.core.call(principal, command, request_id, msg.reply, self._loop.time(), progress_to)
             session.perform(effects)
 
     def _cancel(self, session: LiveSession, msg: Msg, cancel: CancelRequest, principal: Principal) -> None:

@@ -32,53 +32,56 @@ class Remind(NamedTuple):
 class Progress:
     """The progress of one command. `now` is a monotonic time in seconds."""
 
-    __slots__ = ("_kept", "_open_at", "_seq", "_subject")
+    __slots__ = ("_client_id", "_kept", "_open_at", "_request_id", "_seq", "_subject")
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, client_id: str, request_id: str) -> None:
         self._subject = subject
+        self._client_id = client_id
+        self._request_id = request_id
         self._kept: ProgressFrame | None = None
         self._open_at = 0.0
         self._seq = 0
 
-    def report(self, frame: ProgressFrame, request_id: str, now: float) -> list[Tell | Remind]:
+    def report(self, frame: ProgressFrame, now: float) -> list[Tell | Remind]:
         """Take the application's word: tell it, or keep it in the place of one that waits already."""
         if self._kept is not None:
             self._kept = frame
             return []
         if now >= self._open_at:
-            return [self._tell(frame, request_id, now)]
+            return [self._tell(frame, now)]
         self._kept = frame
         return [Remind(frame.request_id, self._open_at)]
 
-    def due(self, request_id: str, now: float) -> list[Tell | Remind]:
+    def due(self, now: float) -> list[Tell | Remind]:
         """Tell what waits, or ask again for a reminder that came early."""
         if self._kept is None:
             return []
         if now < self._open_at:
             return [Remind(self._kept.request_id, self._open_at)]
-        return [self._tell(self._kept, request_id, now)]
+        return [self._tell(self._kept, now)]
 
-    def last(self, request_id: str) -> list[Tell]:
+    def last(self) -> list[Tell]:
         """Tell what waits, for the command ends now."""
-        return [] if self._kept is None else [self._tell(self._kept, request_id, self._open_at)]
+        return [] if self._kept is None else [self._tell(self._kept, self._open_at)]
 
-    def _tell(self, frame: ProgressFrame, request_id: str, now: float) -> Tell:
+    def _tell(self, frame: ProgressFrame, now: float) -> Tell:
         self._kept = None
         self._open_at = now + INTERVAL_SECONDS
         self._seq += 1
         message = ProgressMessage(
-            request_id=request_id,
+            request_id=self._request_id,
             seq=self._seq,
             progress=frame.progress,
             total=frame.total,
             message=frame.message,
             data=frame.data,
+            client_id=self._client_id,
         )
         return Tell(self._subject, message)
 
 
-def wanted(headers: dict[str, str] | None, reply: str) -> Progress | None:
-    """Return the progress of a command whose headers ask for it; None for any other.
+def wanted_subject(headers: dict[str, str] | None, reply: str) -> str | None:
+    """Return where a command's headers want its progress; None where they do not ask for it.
 
     Raises `InvalidRequest` for a subject that is no inbox, or that the answer goes to: a requester would take the first
     message for it.
@@ -91,4 +94,4 @@ def wanted(headers: dict[str, str] | None, reply: str) -> Progress | None:
             f"`{PROGRESS_HEADER}`: must be a subject below `_INBOX.` of at most {MAX_REPLY_CHARS} characters, without "
             "wildcards, and not the one that the answer goes to"
         )
-    return Progress(subject)
+    return subject

@@ -187,9 +187,9 @@ class Session:
         request_id: str,
         reply: str,
         now: float,
-        progress: Progress | None = None,
+        progress_to: str | None = None,
     ) -> list[Effect]:
-        """Take a command, in the order of checks that the protocol fixes. `progress` is for a caller who asked for it.
+        """Take a command, in the order of checks that the protocol fixes. Progress goes to `progress_to`, if anywhere.
 
         Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `RateLimited`,
         `InvalidParameters`, `Overloaded` or `Conflict`; then nothing was sent to the client.
@@ -207,8 +207,8 @@ class Session:
         self.contract.check(offer, command.action, command.parameters)
         self._require_room((caller.sub, request_id))
         effects = self._dispatch(caller, command, request_id, reply, now)
-        if progress is not None:
-            self._by_caller[caller.sub, request_id].progress = progress
+        if progress_to is not None:
+            self._by_caller[caller.sub, request_id].progress = Progress(progress_to, self.client_id, request_id)
         return effects
 
     def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
@@ -259,7 +259,7 @@ class Session:
         if command is None:
             self.late_progress += 1
             return []
-        return [] if command.progress is None else [*command.progress.report(frame, command.request_id, now)]
+        return [] if command.progress is None else [*command.progress.report(frame, now)]
 
     def register(
         self, contract: Contract, app: AppInfo | None, metadata: dict[str, Any] | None, ident: str | None
@@ -310,7 +310,7 @@ class Session:
         command = self._in_flight.get(wire_id)
         if command is None or command.progress is None:
             return []
-        return [*command.progress.due(command.request_id, now)]
+        return [*command.progress.due(now)]
 
     def tick(self, now: float) -> list[Effect]:
         """Ping a silent client, sooner while a command waits for it; close where no pong comes."""
@@ -388,7 +388,7 @@ class Session:
         del self._by_caller[command.key]
         if command.progress is None:
             return [Answer(command, response)]
-        return [*command.progress.last(command.request_id), Answer(command, response)]
+        return [*command.progress.last(), Answer(command, response)]
 
     def _withdraw(self, command: InFlight, error: BridgeError, reason: str, now: float) -> list[Effect]:
         response = failure(command.request_id, error, self.client_id, _milliseconds(command, now))

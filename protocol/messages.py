@@ -82,6 +82,7 @@ class ProgressMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     total: float | None = None
     message: str | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    client_id: str | None = None
 
 
 class CancelResponse(msgspec.Struct, frozen=True, rename="camel"):

@@ -114,7 +114,7 @@ async def test_caller_hears_all_that_is_said_and_then_the_answer(app: App, liste
     assert isinstance(first.data, msgspec.Raw)
     assert json.loads(codec.raw_bytes(first.data)) == {"rows": [1]}
     assert (first.request_id, first.seq, first.progress, first.total, first.message) == ("r1", 1, 1, 2, "half")
-    assert second == ProgressMessage(request_id="r1", seq=2, progress=2)
+    assert second == ProgressMessage(request_id="r1", seq=2, progress=2, client_id=app.client_id)
 
 
 async def test_flood_is_thinned_out_and_its_last_word_comes_before_the_answer(app: App, listening: Listening) -> None:
@@ -199,7 +199,7 @@ async def test_plain_nats_agent_can_listen_too(app: App, plain: Agent) -> None:
         told = json.loads((await inbox.next_msg(5)).data)
         await answer(app, wire_id)
         request_id = (await call)["requestId"]
-    assert told == {"requestId": request_id, "seq": 1, "progress": 0.5, "message": "half"}
+    assert told == {"requestId": request_id, "seq": 1, "progress": 0.5, "message": "half", "clientId": app.client_id}
 
 
 async def asking_slowly(plain: Agent, app: App) -> Frame:

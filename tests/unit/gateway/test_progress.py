@@ -5,9 +5,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.sessions import AGENT_1, AGENT_2, REPLY, codes, command, dispatched, response, session
+from support.sessions import AGENT_1, AGENT_2, CLIENT_ID, REPLY, codes, command, dispatched, response, session
 
-from gateway.progress import INTERVAL_SECONDS, Progress, Remind, Tell, wanted
+from gateway.progress import INTERVAL_SECONDS, Remind, Tell, wanted_subject
 from gateway.session import Answer, Effect, Session
 from protocol.errors import InvalidRequest
 from protocol.frames import ProgressFrame
@@ -61,7 +61,7 @@ class Shell:
 def begun(*, listens: bool = True) -> tuple[Session, str]:
     """Return a session with a command in flight, and its wire id."""
     core = session("add", "other")
-    return core, dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0, Progress(INBOX) if listens else None))
+    return core, dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0, INBOX if listens else None))
 
 
 @given(
@@ -127,7 +127,8 @@ def test_early_reminder_is_asked_for_again() -> None:
 def test_message_carries_all_that_the_application_said_under_the_caller_s_own_id() -> None:
     core, wire_id = begun()
     (tell,) = core.progress(ProgressFrame(wire_id, 1, 3, "one of three"), 1)
-    assert tell == Tell(INBOX, ProgressMessage(request_id="r1", seq=1, progress=1, total=3, message="one of three"))
+    message = ProgressMessage(request_id="r1", seq=1, progress=1, total=3, message="one of three", client_id=CLIENT_ID)
+    assert tell == Tell(INBOX, message)
 
 
 def test_progress_that_nobody_asked_for_costs_nothing() -> None:
@@ -150,7 +151,7 @@ def test_late_and_invented_progress_is_counted_and_dropped() -> None:
 
 def test_progress_does_not_extend_the_deadline() -> None:
     core = session("add")
-    _, arm = core.call(AGENT_1, command(timeout_ms=1000), "r1", REPLY, 0, Progress(INBOX))
+    _, arm = core.call(AGENT_1, command(timeout_ms=1000), "r1", REPLY, 0, INBOX)
     wire_id = dispatched([_, arm])
     assert codes(core.progress(ProgressFrame(wire_id, 1), 0.99)) == ["progress 1: 1"]
     assert codes(core.deadline_passed(wire_id, 1)) == ["cancel", "timeout"]
@@ -158,7 +159,7 @@ def test_progress_does_not_extend_the_deadline() -> None:
 
 def test_each_command_has_its_own_pace() -> None:
     core, first = begun()
-    second = dispatched(core.call(AGENT_2, command("other"), "r1", REPLY, 0, Progress("_INBOX.agent.p2")))
+    second = dispatched(core.call(AGENT_2, command("other"), "r1", REPLY, 0, "_INBOX.agent.p2"))
     for wire_id in (first, second):
         assert codes(core.progress(ProgressFrame(wire_id, 1), 1)) == ["progress 1: 1"]
 
@@ -169,9 +170,9 @@ def test_each_command_has_its_own_pace() -> None:
 )
 def test_progress_goes_to_an_inbox_that_is_not_the_answer_s(subject: str) -> None:
     with pytest.raises(InvalidRequest, match="Agentbridge-Progress"):
-        wanted({"Agentbridge-Progress": subject}, REPLY)
+        wanted_subject({"Agentbridge-Progress": subject}, REPLY)
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"Authorization": "Bearer t"}])
 def test_command_without_the_header_has_no_progress(headers: dict[str, str] | None) -> None:
-    assert wanted(headers, REPLY) is None
+    assert wanted_subject(headers, REPLY) is None

@@ -1,0 +1,106 @@
+"""The answer to a command as a stream: its progress as it comes, and in the end what a plain answer would be.
+
+The stream begins with the first word of progress, or when the request has been read for a second, so that refusals
+which come at once are ordinary answers with their own status.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from starlette.types import Message, Receive, Send
+
+from agent_api import sse
+from agent_api.asgi import write_answer
+from agent_api.commands import Heard
+from agent_api.problems import Answer
+from protocol import codec
+from protocol.messages import ProgressMessage
+
+BEGIN_AFTER_SECONDS = 1.0
+MAX_WAITING = 8
+
+Work = Callable[[Receive, Heard], Coroutine[Any, Any, Answer | None]]
+
+
+async def stream(work: Work, receive: Receive, send: Send) -> None:
+    """Write what `work` tells, then the answer that it returns, which is None where the caller has gone.
+
+    `work` watches whether the caller stays. A caller who reads slowly misses progress, but the newest.
+    """
+    writer = _Writer(receive, send)
+    async with asyncio.TaskGroup() as tasks:
+        answering = tasks.create_task(work(writer.receive, writer.take), name="answer a streamed command")
+        answering.add_done_callback(lambda _: writer.wake())
+        while not answering.done():
+            await writer.write_on()
+    answer = answering.result()
+    if answer is not None:
+        await writer.finish(answer)
+
+
+class _Writer:
+    """Writes one stream."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._waiting: deque[ProgressMessage] = deque(maxlen=MAX_WAITING)
+        self._news = asyncio.Event()
+        self._request_read = False
+        self._begun = False
+
+    async def receive(self) -> Message:
+        """Receive what the caller sends, and notice its end."""
+        message = await self._receive()
+        if not message.get("more_body", False) and not self._request_read:
+            self._request_read = True
+            self.wake()
+        return message
+
+    def take(self, _: str, message: ProgressMessage) -> None:
+        """Have progress written when the caller has read what came before; the oldest is forgotten."""
+        self._waiting.append(message)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of `write_on()`."""
+        self._news.set()
+
+    async def write_on(self) -> None:
+        """Wait for news and write the progress that waits; a heartbeat where there is none for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_seconds()):
+                await self._news.wait()
+        quiet = not self._news.is_set()
+        self._news.clear()
+        if quiet:
+            await self._write(sse.HEARTBEAT)
+        await self._write_waiting()
+
+    async def finish(self, answer: Answer) -> None:
+        """Write what still waits and the answer; an ordinary one where it is a refusal and nothing has been written."""
+        await self._write_waiting()
+        if not self._begun and answer.status != HTTPStatus.OK:
+            await write_answer(self._send, self._receive, answer)
+            return
+        await self._write(sse.block(b"response", answer.body))
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _patience_seconds(self) -> float | None:
+        if self._begun:
+            return sse.HEARTBEAT_SECONDS
+        return BEGIN_AFTER_SECONDS if self._request_read else None
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            await self._write(sse.block(b"progress", codec.encode(self._waiting.popleft())))
+
+    async def _write(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            await self._send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*sse.HEADERS]})
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -1,0 +1,53 @@
+"""Server-sent events as they travel, and who asks for them."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_api import sse
+
+EVENTS, JSON = "text/event-stream", "application/json"
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        (EVENTS, True),
+        ("TEXT/Event-Stream", True),
+        (f"{EVENTS}; charset=utf-8", True),
+        (f"{EVENTS};q=0.5, */*;q=0.1", True),
+        (f"{JSON}, {EVENTS}", True),
+        (f"{JSON}, {EVENTS};q=0.9", False),
+        (f"{JSON};q=0.1, {EVENTS};q=0.9", True),
+        (f"{EVENTS};q=0", False),
+        (f"{EVENTS};q=a lot", False),
+        (JSON, False),
+        ("*/*", False),
+        ("text/*", False),
+        (f"x{EVENTS}", False),
+        ("", False),
+        (",,;;=,", False),
+    ],
+)
+def test_events_are_for_those_who_name_them(accept: str, wanted: bool) -> None:
+    assert sse.is_wanted(accept.encode()) is wanted
+
+
+@given(accept=st.binary(max_size=60))
+def test_no_header_is_too_odd_to_be_read(accept: bytes) -> None:
+    assert sse.is_wanted(accept + b",text/event-stream") or b"q" in accept.lower() or b"json" in accept.lower()
+
+
+def test_event_has_a_name_and_data() -> None:
+    assert sse.block(b"progress", b'{"a":1}') == b'event: progress\ndata: {"a":1}\n\n'
+
+
+@given(value=st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=5), indent=st.integers(0, 2))
+def test_line_breaks_of_an_application_stay_within_its_event(value: object, indent: int) -> None:
+    spread = json.dumps(value, indent=indent).replace("\n", "\r\n").encode()
+    *lines, nothing, end = sse.block(b"response", spread).split(b"\n")
+    assert (lines[0], nothing, end) == (b"event: response", b"", b"")
+    assert all(line.startswith(b"data: ") for line in lines[1:])
+    assert json.loads(b"\n".join(line.removeprefix(b"data: ") for line in lines[1:])) == value
