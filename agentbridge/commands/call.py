@@ -1,7 +1,8 @@
 """`agentbridge call`: have an application execute a command, directly over NATS."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -12,14 +13,19 @@ from agentbridge.commands.help import Command
 from agentbridge.commands.options import TO_CALL, as_json, duration, needs_settings
 from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
 from agentbridge.directory import Directory
+from agentbridge.progress import Display, display
 from protocol import codec
 from protocol.errors import BridgeError, InvalidRequest
 from protocol.ids import check_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, check_command, failure
 from protocol.runtime.caller import Caller
+from protocol.runtime.listening import OnProgress
+from protocol.runtime.nats import Connection
 from protocol.subjects import ClientAddress
 
 EXIT_FAILED = 1
+_CANCELLED = "cancelled; the application is told to stop"
+_CANCELLED_UNHEARD = "cancelled, but NATS is away: the application may go on"
 
 
 @click.command(cls=Command)
@@ -38,8 +44,9 @@ def call(
     """Have an application do something.
 
     The application CLIENT executes TARGET, and its result is printed. TARGET is a function, or a component followed
-    by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. Ctrl-C cancels the command, and
-    the application is told.
+    by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. On a terminal a bar shows how far
+    the application says that it has come; with --json each such message is a line on standard error. Ctrl-C cancels the
+    command, and the application is told.
 
     Examples:
       agentbridge call CLIENT add_todo title=Milk
@@ -49,7 +56,7 @@ def call(
     """
     action, parameters = parse_rest(rest)
     command = _command(client, target=target, action=action, parameters=parameters, timeout_ms=timeout * 1000, **more)
-    response = asyncio.run(_call(settings, client, command))
+    response = asyncio.run(_call(settings, client, command, display(as_json=as_json)))
     if as_json:
         click.echo(output.one_line(response))
         click.get_current_context().exit(EXIT_FAILED if response.error else 0)
@@ -93,18 +100,19 @@ class _Done(Exception):
     """Ends the task group of a call that has its answer; probes would otherwise sleep on for a second."""
 
 
-async def _call(settings: CommandSettings, client: str, command: CommandRequest) -> CommandResponse:
+async def _call(settings: CommandSettings, client: str, command: CommandRequest, shown: Display) -> CommandResponse:
     """Return the answer, or the error that took its place."""
     token = token_of(settings)
     address = ClientAddress(tenant_of(token), client)
     response = None
     async with connected(settings) as connection:
         try:
-            async with asyncio.TaskGroup() as tasks:
-                caller = Caller(connection, Directory(connection, address.tenant, token).knows)
-                await caller.start(tasks)
-                response = await _answer(caller, address, command, token)
-                raise _Done
+            with _ending(shown, connection):
+                async with asyncio.TaskGroup() as tasks:
+                    caller = Caller(connection, Directory(connection, address.tenant, token).knows)
+                    await caller.start(tasks)
+                    response = await _answer(caller, address, command, token, shown.on_progress)
+                    raise _Done
         except* _Done:
             pass
     assert response is not None
@@ -112,10 +120,24 @@ async def _call(settings: CommandSettings, client: str, command: CommandRequest)
 
 
 async def _answer(
-    caller: Caller, address: ClientAddress, command: CommandRequest, token: str | None
+    caller: Caller, address: ClientAddress, command: CommandRequest, token: str | None, on_progress: OnProgress | None
 ) -> CommandResponse:
     request_id = command.request_id or new_request_id()
     try:
-        return await caller.call(address, msgspec.structs.replace(command, request_id=request_id), token)
+        command = msgspec.structs.replace(command, request_id=request_id)
+        return await caller.call(address, command, token, on_progress)
     except BridgeError as exc:
         return failure(request_id, exc, address.client_id)
+
+
+@contextlib.contextmanager
+def _ending(shown: Display, connection: Connection) -> Iterator[None]:
+    """Take the progress away in the end, and say so where Ctrl-C was the end."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        shown.clear()
+        click.echo(_CANCELLED if connection.connected else _CANCELLED_UNHEARD, err=True)
+        raise
+    finally:
+        shown.clear()

@@ -1,13 +1,14 @@
 """A real `agentbridge up`, the commands that people type beside it, and the process tree that it leaves."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,10 +158,53 @@ class Up:
             stderr=subprocess.PIPE,
         )
 
+    @contextlib.asynccontextmanager
+    async def on_terminal(self, *arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, "Screen"]]:
+        """Run `agentbridge …` with its standard error on a terminal, and give both."""
+        screen = Screen()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "agentbridge", *arguments),
+            env=self.environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=screen.its,
+        )
+        os.close(screen.its)
+        try:
+            yield process, screen
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            os.close(screen.ours)
+
     def _is_ready(self) -> bool:
         assert self._popen is not None
         assert self._popen.poll() is None, self.log
         return bool(self.run_file) and self.run_file["pid"] == self.pid
+
+
+class Screen:
+    """A terminal, as far as a program can tell that writes to it."""
+
+    def __init__(self) -> None:
+        self.ours, self.its = os.openpty()
+        os.set_blocking(self.ours, False)
+        self._text = b""
+
+    @property
+    def text(self) -> str:
+        """All that was written to it."""
+        while read := self._read():
+            self._text += read
+        return self._text.decode()
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self.ours, 65_536)
+        except OSError:  # nothing is there now, or nobody is there any more
+            return b""
 
 
 def tree(pid: int) -> Iterator[int]:

@@ -1,0 +1,109 @@
+"""How far a command has come, shown while it runs: a bar on a terminal, lines of JSON for programs, else nothing.
+
+It goes to standard error, so that standard output holds the result alone.
+"""
+
+import os
+import sys
+import unicodedata
+from typing import Protocol
+
+import click
+
+from agentbridge import output
+from protocol.messages import ProgressMessage
+from protocol.runtime.listening import OnProgress
+
+BAR_CHARS = 24
+FALLBACK_COLUMNS = 80
+GAP = "  "
+
+
+class Display(Protocol):
+    """Shows progress. `on_progress` is None where there is nothing to show it on, so that nobody need send it."""
+
+    on_progress: OnProgress | None
+
+    def clear(self) -> None:
+        """Leave nothing behind that would stand in the way of what is printed next."""
+
+
+class Nothing:
+    """Shows nothing."""
+
+    on_progress: OnProgress | None = None
+
+    def clear(self) -> None:
+        """Do nothing."""
+
+
+class Lines(Nothing):
+    """Prints each message as it is, one a line."""
+
+    def __init__(self) -> None:
+        self.on_progress = self._print
+
+    def _print(self, message: ProgressMessage) -> None:
+        click.echo(output.one_line(message), err=True)
+
+
+class Bar:
+    """One line of the terminal that is written over. No escape sequences, which not every terminal understands."""
+
+    def __init__(self) -> None:
+        self.on_progress: OnProgress | None = self._show
+        self._used = 0
+
+    def clear(self) -> None:
+        """Blank the line."""
+        if self._used:
+            click.echo(f"\r{' ' * self._used}\r", err=True, nl=False)
+            self._used = 0
+
+    def _show(self, message: ProgressMessage) -> None:
+        text = described(message, _columns() - 1)  # writing into the last column would begin a new line
+        width = sum(map(_width, text))
+        click.echo(f"\r{text}{' ' * (self._used - width)}", err=True, nl=False)
+        self._used = width
+
+
+def display(*, as_json: bool) -> Display:
+    """Return how progress is shown here."""
+    if as_json:
+        return Lines()
+    return Bar() if sys.stderr.isatty() else Nothing()
+
+
+def described(message: ProgressMessage, columns: int) -> str:
+    """Return a message on one line of at most so many columns; whatever could move the cursor is shown as an escape."""
+    text = GAP.join(filter(None, (_amount(message), output.printable(message.message or ""))))
+    return _cut(text, columns)
+
+
+def _amount(message: ProgressMessage) -> str:
+    """Return a bar where it is known how much there is to do, a bare number otherwise."""
+    if message.total is None or message.total <= 0:
+        return f"{message.progress:g}"
+    part = min(1.0, max(0.0, message.progress / message.total))
+    done = int(part * BAR_CHARS)
+    return f"[{'#' * done}{'-' * (BAR_CHARS - done)}] {int(part * 100):3}%"
+
+
+def _cut(text: str, columns: int) -> str:
+    used = 0
+    for at, char in enumerate(text):
+        used += _width(char)
+        if used > columns:
+            return text[:at]
+    return text
+
+
+def _width(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or FALLBACK_COLUMNS
+    except OSError:
+        return FALLBACK_COLUMNS

@@ -1,0 +1,101 @@
+"""`agentbridge call` with a slow function: its progress on a terminal and for programs, and Ctrl-C."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from support.app import App, application, never
+from support.up import Up
+from support.wait import until
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    running = Up(tmp_path_factory.mktemp("up"))
+    try:
+        running.start_blocking()
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture
+async def app(up: Up) -> AsyncIterator[App]:
+    token = up.token("app", "ann")
+    async with application(up.run_file["gatewayUrl"], {"never": never}, token=token) as connected:
+        yield connected
+
+
+async def taken(app: App) -> str:
+    return str((await app.received(10, type="command"))["requestId"])
+
+
+async def tell(app: App, wire_id: str, progress: float, **more: Any) -> None:
+    await app.send({"type": "progress", "requestId": wire_id, "progress": progress, **more})
+
+
+async def answer(app: App, wire_id: str) -> None:
+    await app.send({"type": "response", "requestId": wire_id, "status": "success", "result": "all of it"})
+
+
+async def test_terminal_shows_a_bar_while_the_command_runs(up: Up, app: App) -> None:
+    async with up.on_terminal("call", app.client_id, "never") as (process, screen):
+        wire_id = await taken(app)
+        await tell(app, wire_id, 1, total=4, message="reading\x1b[2J")
+        await until(lambda: r"[######------------------]  25%  reading\x1b[2J" in screen.text)
+        await tell(app, wire_id, 7)
+        await until(lambda: "\r7 " in screen.text)
+        await answer(app, wire_id)
+        out, _ = await process.communicate()
+        assert (process.returncode, out) == (0, b'"all of it"\n')
+        assert "\x1b" not in screen.text
+        assert screen.text.endswith("\r"), "something was left on the line"
+
+
+async def test_programs_get_progress_as_lines_on_standard_error(up: Up, app: App) -> None:
+    process = await up.begin("call", app.client_id, "never", "--request-id", "mine", "--json")
+    wire_id = await taken(app)
+    await tell(app, wire_id, 1, data={"rows": 7})
+    await answer(app, wire_id)
+    out, err = await process.communicate()
+    assert json.loads(out)["result"] == "all of it"
+    told = {"requestId": "mine", "clientId": app.client_id, "seq": 1, "progress": 1, "data": {"rows": 7}}
+    assert [json.loads(line) for line in err.splitlines()] == [told]
+
+
+async def test_where_nobody_looks_nothing_is_shown(up: Up, app: App) -> None:
+    process = await up.begin("call", app.client_id, "never")
+    wire_id = await taken(app)
+    await tell(app, wire_id, 1)
+    await answer(app, wire_id)
+    out, err = await process.communicate()
+    assert (out, err) == (b'"all of it"\n', b"")
+
+
+async def test_ctrl_c_cancels_the_command_and_says_so(up: Up, app: App) -> None:
+    async with up.on_terminal("call", app.client_id, "never") as (process, screen):
+        wire_id = await taken(app)
+        await tell(app, wire_id, 1, total=4)
+        await until(lambda: "25%" in screen.text)
+        process.send_signal(signal.SIGINT)
+        cancel = await app.received(type="cancel", requestId=wire_id)
+        async with asyncio.timeout(10):
+            out, _ = await process.communicate()
+        said = screen.text
+    assert cancel["reason"] == "the caller went away"
+    assert (process.returncode, out) == (130, b"")
+    assert said.splitlines()[-1] == "cancelled; the application is told to stop"
+
+
+async def test_killed_gateway_ends_the_call_within_2_seconds(up: Up, app: App) -> None:
+    async with up.on_terminal("call", app.client_id, "never") as (process, screen):
+        await tell(app, await taken(app), 1, total=4)
+        await until(lambda: "25%" in screen.text)
+        up.signal_child("gateway", signal.SIGKILL)
+        async with asyncio.timeout(3):  # two for the answer, one for the end of a process on a busy machine
+            await process.communicate()
+        assert process.returncode == 1
+        assert "Error: client_lost: " in screen.text
