@@ -3,13 +3,14 @@
 import asyncio
 import secrets
 
+from protocol import subjects
 from protocol.runtime import process
 from protocol.runtime.auth import Verifier
+from protocol.runtime.bucket import Bucket
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.nats import Connection
 from protocol.runtime.responder import Responder
 from registry.announcements import Announcer
-from registry.bucket import Bucket
 from registry.endpoints import Endpoints
 from registry.hearing import Hearing
 from registry.holdings import Holdings
@@ -42,7 +43,7 @@ async def start(settings: RegistrySettings, connection: Connection, tasks: async
     await streams.ensure()
     holdings, announcer, hearing = Holdings(), Announcer(connection), Hearing(connection)
     mirror = Mirror(connection, holdings.observe)
-    store = Store(Bucket(connection), mirror, holdings, announcer)
+    store = Store(Bucket(connection, subjects.CLIENTS_BUCKET), mirror, holdings, announcer)
     syncs = Syncs(connection, store, tasks)
     watch = Watch(connection, tasks, holdings, hearing, store, syncs)
     for name, loop in (("mirror", mirror.run), ("streams", streams.run), ("announce", announcer.run)):

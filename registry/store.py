@@ -19,10 +19,10 @@ from protocol.errors import BridgeError, Conflict, InvalidRequest, Unavailable
 from protocol.ids import is_token
 from protocol.records import ClientRecord
 from protocol.reports import EndReason, Removal, Report, ReportAck
+from protocol.runtime.bucket import NOTHING, Bucket, Value
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.mirror import Mirror
 from registry.announcements import Announcer
-from registry.bucket import NOTHING, Bucket, Value
 from registry.crowd import for_each
 from registry.holdings import Applied, Holdings, read_applied
 

@@ -21,7 +21,7 @@ from protocol.runtime.settings import PREFIX
 DUPLICATE_WINDOW_SECONDS = 120
 EVENTS_AGE_SECONDS = 3 * 86_400
 AUDIT_AGE_SECONDS = 30 * 86_400
-IDEMPOTENCY_AGE_SECONDS = 86_400  # entries carry a shorter time to live of their own; this catches the rest
+IDEMPOTENCY_AGE_SECONDS = 2 * 86_400  # entries carry a shorter time to live of their own; this catches the rest
 STREAM_BYTES = 512 * 1024 * 1024
 CHECK_SECONDS = 10.0
 RETRY_SECONDS = 0.25
@@ -29,6 +29,7 @@ WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
 _NANOSECONDS = 1_000_000_000
 _NOT_CLUSTERED = 10074
+_CANNOT_BE_CHANGED = 10052
 _REQUESTS = (  # what is asked and answered on NATS, and must not be stored: a stream's PubAck would be the first answer
     subjects.ALL_COMMANDS,
     subjects.ALL_REGISTRY_REQUESTS,
@@ -132,6 +133,11 @@ class Streams:
                 ) from exc
             if exc.err_code == jetstream.SUBJECTS_OVERLAP:
                 raise ConfigurationError(await self._overlap(config)) from exc
+            if exc.err_code == _CANNOT_BE_CHANGED and verb == "UPDATE":
+                raise ConfigurationError(
+                    f"the stream {name} was made without what this product relies on, and this NATS cannot change that "
+                    f"({exc}): upgrade nats-server, or delete the stream, which is then made anew, empty"
+                ) from exc
             raise
 
     async def _overlap(self, config: dict[str, Any]) -> str:
@@ -151,7 +157,12 @@ def configurations(replicas: int) -> list[dict[str, Any]]:
     """Return the configuration of each stream, as JetStream's API spells it."""
     return [
         _bucket(subjects.CLIENTS_BUCKET, replicas),
-        _bucket(subjects.IDEMPOTENCY_BUCKET, replicas, max_age=IDEMPOTENCY_AGE_SECONDS * _NANOSECONDS),
+        _bucket(
+            subjects.IDEMPOTENCY_BUCKET,
+            replicas,
+            max_age=IDEMPOTENCY_AGE_SECONDS * _NANOSECONDS,
+            max_bytes=STREAM_BYTES,  # when it is full, keyed commands are refused, and nothing is forgotten early
+        ),
         _stream(
             subjects.EVENTS_STREAM, [subjects.ALL_EVENTS, subjects.ALL_CLIENT_CHANGES], replicas, EVENTS_AGE_SECONDS
         ),

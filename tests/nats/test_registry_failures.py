@@ -271,6 +271,21 @@ async def test_limits_that_an_operator_has_tuned_are_left_alone_and_what_is_need
             assert (config.max_age, config.max_msgs_per_subject, config.allow_msg_ttl) == (60, 1, True)
 
 
+async def test_stream_that_cannot_be_mended_ends_the_registry_with_what_to_do(
+    tmp_path: Path, private_nats: NatsServer
+) -> None:
+    """As nats-server 2.11.0 does with any bucket that was made without times to live."""
+    name, captured = f"KV_{subjects.IDEMPOTENCY_BUCKET}", f"$KV.{subjects.IDEMPOTENCY_BUCKET}.>"
+    async with observer(private_nats.url) as watching:
+        counter = {"name": name, "subjects": [captured], "allow_msg_counter": True}
+        await watching.nats.request(f"$JS.API.STREAM.CREATE.{name}", codec.encode(counter), timeout=5)
+    process = Process("registry", tmp_path, environment(private_nats.url)).launch()
+    assert await process.ended() == EXIT_CONFIGURATION
+    assert f"the stream {name} was made without" in process.log
+    assert "upgrade nats-server, or delete the stream" in process.log
+    assert "Traceback" not in process.log
+
+
 async def test_registry_waits_for_nats(tmp_path: Path, make_nats: MakeNats) -> None:
     server = make_nats("")
     async with asyncio.timeout(20):

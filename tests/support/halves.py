@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from nats.aio.msg import Msg
 
 from protocol import subjects
+from protocol.runtime.bucket import Bucket
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.nats import Connection, connect
 from registry.announcements import Announcer
-from registry.bucket import Bucket
 from registry.holdings import Holdings, read_applied
 from registry.settings import RegistrySettings
 from registry.store import Store
@@ -26,7 +26,7 @@ class Half:
     def __init__(self, connection: Connection, tasks: asyncio.TaskGroup) -> None:
         self.holdings = holdings = Holdings()
         self.connection = connection
-        self.bucket = Bucket(connection)
+        self.bucket = Bucket(connection, subjects.CLIENTS_BUCKET)
         self.mirror = Mirror(connection, holdings.observe)
         self.announcer = Announcer(connection)
         self.store = Store(self.bucket, self.mirror, holdings, self.announcer)
