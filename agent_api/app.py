@@ -24,8 +24,8 @@ from agent_api.routes import Directory
 from protocol.errors import BridgeError, Internal
 from protocol.origins import Origins
 
-EXPOSED_HEADERS = ("ETag", "Link", "Retry-After", "WWW-Authenticate")
-REQUEST_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "Last-Event-ID")
+EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Link", "Retry-After", "WWW-Authenticate")
+REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID")
 FILE_METHODS = {"GET", "HEAD"}
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ class Head(msgspec.Struct):
     content_type: bytes = b""
     accept: bytes = b""
     length: int | None = None
+    idempotency_key: str | None = None
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
@@ -39,6 +40,9 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             head.length = int(value)
         elif name == b"accept":
             head.accept = b"%b,%b" % (head.accept, value) if head.accept else value
+        elif name == b"idempotency-key":
+            given = value.decode("latin-1")  # two of them make a list (RFC 9110 section 5.3), which is no key
+            head.idempotency_key = given if head.idempotency_key is None else f"{head.idempotency_key}, {given}"
     return head
 
 

@@ -3,10 +3,12 @@
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from protocol import codec
 from protocol.discovery import Query, text_of
 from protocol.errors import ClientNotFound, InvalidRequest
+from protocol.idempotency import one_key
 from protocol.ids import is_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, check_command
 
@@ -80,9 +82,18 @@ class Order(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(CommandBody)
 
 
-def read_order(data: bytes, default_timeout_ms: int, max_timeout_ms: int) -> Order:
-    """Read a body. Raises `InvalidRequest` naming the field, and what `order_of()` does."""
-    return order_of(codec.decode(_decoder, data), default_timeout_ms, max_timeout_ms)
+def read_order(
+    data: bytes, default_timeout_ms: int, max_timeout_ms: int, idempotency_header: str | None = None
+) -> Order:
+    """Read a body and the header `Idempotency-Key`.
+
+    Raises `InvalidRequest` naming the field, and what `order_of()` does.
+    """
+    body = codec.decode(_decoder, data)
+    if idempotency_header is not None:
+        key = one_key(idempotency_header, body.command.idempotency_key)
+        body = replace(body, command=replace(body.command, idempotency_key=key))
+    return order_of(body, default_timeout_ms, max_timeout_ms)
 
 
 def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) -> Order:

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from agent_api import sse
@@ -21,6 +22,8 @@ from protocol.errors import BridgeError, Internal, PayloadTooLarge, from_body
 from protocol.messages import CommandResponse
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, bearer
+
+REPLAYED = (b"idempotency-replayed", b"true")
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,9 @@ class CommandEndpoint:
         self._intake.admit(reserved)
         try:
             body = await read_body(receive, limit)
-            order = read_order(body, self._settings.command_timeout_ms, self._settings.max_command_timeout_ms)
+            order = read_order(
+                body, self._settings.command_timeout_ms, self._settings.max_command_timeout_ms, head.idempotency_key
+            )
             return await self._execute(order, principal, token, receive, heard)
         finally:
             self._intake.release(reserved)
@@ -91,20 +96,22 @@ class CommandEndpoint:
         """Send the order and return its answer; from here on, refusals carry the request's id."""
         try:
             outcome = await self._waits.for_answer(self._commands.send(order, principal, token, heard), receive)
-            return _answer(outcome, order.client_id)
+            return _answer(outcome, order)
         except CallerGone:
             raise
         except Exception as exc:
             return _refusal(exc, order)
 
 
-def _answer(outcome: CommandResponse | Gathered, client_id: str | None) -> Answer:
-    """Return what came of an order; raise the error where one client answered with an error."""
+def _answer(outcome: CommandResponse | Gathered, order: Order) -> Answer:
+    """Return what came of an order, success or error."""
     if isinstance(outcome, Gathered):
         return Answer(200, codec.encode(outcome))
-    if outcome.error is not None:
-        raise from_body(outcome.error)
-    return Answer(200, write_result(outcome, client_id or outcome.client_id or ""))
+    headers = (REPLAYED,) if outcome.replayed else ()
+    if outcome.error is None:
+        return Answer(200, write_result(outcome, order.client_id or outcome.client_id or ""), headers)
+    refusal = answer_of(from_body(outcome.error), order.request_id)
+    return msgspec.structs.replace(refusal, headers=refusal.headers + headers) if headers else refusal
 
 
 def _refusal(error: Exception, order: Order | None = None, *, close: bool = False) -> Answer:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from agent_api.bodies import Order
-from agent_api.gathering import Gathered
+from agent_api.gathering import Gathered, Send
 from agent_api.reaching import Reaching
 from protocol.access import Principal
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage
@@ -24,12 +24,20 @@ class Calls(Protocol):
         """Send a command and return its one answer; call `on_progress` with what is told meanwhile."""
 
 
+class Keyed(Protocol):
+    """Who sends the orders that have an idempotency key."""
+
+    def send(self, order: Order, principal: Principal, send: Send) -> Coroutine[Any, Any, CommandResponse | Gathered]:
+        """Return the one answer to the command under the order's key."""
+
+
 class Commands:
     """Sends orders. With authentication off a token is any text, which has no business in a NATS header."""
 
-    def __init__(self, caller: Calls, reaching: Reaching, *, passes_tokens_on: bool) -> None:
+    def __init__(self, caller: Calls, reaching: Reaching, keyed: Keyed, *, passes_tokens_on: bool) -> None:
         self._caller = caller
         self._reaching = reaching
+        self._keyed = keyed
         self._passes_tokens_on = passes_tokens_on
 
     def send(
@@ -38,10 +46,12 @@ class Commands:
         """Return the sending of an order, to be awaited; a cancelled one cancels its commands.
 
         What comes of it is one client's response, which names the client and may be an error, or what several clients
-        answered; it raises what `Caller.call` and `Reaching.send` raise. `heard` is called with the id of the client
-        that tells how far it has come, and with what it tells; it must not wait.
+        answered; it raises what `Caller.call`, `Reaching.send` and `Keyed.send` raise. `heard` is called with the id of
+        the client that tells how far it has come, and with what it tells; it must not wait.
         """
         passed_on = token if self._passes_tokens_on else None
+        if order.command.idempotency_key is not None:
+            return self._keyed.send(order, principal, partial(self._call, passed_on, heard))
         if order.client_id is not None:
             return self._call(passed_on, heard, ClientAddress(principal.tenant, order.client_id), order.command)
         return self._reaching.send(order, principal, partial(self._call, passed_on, heard))

@@ -7,7 +7,7 @@ from agent_api.bodies import MAX_ASKED
 from agent_api.problems import HEADERS
 from protocol.discovery import MAX_PAGE
 from protocol.errors import MEANINGS, Code
-from protocol.ids import MAX_REQUEST_ID_CHARS
+from protocol.ids import MAX_IDEMPOTENCY_KEY_CHARS, MAX_REQUEST_ID_CHARS
 
 SCHEMA_PATH = "#/components/schemas/{name}"
 
@@ -101,6 +101,13 @@ SCHEMAS: dict[str, Any] = {
             "parameters": {"type": "object", "default": {}},
             "requestId": _nullable("string", minLength=1, maxLength=MAX_REQUEST_ID_CHARS, pattern="^[!-~]+$"),
             "timeoutMs": _nullable("integer", exclusiveMinimum=0),
+            "idempotencyKey": _nullable(
+                "string",
+                minLength=1,
+                maxLength=MAX_IDEMPOTENCY_KEY_CHARS,
+                pattern="^[!-~]+$",
+                description="as the header `Idempotency-Key`; not with `clientIds` or `match`",
+            ),
         },
     },
     "Gathered": {
@@ -284,6 +291,7 @@ READY = route(
 _ANSWERED = success(
     "what the application answered; what all said, by client id, where several were asked",
     {"anyOf": [ref("CommandResult"), ref("Gathered")]},
+    {"Idempotency-Replayed": header("`true` where another request with this idempotency key had it executed")},
 )
 _STREAMED = {
     "text/event-stream": {
@@ -298,10 +306,17 @@ _STREAMED = {
         }
     }
 }
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "executes the command once, however often it is sent; quoted or bare, and the same as in the body",
+    "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_CHARS, "pattern": "^[!#-~][!-~]*$"},
+}
 COMMAND = {
     "summary": "Send a command and wait for its answer",
     "operationId": "command",
     **_SECURED,
+    "parameters": [_IDEMPOTENCY_KEY],
     "requestBody": {"required": True, "content": json_of(ref("CommandBody"))},
     "responses": {
         "200": {**_ANSWERED, "content": _ANSWERED["content"] | _STREAMED},

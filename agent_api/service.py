@@ -13,6 +13,7 @@ from agent_api.events.endpoint import EventsEndpoint
 from agent_api.events.hub import Hub
 from agent_api.health import Health
 from agent_api.intake import Intake
+from agent_api.keyed import Keyed
 from agent_api.loopback import LoopbackOnly
 from agent_api.reaching import Reaching
 from agent_api.routes import Directory
@@ -27,6 +28,7 @@ from protocol.origins import Origins
 from protocol.runtime import process
 from protocol.runtime.auth import Verifier
 from protocol.runtime.caller import Caller, Known
+from protocol.runtime.entries import Entries
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.nats import Connection
 from protocol.runtime.responder import Responder
@@ -85,7 +87,8 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     intake, waits = Intake(), Waits(tasks)
     gathered_bytes = GATHERED_MESSAGES * settings.max_message_bytes
     reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, gathered_bytes)
-    commands = Commands(caller, reaching, passes_tokens_on=not verifier.off)
+    keyed = Keyed(Entries(connection, settings.idempotency_ttl_seconds), reaching)
+    commands = Commands(caller, reaching, keyed, passes_tokens_on=not verifier.off)
     command = CommandEndpoint(settings, verifier, commands, intake, waits)
     hub = Hub(connection)
     origins = Origins(settings.allowed_origins)

@@ -146,6 +146,7 @@ def _agent_api() -> User:
             ALL_COMMANDS,
             ALL_REGISTRY_REQUESTS,
             f"{ROOT}._gateway.*.disconnect",
+            f"{ROOT}._gateway.*.ping",
             ALL_AUDIT,
             _SERVICES,
             _INBOXES,

@@ -6,6 +6,7 @@ from gateway.administration import Administration
 from gateway.commands import Commands
 from gateway.contracts import Contracts
 from gateway.events import Events
+from gateway.idempotency import Idempotency
 from gateway.pace import Pace
 from gateway.receiving import Receiving
 from gateway.reports import Reporter
@@ -17,17 +18,27 @@ from protocol.errors import ConfigurationError
 from protocol.ids import new_gateway_id
 from protocol.runtime import process
 from protocol.runtime.auth import Verifier
+from protocol.runtime.entries import Entries
 from protocol.runtime.nats import Connection
 
 ENVELOPE_BYTES = 32 * 1024
+OUTCOMES_SECONDS = 2.0
 
 
 class Gateway:
     """A gateway that serves; `drain()` ends it in order."""
 
-    def __init__(self, server: GatewayServer, sessions: Sessions, reporter: Reporter, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        server: GatewayServer,
+        sessions: Sessions,
+        idempotency: Idempotency,
+        reporter: Reporter,
+        drain_seconds: float,
+    ) -> None:
         self._server = server
         self._sessions = sessions
+        self._idempotency = idempotency
         self._reporter = reporter
         self._drain_seconds = drain_seconds
 
@@ -38,6 +49,7 @@ class Gateway:
         await self._sessions.wait_commands(self._drain_seconds)
         await self._server.close()
         await self._sessions.wait_gone()
+        await self._idempotency.wait_done(OUTCOMES_SECONDS)
         await self._reporter.say_goodbye()
 
 
@@ -55,7 +67,9 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
         reporter.ended,
         Pace(settings.rate_per_agent),
     )
-    commands = Commands(connection, sessions, verifier, tasks, settings.command_timeout_ms)
+    entries = Entries(connection, settings.idempotency_ttl_seconds)
+    idempotency = Idempotency(sessions, entries, _limits(settings), tasks, settings.max_message_bytes)
+    commands = Commands(connection, sessions, verifier, idempotency, tasks, settings.command_timeout_ms)
     events = Events(connection)
     await events.start()
     receiving = Receiving(Contracts(), events, verifier, tasks)
@@ -64,7 +78,7 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
     for name, loop in (("report", reporter.run), ("clock", sessions.run_clock), ("thaw", commands.watch_thaw)):
         tasks.create_task(loop(), name=name)
     process.announce("gateway", await server.start())
-    return Gateway(server, sessions, reporter, settings.drain_seconds)
+    return Gateway(server, sessions, idempotency, reporter, settings.drain_seconds)
 
 
 def _limits(settings: GatewaySettings) -> Limits:

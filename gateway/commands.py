@@ -12,6 +12,7 @@ import time
 import msgspec
 from nats.aio.msg import Msg
 
+from gateway.idempotency import Idempotency, Request
 from gateway.progress import wanted_subject
 from gateway.sessions import LiveSession, Sessions
 from gateway.thaw import Thaw
@@ -21,7 +22,6 @@ from protocol.errors import (
     BridgeError,
     DeadlineExceeded,
     Internal,
-    InvalidRequest,
     Overloaded,
     PayloadTooLarge,
     Unavailable,
@@ -60,6 +60,7 @@ class Commands:
         connection: Connection,
         sessions: Sessions,
         verifier: Verifier,
+        idempotency: Idempotency,
         tasks: asyncio.TaskGroup,
         default_timeout_ms: int,
     ) -> None:
@@ -67,6 +68,7 @@ class Commands:
         self._sessions = sessions
         self._verifier = verifier
         self._tasks = tasks
+        self._idempotency = idempotency
         self._default_timeout_ms = default_timeout_ms
         self._verifying: set[tuple[str, str | None, str]] = set()
         self._loop = asyncio.get_running_loop()
@@ -120,15 +122,20 @@ class Commands:
             log.warning("ignored a command for client %s: it has no reply subject", session.core.client_id)
             return
         require(principal, session.core.view)  # before anything that could tell a hidden client from none
-        if command.idempotency_key is not None:
-            raise InvalidRequest("`idempotencyKey`: not supported by this version; leave it out")
         self._refuse_stale(command)
         with logs.about(session.core.client_id, request_id):
             progress_to = wanted_subject(msg.headers, msg.reply)
+            if command.idempotency_key is not None:
+                self._idempotency.take(Request(session, principal, command, request_id, msg.reply, progress_to))
+                return
+            self._idempotency.require_unused(session.core.client_id, principal.sub, request_id)
             effects = session.core.call(principal, command, request_id, msg.reply, self._loop.time(), progress_to)
             session.perform(effects)
 
     def _cancel(self, session: LiveSession, msg: Msg, cancel: CancelRequest, principal: Principal) -> None:
+        if self._idempotency.cancel(session, principal, cancel.request_id, cancel.reason):
+            self._reply(msg, codec.encode(CancelResponse(cancelled=True)))
+            return
         effects = session.core.cancel(principal, cancel.request_id, cancel.reason, self._loop.time())
         session.perform(effects)
         self._reply(msg, codec.encode(CancelResponse(cancelled=bool(effects))))
@@ -140,7 +147,11 @@ class Commands:
         answer, size = ProbeResponse([], [], []), 0
         for request_id in probe.request_ids:
             outcome = self._sessions.outcomes.get((core.client_id, principal.sub, request_id), now)
-            if core.is_in_flight(principal, request_id) or (core.client_id, token, request_id) in self._verifying:
+            if (
+                core.is_in_flight(principal, request_id)
+                or (core.client_id, token, request_id) in self._verifying
+                or self._idempotency.is_waiting(core.client_id, principal.sub, request_id)
+            ):
                 answer.in_flight.append(request_id)
             elif outcome is None:
                 answer.unknown.append(request_id)

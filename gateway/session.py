@@ -120,11 +120,12 @@ class InFlight(msgspec.Struct):
     reply: str
     started: float
     progress: Progress | None = None
+    claim: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
-        """By whom and under which id the command is known outside."""
-        return (self.sub, self.request_id)
+        """By whom and under which id the command is known outside: for one that several wait for, its claim."""
+        return (self.sub, self.claim or self.request_id)
 
 
 class Session:
@@ -188,8 +189,11 @@ class Session:
         reply: str,
         now: float,
         progress_to: str | None = None,
+        claim: str = "",
     ) -> list[Effect]:
         """Take a command, in the order of checks that the protocol fixes. Progress goes to `progress_to`, if anywhere.
+
+        A command under an idempotency key is known by its `claim`, for callers come and go while it is under way.
 
         Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `RateLimited`,
         `InvalidParameters`, `Overloaded` or `Conflict`; then nothing was sent to the client.
@@ -205,10 +209,11 @@ class Session:
         if offer.rate is not None or self._pace.per_agent is not None:
             self._pace.keep(caller, self.client_id, offer, now)
         self.contract.check(offer, command.action, command.parameters)
-        self._require_room((caller.sub, request_id))
-        effects = self._dispatch(caller, command, request_id, reply, now)
+        key = (caller.sub, claim or request_id)
+        self._require_room(key)
+        effects = self._dispatch(caller, command, request_id, reply, now, claim)
         if progress_to is not None:
-            self._by_caller[caller.sub, request_id].progress = Progress(progress_to, self.client_id, request_id)
+            self._by_caller[key].progress = Progress(progress_to, self.client_id, request_id)
         return effects
 
     def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
@@ -370,12 +375,12 @@ class Session:
             raise Overloaded(f"the client has {len(self._in_flight)} commands in flight; try again in a moment")
 
     def _dispatch(
-        self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float
+        self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float, claim: str
     ) -> list[Effect]:
         self._next_wire_id += 1
         wire_id = f"{self.client_id[:8]}-{self._next_wire_id:x}"
         timeout_ms = min(command.timeout_ms or self._limits.command_timeout_ms, self._limits.max_command_timeout_ms)
-        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now)
+        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now, claim=claim)
         self._in_flight[wire_id] = in_flight
         self._by_caller[in_flight.key] = in_flight
         frame = CommandFrame(

@@ -159,6 +159,7 @@ class Sessions:
         self.loop = asyncio.get_running_loop()
         self.on_changed = on_changed
         self.on_command: Callable[[LiveSession, Msg], None] | None = None
+        self.on_claim_ended: Callable[[Answer], None] | None = None
         self.outcomes = Outcomes()
         self.draining = False
         self._on_ended = on_ended
@@ -220,8 +221,12 @@ class Sessions:
 
     def answer(self, client_id: str, effect: Answer) -> None:
         """Send the one answer to a command, and keep it for a caller whose reply is lost."""
-        self._answered += 1
         command, response = effect
+        if command.claim:
+            assert self.on_claim_ended is not None
+            self.on_claim_ended(effect)
+            return
+        self._answered += 1
         try:
             self._send_answer(client_id, command, response)
         except PayloadTooLarge:

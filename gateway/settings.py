@@ -5,6 +5,7 @@ from protocol.runtime.settings import (
     Burst,
     Bytes,
     Count,
+    KeepSeconds,
     Milliseconds,
     Origins,
     PerSecond,
@@ -28,6 +29,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     ping_timeout_seconds: Seconds = 8.0
     max_in_flight_per_client: Count = 64
     send_buffer_bytes: Bytes = 1024 * 1024
+    idempotency_ttl_seconds: KeepSeconds = 86_400
     rate_limit_per_agent: PerSecond = 0.0
     rate_limit_burst: Burst = 0
 

@@ -12,6 +12,7 @@ from protocol.errors import InvalidRequest
 
 MAX_ID_CHARS = 64
 MAX_REQUEST_ID_CHARS = 128
+MAX_IDEMPOTENCY_KEY_CHARS = 255
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 

@@ -11,7 +11,7 @@ import msgspec
 from protocol import codec
 from protocol.codec import EMPTY_OBJECT
 from protocol.errors import BridgeError, ErrorBody, Internal, InvalidRequest, from_body
-from protocol.ids import MAX_REQUEST_ID_CHARS, check_printable
+from protocol.ids import MAX_IDEMPOTENCY_KEY_CHARS, MAX_REQUEST_ID_CHARS, check_printable
 
 MAX_PROBED = 256
 MAX_UNIX_MS = 253_402_300_799_999  # the end of the year 9999
@@ -34,7 +34,7 @@ class CommandRequest(
     parameters: msgspec.Raw = EMPTY_OBJECT
     request_id: str | None = None
     timeout_ms: Annotated[int, msgspec.Meta(le=MAX_UNIX_MS)] | None = None
-    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    idempotency_key: str | None = None
     sent_at: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)] | None = None
 
 
@@ -57,7 +57,10 @@ Operation: TypeAlias = CommandRequest | CancelRequest | ProbeRequest
 
 
 class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """The one terminal answer to a command. `duration_ms` is counted at the gateway from arrival to answer."""
+    """The one terminal answer to a command. `duration_ms` is counted at the gateway from arrival to answer.
+
+    `replayed` marks the answer to another request under the same idempotency key.
+    """
 
     request_id: str
     status: str
@@ -65,6 +68,7 @@ class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     error: ErrorBody | None = None
     client_id: str | None = None
     duration_ms: int
+    replayed: bool = False
 
     def value(self) -> msgspec.Raw:
         """Return the application's result; raise the error where there is one."""
@@ -170,9 +174,11 @@ def check_operation(operation: Operation) -> Operation:
 
 
 def check_command(command: CommandRequest) -> CommandRequest:
-    """Return the command where its id, parameters and timeout are sound; raise `InvalidRequest` otherwise."""
+    """Return the command where its ids, parameters and timeout are sound; raise `InvalidRequest` otherwise."""
     if command.request_id is not None:
         check_printable(command.request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
+    if command.idempotency_key is not None:
+        check_printable(command.idempotency_key, "`idempotencyKey`", MAX_IDEMPOTENCY_KEY_CHARS)
     if not codec.is_object(command.parameters):
         raise InvalidRequest("`parameters`: expected `object`")
     if command.timeout_ms is not None and command.timeout_ms <= 0:

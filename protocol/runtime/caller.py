@@ -103,6 +103,13 @@ class Doubt:
         return self._gone_since is not None
 
 
+def has_just_reconnected(connection: Connection) -> bool:
+    """Tell whether NATS was away a moment ago, so that others may not have subscribed again; if it still is, no."""
+    if not connection.connected or not connection.reconnects:
+        return False  # a NATS that stays away ends the waits, too
+    return connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS
+
+
 class _Waiting:
     """A command that waits for its answer."""
 
@@ -356,16 +363,10 @@ class Caller:
         evidence, reply = await self._ask(group, request_ids)
         if reply is not None:
             self._apply(group, reply)
-        elif self._has_just_reconnected():
+        elif has_just_reconnected(self._connection):
             group.doubt.dispel()
             return False
         return group.doubt.weigh(evidence, self._loop.time())
-
-    def _has_just_reconnected(self) -> bool:
-        connection = self._connection
-        if not connection.connected or not connection.reconnects:
-            return False  # a NATS that stays away ends the waits, too
-        return connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS
 
     async def _ask(self, group: _Group, request_ids: list[str]) -> tuple[Evidence, Msg | None]:
         future: asyncio.Future[Msg] = self._loop.create_future()
@@ -385,7 +386,7 @@ class Caller:
             return
         for raw in answer.outcomes:
             self._deliver(group, codec.raw_bytes(raw))
-        if not self._has_just_reconnected():
+        if not has_just_reconnected(self._connection):
             self._lose(group, answer.unknown, "its gateway does not know the command any more")
 
     def _deliver(self, group: _Group, outcome: bytes) -> None:

@@ -21,6 +21,7 @@ S = TypeVar("S", bound="Settings")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 0 to 65535; 0 takes any free one")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="a number of seconds greater than 0")]
+KeepSeconds = Annotated[int, msgspec.Meta(ge=60, le=86_400, description="seconds, a whole number from 60 to 86400")]
 Milliseconds = Annotated[int, msgspec.Meta(gt=0, le=86_400_000, description="milliseconds, a whole number above 0")]
 Count = Annotated[int, msgspec.Meta(gt=0, le=1_000_000, description="a whole number above 0")]
 PerSecond = Annotated[float, msgspec.Meta(ge=0, le=1_000_000, description="a number a second; 0 for no limit")]

@@ -412,11 +412,6 @@ async def test_command_past_its_deadline_is_not_executed(caller: Agent, app: App
     assert len(app.all_received(type="command")) == executed
 
 
-async def test_idempotency_key_is_refused_as_long_as_it_is_not_honoured(caller: Agent, app: App) -> None:
-    assert await caller.refused(app.client_id, {"target": "echo", "idempotencyKey": "k"}) == "invalid_request"
-    await alive(caller, app)
-
-
 async def test_registered_anew_is_what_counts(caller: Agent, app: App) -> None:
     await app.register(["other"])
     assert await caller.refused(app.client_id, {"target": "echo"}) == "unknown_capability"

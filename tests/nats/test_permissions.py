@@ -84,6 +84,8 @@ async def refused(connection: Connection) -> bool:
         ("console", "agentbridge.acme.command.c1", "gateway", subjects.ALL_COMMANDS),
         ("gateway", "agentbridge.default.command.c1", "gateway", subjects.ALL_COMMANDS),
         ("api", "agentbridge._gateway.gw-1.disconnect", "gateway", "agentbridge._gateway.gw-1.disconnect"),
+        ("api", "agentbridge._gateway.gw-1.ping", "gateway", "agentbridge._gateway.gw-1.ping"),
+        ("gateway", "agentbridge._gateway.gw-1.ping", "gateway", "agentbridge._gateway.gw-1.ping"),
         ("registry", "agentbridge._gateway.gw-1.ping", "gateway", "agentbridge._gateway.gw-1.ping"),
         ("gateway", subjects.REGISTRY_REPORT, "registry", subjects.REGISTRY_REPORT),
         ("registry", subjects.REGISTRY_PEER_HEARD, "registry", subjects.REGISTRY_PEER_HEARD),
@@ -248,7 +250,7 @@ FORBIDDEN_TO_PUBLISH = {
         "$JS.API.STREAM.MSG.DELETE.agentbridge_audit",
         "agentbridge.default.event.c1.saved",
         "agentbridge.default.client.c1.connected",
-        "agentbridge._gateway.gw-1.ping",
+        "agentbridge._gateway.gw-1.sync",
         "agentbridge._registry.report",
     ],
     "agent_default": [

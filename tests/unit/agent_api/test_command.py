@@ -83,7 +83,7 @@ class Bench:
         candidates, balance = Candidates(), Balance()
         self.known = Known(listeners=(candidates.observe, balance.observe))
         reaching = Reaching(self.known, candidates, balance, lambda address: 0, self.intake, 4096)
-        commands = Commands(self.caller, reaching, passes_tokens_on=settings.auth != "off")
+        commands = Commands(self.caller, reaching, reaching, passes_tokens_on=settings.auth != "off")
         self.endpoint = CommandEndpoint(settings, Verifier(settings), commands, self.intake, self.waits)
 
     async def post(self, exchange: Exchange, **headers: str) -> Exchange:

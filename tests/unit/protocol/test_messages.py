@@ -53,7 +53,7 @@ def test_operation_is_decoded_by_its_op(body: bytes, operation: messages.Operati
         (b'{"target":"a","timeoutMs":-5}', "`timeoutMs`: must be greater than 0"),
         (b'{"target":"a","sentAt":-1}', "`sentAt`: expected `int` >= 0"),
         (b'{"target":"a","sentAt":' + b"9" * 400 + b"}", "`sentAt`: expected `int` <= 253402300799999"),
-        (b'{"target":"a","idempotencyKey":""}', "`idempotencyKey`: expected `str` of length >= 1"),
+        (b'{"target":"a","idempotencyKey":""}', "`idempotencyKey` must be 1 to 255"),
         (b'{"target":"' + b"x" * 257 + b'"}', "`target`: expected `str` of length <= 256"),
     ],
 )

@@ -1,0 +1,110 @@
+"""Orders under an idempotency key: answered from what is remembered, joined where they are under way, else sent.
+
+The gateway is what executes a command once; this looks first, so that an outcome is told when the client or its gateway
+is gone, and an order that names no client means the one that was chosen for its key before.
+"""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from agent_api.bodies import Order
+from agent_api.gathering import Gathered, Send
+from agent_api.reaching import Reaching
+from protocol.access import Principal
+from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
+from protocol.idempotency import content_of, entry_key
+from protocol.ids import new_request_id
+from protocol.messages import CommandResponse
+from protocol.runtime.entries import Entries, Stored
+from protocol.subjects import ClientAddress
+
+POLL_SECONDS = 0.25
+
+
+class Keyed:
+    """Sends orders that have a key."""
+
+    def __init__(self, entries: Entries, reaching: Reaching) -> None:
+        self._entries = entries
+        self._reaching = reaching
+        self._loop = asyncio.get_running_loop()
+        self._under_way: set[tuple[str, str, str]] = set()
+
+    async def send(self, order: Order, principal: Principal, send: Send) -> CommandResponse | Gathered:
+        """Return the one answer to the command under the order's key.
+
+        A twin may come under the same request id; on its way it gets another one. Raises what `Reaching.send()` does,
+        `Conflict` where the key was used for another command, `Unavailable` where what is remembered cannot be read:
+        then nothing was sent.
+        """
+        given = order.request_id
+        if (principal.tenant, principal.sub, given) in self._under_way:
+            order = replace(order, command=replace(order.command, request_id=new_request_id()))
+        mark = (principal.tenant, principal.sub, order.request_id)
+        self._under_way.add(mark)
+        try:
+            outcome = await self._send(order, principal, send)
+        finally:
+            self._under_way.discard(mark)
+        return outcome if isinstance(outcome, Gathered) else replace(outcome, request_id=given)
+
+    async def _send(self, order: Order, principal: Principal, send: Send) -> CommandResponse | Gathered:
+        key = _key(order, principal)
+        stored = await self._entries.read(key)
+        if stored.entry is None:
+            outcome = await self._reaching.send(order, principal, send)
+            if order.client_id is not None or not _is_conflict(outcome):
+                return outcome
+            stored = await self._entries.read(key)  # a twin may have meant another client: then that is the one
+            if stored.entry is None:
+                return outcome
+        return await self._again(order, principal, stored, send)
+
+    async def _again(self, order: Order, principal: Principal, stored: Stored, send: Send) -> CommandResponse:
+        """Answer an order whose key was used."""
+        deadline = self._deadline(order)
+        entry = stored.entry
+        assert entry is not None
+        entry.require_same(content_of(order.command), order.client_id)
+        entry.require_visible(principal)
+        if entry.ended:
+            return entry.answer(order.request_id)
+        try:
+            return await send(ClientAddress(principal.tenant, entry.client_id), order.command)
+        except (ClientNotFound, Unavailable) as exc:
+            return await self._unreached(order, principal, deadline, exc)
+
+    async def _unreached(
+        self, order: Order, principal: Principal, deadline: float, error: BridgeError
+    ) -> CommandResponse:
+        """Wait for the outcome of a command whose client cannot be reached; where its gateway is gone, that is it.
+
+        Raises `error` where the key is free again, so that nothing was executed, `DeadlineExceeded` at the end.
+        """
+        key = _key(order, principal)
+        while self._loop.time() < deadline:
+            stored = await self._entries.read(key)
+            if stored.entry is None:
+                raise error
+            if stored.ended is None and await self._entries.is_gone(stored.entry.gateway_id):
+                stored = await self._entries.lose(key, stored)
+            if stored.ended is not None:
+                return stored.ended.answer(order.request_id)
+            await asyncio.sleep(POLL_SECONDS)
+        raise DeadlineExceeded("the command under this key had no outcome in time; it may still run")
+
+    def _deadline(self, order: Order) -> float:
+        assert order.command.timeout_ms is not None
+        return self._loop.time() + order.command.timeout_ms / 1000
+
+
+def _key(order: Order, principal: Principal) -> str:
+    assert order.command.idempotency_key is not None
+    return entry_key(principal, order.command.idempotency_key)
+
+
+def _is_conflict(outcome: CommandResponse | Gathered) -> bool:
+    if isinstance(outcome, Gathered) or outcome.error is None:
+        return False
+    return outcome.error.code == Code.CONFLICT.value

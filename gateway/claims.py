@@ -1,0 +1,150 @@
+"""Who waits for which command under an idempotency key. Sans-I/O.
+
+    CLAIMING ──begin──▶ RUNNING ──end──▶ ENDED
+        └──────────────drop──────────────▶ (forgotten)
+
+A claim is one attempt to execute a command at most once; its waiters are the requests that asked for it, the first one
+and its twins. They come and go without touching the command, until the last one cancels.
+"""
+
+import asyncio
+import enum
+
+import msgspec
+
+from protocol.access import Principal
+from protocol.errors import Conflict, Overloaded
+from protocol.idempotency import Entry
+from protocol.messages import CommandResponse
+
+MAX_CLAIMING = 1000
+MAX_WAITING_PER_CLIENT = 256
+
+WaiterKey = tuple[str, str, str]  # client id, the caller's `sub`, its request id
+
+
+class Stage(enum.Enum):
+    """How far a claim has come: its entry is being made, its command is with the client, its outcome is known."""
+
+    CLAIMING = "claiming"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Waiter(msgspec.Struct, eq=False):
+    """A request that waits. Times are monotonic, in seconds; `timer` is the shell's."""
+
+    client_id: str
+    caller: Principal
+    request_id: str
+    reply: str
+    started: float
+    deadline: float
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def key(self) -> WaiterKey:
+        """By what the request is probed and cancelled."""
+        return (self.client_id, self.caller.sub, self.request_id)
+
+
+class Claim(msgspec.Struct, eq=False):
+    """One attempt: its entry, who waits, the entry's revision, and the response once it has ended."""
+
+    key: str
+    entry: Entry
+    first: Waiter
+    stage: Stage = Stage.CLAIMING
+    waiters: list[Waiter] = []
+    revision: int = 0
+    response: CommandResponse | None = None
+
+    def waiter(self, key: WaiterKey) -> Waiter | None:
+        """Return the longest waiting request that goes by this key; a twin may have been sent under the same id."""
+        return next((waiter for waiter in self.waiters if waiter.key == key), None)
+
+
+class Claims:
+    """The claims of this gateway, by the keys of their entries; `waiting` tells which one a request waits for."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, Claim] = {}
+        self._running: dict[str, Claim] = {}
+        self.waiting: dict[WaiterKey, Claim] = {}
+        self._per_client: dict[str, int] = {}
+        self._claiming = 0
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def join(self, key: str, entry: Entry, waiter: Waiter) -> Claim:
+        """Let a request wait for the command under this key; where there is no claim, its `entry` becomes one.
+
+        Raises `Conflict` for another command under the key and for a request id that waits already, `Overloaded` where
+        too many wait, `PermissionDenied` where the waiter may not be told the outcome.
+        """
+        claim = self._claims.get(key)
+        self._require_room(waiter, claim)
+        if claim is None:
+            claim = self._open(key, entry, waiter)
+        else:
+            claim.entry.require_same(entry.body, entry.client_id)
+            claim.entry.require_visible(waiter.caller)
+        claim.waiters.append(waiter)
+        self.waiting[waiter.key] = claim
+        self._per_client[waiter.client_id] = self._per_client.get(waiter.client_id, 0) + 1
+        return claim
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a request wait no more."""
+        claim = self.waiting[waiter.key]
+        claim.waiters.remove(waiter)
+        if claim.waiter(waiter.key) is None:
+            del self.waiting[waiter.key]
+        left = self._per_client[waiter.client_id] - 1
+        if left:
+            self._per_client[waiter.client_id] = left
+        else:
+            del self._per_client[waiter.client_id]
+
+    def begin(self, claim: Claim) -> None:
+        """Note that the command is with the client."""
+        assert claim.stage is Stage.CLAIMING
+        claim.stage = Stage.RUNNING
+        self._claiming -= 1
+        self._running[claim.entry.claim] = claim
+
+    def end(self, nonce: str, response: CommandResponse) -> Claim:
+        """Note a command's outcome and return its claim."""
+        claim = self._running.pop(nonce)
+        claim.stage, claim.response = Stage.ENDED, response
+        return claim
+
+    def drop(self, claim: Claim) -> list[Waiter]:
+        """Forget a claim; return who still waited for it."""
+        if self._claims.get(claim.key) is not claim:
+            return []
+        del self._claims[claim.key]
+        if claim.stage is Stage.CLAIMING:
+            self._claiming -= 1
+        return self.dismiss(claim)
+
+    def dismiss(self, claim: Claim) -> list[Waiter]:
+        """Let everybody who waits for a claim leave, and return them."""
+        waiters = list(claim.waiters)
+        for waiter in waiters:
+            self.leave(waiter)
+        return waiters
+
+    def _open(self, key: str, entry: Entry, waiter: Waiter) -> Claim:
+        if self._claiming >= MAX_CLAIMING:
+            raise Overloaded("too many idempotency keys are being looked up; try again in a moment")
+        self._claiming += 1
+        claim = self._claims[key] = Claim(key, entry, waiter)
+        return claim
+
+    def _require_room(self, waiter: Waiter, claim: Claim | None) -> None:
+        if waiter.key in self.waiting and self.waiting[waiter.key] is not claim:
+            raise Conflict("a command with this requestId is already in flight; use another id")
+        if self._per_client.get(waiter.client_id, 0) >= MAX_WAITING_PER_CLIENT:
+            raise Overloaded("too many requests with idempotency keys wait for this client; try again in a moment")
