@@ -20,7 +20,8 @@ from agent_api.routes import Directory
 from agent_api.server import HttpServer, listen, url_of
 from agent_api.settings import ApiSettings
 from agent_api.socket.door import SocketDoor
-from agent_api.socket.live import Surroundings
+from agent_api.socket.outlook import Outlook
+from agent_api.socket.surroundings import Surroundings
 from agent_api.waiting import Waits
 from protocol.access import may, view_of
 from protocol.errors import ConfigurationError, Unauthenticated, Unavailable
@@ -81,8 +82,8 @@ class AgentApi:
 async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AgentApi:
     """Start to serve. Raises `ConfigurationError` where the address or NATS's limits do not allow it."""
     _check_max_payload(settings, connection)
-    candidates, balance = Candidates(), Balance()
-    verifier, mirror = Verifier(settings), Mirror(connection, candidates.observe, balance.observe)
+    candidates, balance, outlook = Candidates(), Balance(), Outlook()
+    verifier, mirror = Verifier(settings), Mirror(connection, candidates.observe, balance.observe, outlook.observe)
     caller = Caller(connection, _known(mirror, verifier))
     intake, waits = Intake(), Waits(tasks)
     gathered_bytes = GATHERED_MESSAGES * settings.max_message_bytes
@@ -95,7 +96,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     directory, health = Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake)
     app = build(command, EventsEndpoint(verifier, hub, waits), directory, health, origins)
     listener = listen(settings.api_host, settings.api_port)
-    sockets = SocketDoor(settings, origins, Surroundings(commands, intake, verifier, tasks))
+    sockets = SocketDoor(settings, origins, Surroundings(commands, intake, verifier, mirror, hub, outlook, tasks))
     server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, sockets.connection, listener)
     await caller.start(tasks)
     await hub.start()

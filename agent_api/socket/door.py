@@ -11,8 +11,9 @@ from websockets.server import ServerProtocol
 
 from agent_api.problems import JSON, Answer, answer_of
 from agent_api.settings import ApiSettings
-from agent_api.socket.live import LiveSocket, Surroundings
+from agent_api.socket.live import LiveSocket
 from agent_api.socket.session import AgentSession, Limits
+from agent_api.socket.surroundings import Surroundings
 from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, CloseCode, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from protocol.origins import Origins

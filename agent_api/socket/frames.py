@@ -4,15 +4,19 @@ Ids are the agent's own choice. Unknown fields are ignored, so that either side 
 """
 
 import contextlib
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from agent_api.bodies import CommandBody
+from agent_api.events.messages import Message
+from agent_api.events.queries import MAX_NAMES, MAX_TEXT_CHARS
 from protocol import codec
 from protocol.errors import BridgeError, ErrorBody, InvalidFrame, InvalidRequest
 from protocol.frames import MAX_FRAME_ID_CHARS, AckFrame, AuthFrame, PingFrame, PongFrame
 from protocol.ids import check_printable
+
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 # --- from the agent ---
 
@@ -33,7 +37,36 @@ class CancelFrame(msgspec.Struct, frozen=True, tag="cancel"):
     id: str
 
 
-AgentFrame: TypeAlias = CommandFrame | CancelFrame | AuthFrame | PingFrame
+class SubscribeFrame(msgspec.Struct, frozen=True, tag="subscribe", rename="camel", kw_only=True):
+    """Tell events by name, where `*` stands for any text, and with `clients` what becomes of clients.
+
+    `client_id`, `user` and `app` narrow both; `since` is a position to begin after, instead of now.
+    """
+
+    id: str
+    events: Annotated[list[_Text], msgspec.Meta(max_length=MAX_NAMES)] = []
+    clients: bool = False
+    client_id: str | None = None
+    user: _Text | None = None
+    app: _Text | None = None
+    since: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)] | None = None
+
+
+class AskCapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities"):
+    """Tell which clients there are and what they offer, now and from now on."""
+
+    id: str
+
+
+class UnsubscribeFrame(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    """End what `subscribe` or `capabilities` began under this id."""
+
+    id: str
+
+
+AgentFrame: TypeAlias = (
+    CommandFrame | CancelFrame | SubscribeFrame | AskCapabilitiesFrame | UnsubscribeFrame | AuthFrame | PingFrame
+)
 
 # --- to the agent ---
 
@@ -67,8 +100,61 @@ class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel",
     duration_ms: int
 
 
+class SubscribedFrame(msgspec.Struct, frozen=True, tag="ack"):
+    """A subscription has begun, with what comes after `position`."""
+
+    id: str
+    position: str
+
+
+class EventFrame(msgspec.Struct, frozen=True, tag="event"):
+    """An application's event; `data` is the message as it stands on NATS."""
+
+    id: str
+    position: str
+    data: msgspec.Raw
+
+
+class ClientFrame(msgspec.Struct, frozen=True, tag="client"):
+    """A client has connected, changed or gone; `data` is the message as it stands on NATS."""
+
+    id: str
+    position: str
+    data: msgspec.Raw
+
+
+class GapFrame(msgspec.Struct, frozen=True, tag="gap"):
+    """Some messages may have been missed; the subscription goes on after `position`."""
+
+    id: str
+    position: str
+    reason: str
+    message: str
+
+
+class PositionFrame(msgspec.Struct, frozen=True, tag="position"):
+    """Nothing has come for this subscription, but it may now be resumed from here."""
+
+    id: str
+    position: str
+
+
+class CapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities"):
+    """Clients that have come, changed or gone since the last frame; `added` and `updated` are records.
+
+    With `complete`, all frames together are what there is at `revision`; without, more is about to follow.
+    """
+
+    id: str
+    revision: int
+    complete: bool
+    added: list[msgspec.Raw]
+    updated: list[msgspec.Raw]
+    removed: list[str]
+
+
 class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
-    """A frame of the agent's was refused and nothing was done for it; `id` where it carried one."""
+    """A frame of the agent's was refused and nothing was done for it, or a subscription has ended."""
 
     code: str
     message: str
@@ -77,7 +163,10 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
     details: Any = None
 
 
-ServerFrame: TypeAlias = ProgressFrame | ResponseFrame | AckFrame | ErrorFrame | PongFrame
+StreamFrame: TypeAlias = EventFrame | ClientFrame | GapFrame | PositionFrame | CapabilitiesFrame
+ServerFrame: TypeAlias = (
+    ProgressFrame | ResponseFrame | StreamFrame | SubscribedFrame | AckFrame | ErrorFrame | PongFrame
+)
 
 
 class _Identified(msgspec.Struct):
@@ -112,9 +201,18 @@ def encode(frame: ServerFrame) -> bytes:
     return codec.encode(frame)
 
 
+def told(message: Message, ident: str) -> bytes:
+    """Return the `event` or `client` frame of a message; all but the id is written once for all subscriptions."""
+    return b'{"type":"%b","id":%b,%b' % (message.kind.encode(), codec.encode(ident), message.written(_rest_of))
+
+
 def refusal(error: BridgeError, ident: str | None) -> ErrorFrame:
     """Return the frame that tells what was wrong with a frame of the agent's."""
     return ErrorFrame(error.code.value, error.message, error.meaning.retryable, ident, error.details)
+
+
+def _rest_of(message: Message) -> bytes:
+    return b'"position":"%b","data":%b}' % (str(message.position).encode(), message.data)
 
 
 def _check_id(ident: str) -> str:

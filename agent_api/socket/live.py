@@ -8,19 +8,32 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from functools import partial
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
-from agent_api.commands import Commands
 from agent_api.gathering import Gathered
-from agent_api.intake import Intake
 from agent_api.socket import frames
-from agent_api.socket.session import AgentSession, Close, Effect, InFlight, Ping, Send, Start, State, Stop, Verify
+from agent_api.socket.session import (
+    AgentSession,
+    Close,
+    Effect,
+    InFlight,
+    Leave,
+    Open,
+    Ping,
+    Send,
+    Start,
+    State,
+    Stop,
+    Verify,
+)
+from agent_api.socket.streams import Streams
+from agent_api.socket.surroundings import Surroundings
 from protocol.access import require_agent
 from protocol.errors import BridgeError, CloseCode, Internal
 from protocol.frames import AuthFrame
 from protocol.messages import CommandResponse, ProgressMessage
 from protocol.runtime import logs
-from protocol.runtime.auth import Verifier, require_same_identity
+from protocol.runtime.auth import require_same_identity
 from protocol.runtime.expiry import Expiry
 from protocol.runtime.handshake import close_reason
 from protocol.runtime.sockets import BoundedSocket
@@ -28,15 +41,6 @@ from protocol.runtime.sockets import BoundedSocket
 CONGESTED_AT = 4  # where this part of the bound is unread
 
 log = logging.getLogger(__name__)
-
-
-class Surroundings(NamedTuple):
-    """What all sockets of a process share."""
-
-    commands: Commands
-    intake: Intake
-    verifier: Verifier
-    tasks: asyncio.TaskGroup
 
 
 class LiveSocket:
@@ -49,6 +53,7 @@ class LiveSocket:
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._running: dict[InFlight, asyncio.Task[None]] = {}
+        self._streams = Streams(self, socket, around)
         self._expiry = Expiry()
         self._expiry.watch(core.principal.expires_at, self._token_ended)
 
@@ -79,6 +84,10 @@ class LiveSocket:
                     self._start(command)
                 case Stop(command=command):
                     self._stop(command)
+                case Open(stream=stream):
+                    self._streams.open(stream)
+                case Leave(stream=stream):
+                    self._streams.leave(stream)
                 case Verify(frame=frame):
                     self._around.tasks.create_task(self._refresh(frame), name="refresh an agent's token")
                 case Ping():
@@ -166,13 +175,15 @@ class LiveSocket:
             log.exception("a token could not be refreshed")
             self.perform(self.core.close(CloseCode.INTERNAL, "the agent API failed"))
         else:
-            self._go_on(frame, principal.expires_at)
             self.perform(self.core.refreshed(principal, frame.id))
+            self._go_on(frame.token)
 
-    def _go_on(self, frame: AuthFrame, expires_at: float) -> None:
-        if self.core.state is not State.CLOSED:  # its timer would keep the socket for as long as the token
-            self._token = frame.token
-            self._expiry.watch(expires_at, self._token_ended)
+    def _go_on(self, token: str) -> None:
+        if self.core.state is State.CLOSED:  # the timer would keep the socket for as long as the token
+            return
+        self._token = token
+        self._streams.change_principal()
+        self._expiry.watch(self.core.principal.expires_at, self._token_ended)
 
     def _token_ended(self) -> None:
         self.perform(self.core.close(CloseCode.REFUSED, "token expired"))

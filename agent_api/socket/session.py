@@ -14,14 +14,18 @@ from typing import NamedTuple, assert_never
 import msgspec
 
 from agent_api.bodies import Order, order_of
+from agent_api.events.filters import WILDCARD, Filters
 from agent_api.gathering import SUCCESS, Gathered
 from agent_api.socket.frames import (
     AgentFrame,
+    AskCapabilitiesFrame,
     CancelFrame,
     CommandFrame,
     ProgressFrame,
     ResponseFrame,
     ServerFrame,
+    SubscribeFrame,
+    UnsubscribeFrame,
     refusal,
 )
 from protocol.access import Principal
@@ -37,10 +41,13 @@ from protocol.errors import (
     Unavailable,
 )
 from protocol.frames import AckFrame, AuthFrame, PingFrame, PongFrame
+from protocol.ids import is_token
 from protocol.messages import CommandResponse, ProgressMessage, failure
+from protocol.subjects import MAX_EVENT_NAME_BYTES
 
 MAX_IN_FLIGHT = 256
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
+MAX_STREAMS = 32
 
 
 class State(enum.Enum):
@@ -74,6 +81,14 @@ class InFlight(msgspec.Struct, eq=False):
     held: dict[str, ProgressFrame] = msgspec.field(default_factory=dict)
 
 
+class Stream(msgspec.Struct, eq=False):
+    """What an agent is told until it wants that no more: messages that pass `filters`, or else capabilities."""
+
+    ident: str
+    filters: Filters | None = None
+    since: str | None = None
+
+
 class Send(NamedTuple):
     """Send a frame to the agent."""
 
@@ -90,6 +105,18 @@ class Stop(NamedTuple):
     """Cancel a command that was started; what comes of it is not wanted any more."""
 
     command: InFlight
+
+
+class Open(NamedTuple):
+    """Begin to tell an agent something, and report by `ended` where that comes to an end."""
+
+    stream: Stream
+
+
+class Leave(NamedTuple):
+    """Tell it no more."""
+
+    stream: Stream
 
 
 class Verify(NamedTuple):
@@ -109,7 +136,7 @@ class Close(NamedTuple):
     reason: str
 
 
-Effect = Send | Start | Stop | Verify | Ping | Close
+Effect = Send | Start | Stop | Open | Leave | Verify | Ping | Close
 
 
 class AgentSession:
@@ -121,6 +148,7 @@ class AgentSession:
         self._limits = limits
         self._in_flight: dict[str, InFlight] = {}
         self._in_flight_bytes = 0
+        self._streams: dict[str, Stream] = {}
         self._refreshing = False
         self._bad_frames = BadFrames()
         self._heard = now
@@ -145,6 +173,12 @@ class AgentSession:
                 return self._command(frame, size, now)
             case CancelFrame(id=ident):
                 return self._cancel(ident, now)
+            case SubscribeFrame():
+                return self._open(_subscription(frame))
+            case AskCapabilitiesFrame(id=ident):
+                return self._open(Stream(ident))
+            case UnsubscribeFrame(id=ident):
+                return self._unsubscribe(ident)
             case AuthFrame():
                 return self._auth(frame)
             case PingFrame():
@@ -197,6 +231,17 @@ class AgentSession:
         """Pass on that there is no answer, unless the command has its response."""
         return self._settle(command, _refused(command, error, now)) if self._waits(command) else []
 
+    def tells(self, stream: Stream) -> bool:
+        """Tell whether an agent still wants to be told this."""
+        return self._streams.get(stream.ident) is stream
+
+    def ended(self, stream: Stream, error: BridgeError) -> list[Effect]:
+        """Pass on why nothing more is told, unless the agent wants it no more."""
+        if not self.tells(stream):
+            return []
+        del self._streams[stream.ident]
+        return [Send(refusal(error, stream.ident))]
+
     def refreshed(self, principal: Principal, ident: str | None) -> list[Effect]:
         """Go on under a fresh token, which the shell has found to be the same identity's."""
         self._refreshing = False
@@ -247,15 +292,16 @@ class AgentSession:
     def end(self) -> list[Effect]:
         """Note that the socket is closed or closing: commands in flight are cancelled, nothing is taken any more."""
         self.state = State.CLOSED
-        stops = [Stop(command) for command in self._in_flight.values()]
+        stops: list[Effect] = [Stop(command) for command in self._in_flight.values()]
+        stops += [Leave(stream) for stream in self._streams.values()]
         self._in_flight.clear()
-        return list(stops)
+        self._streams.clear()
+        return stops
 
     # --- inside ---
 
     def _command(self, frame: CommandFrame, size: int, now: float) -> list[Effect]:
-        if frame.id in self._in_flight:
-            raise Conflict("a command with this id is already in flight; use another id")
+        self._require_free(frame.id)
         order = _order(frame, self._limits)
         if self.state is State.DRAINING:
             raise Unavailable("this process is shutting down; connect again in a moment")
@@ -270,6 +316,24 @@ class AgentSession:
         """Withdraw a command; one that has its response, which may have crossed the cancel, needs none."""
         command = self._in_flight.get(ident)
         return [] if command is None else self._withdraw(command, Cancelled("the agent cancelled the command"), now)
+
+    def _open(self, stream: Stream) -> list[Effect]:
+        self._require_free(stream.ident)
+        if self.state is State.DRAINING:
+            raise Unavailable("this process is shutting down; connect again in a moment")
+        if len(self._streams) >= MAX_STREAMS:
+            raise Overloaded(f"this socket has {len(self._streams)} subscriptions; end one of them")
+        self._streams[stream.ident] = stream
+        return [Open(stream)]
+
+    def _unsubscribe(self, ident: str) -> list[Effect]:
+        """End a subscription; one that has ended by itself, which may have crossed this, is as good."""
+        stream = self._streams.pop(ident, None)
+        return [*([] if stream is None else [Leave(stream)]), Send(AckFrame(ident))]
+
+    def _require_free(self, ident: str) -> None:
+        if ident in self._in_flight or ident in self._streams:
+            raise Conflict("this id is in use; use another one")
 
     def _auth(self, frame: AuthFrame) -> list[Effect]:
         """Have a token verified, one at a time: the key set may have to be fetched, and verifications pile up."""
@@ -300,6 +364,18 @@ def _order(frame: CommandFrame, limits: Limits) -> Order:
         return order_of(frame, limits.command_timeout_ms, limits.max_command_timeout_ms)
     except InvalidRequest as exc:
         raise InvalidFrame(exc.message) from exc
+
+
+def _subscription(frame: SubscribeFrame) -> Stream:
+    if not frame.events and not frame.clients:
+        raise InvalidFrame("`events`: name at least one, `*` for all, or set `clients`")
+    if any(len(name.encode()) > MAX_EVENT_NAME_BYTES for name in frame.events):
+        raise InvalidFrame(f"`events`: a name has at most {MAX_EVENT_NAME_BYTES} bytes")
+    if frame.client_id is not None and not is_token(frame.client_id):
+        raise InvalidFrame("`clientId`: no client can have this id")
+    names = None if WILDCARD in frame.events else tuple(frame.events)
+    filters = Filters(frame.client_id, frame.user, frame.app, names, frame.clients)
+    return Stream(frame.id, filters, frame.since)
 
 
 def _progress(ident: str, client_id: str, message: ProgressMessage) -> ProgressFrame:

@@ -1,0 +1,154 @@
+"""What one agent is told unasked: messages of the hub and news of the outlook, each by a task of its own.
+
+A task writes only while little is unread, so that a response always finds room. An agent that stays too slow for its
+events is told so, and the subscription ended; one that is too slow for capabilities gets fewer frames.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+from agent_api.events.cursor import Gap, Item
+from agent_api.events.filters import Filters
+from agent_api.events.messages import Message
+from agent_api.events.positions import Position
+from agent_api.events.reader import Reader
+from agent_api.finding import clients_of
+from agent_api.socket import frames
+from agent_api.socket.frames import GapFrame, PositionFrame, SubscribedFrame
+from agent_api.socket.outlook import Watch
+from agent_api.socket.session import AgentSession, Effect, Stream
+from agent_api.socket.surroundings import Surroundings
+from protocol.errors import BridgeError, Internal
+from protocol.runtime.sockets import BoundedSocket
+
+POSITION_SECONDS = 15.0
+COALESCE_SECONDS = 0.05
+
+log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Whose streams these are."""
+
+    core: AgentSession
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the core has decided."""
+
+
+class Streams:
+    """The streams of one socket."""
+
+    def __init__(self, owner: Owner, socket: BoundedSocket, around: Surroundings) -> None:
+        self._owner = owner
+        self._socket = socket
+        self._around = around
+        self._running: dict[Stream, asyncio.Task[None]] = {}
+        self._readers: dict[Stream, Reader] = {}
+        self._watches: dict[Stream, Watch] = {}
+
+    def open(self, stream: Stream) -> None:
+        """Begin to tell."""
+        task = self._around.tasks.create_task(self._run(stream), name=f"tell an agent under {stream.ident}")
+        self._running[stream] = task
+        task.add_done_callback(lambda _: self._running.pop(stream))
+
+    def leave(self, stream: Stream) -> None:
+        """Tell no more."""
+        task = self._running.get(stream)
+        if task is not None:
+            task.cancel()
+
+    def change_principal(self) -> None:
+        """Go on with the limits of the token that the socket has now."""
+        principal = self._owner.core.principal
+        for reader in self._readers.values():
+            reader.change_principal(principal)
+        for watch in self._watches.values():
+            watch.change_principal(principal, clients_of(self._around.known, principal))
+
+    async def _run(self, stream: Stream) -> None:
+        try:
+            if stream.filters is None:
+                await self._watch(stream)
+            else:
+                await self._follow(stream, stream.filters)
+        except BridgeError as exc:
+            self._owner.perform(self._owner.core.ended(stream, exc))
+        except OSError:
+            log.debug("a socket was lost while an agent was told something")
+        except Exception:
+            log.exception("telling an agent failed")
+            self._owner.perform(self._owner.core.ended(stream, Internal("this ended by a fault; its log says more")))
+
+    # --- events ---
+
+    async def _follow(self, stream: Stream, filters: Filters) -> None:
+        async with self._around.hub.open(self._owner.core.principal, filters, stream.since) as reader:
+            reader.change_principal(self._owner.core.principal)  # it may have changed while that was opened
+            self._readers[stream] = reader
+            try:
+                known = reader.position
+                self._write(frames.encode(SubscribedFrame(stream.ident, str(known))))
+                while True:
+                    known = await self._pass_on(stream.ident, reader, known)
+                    await self._room()
+            finally:
+                del self._readers[stream]
+
+    async def _pass_on(self, ident: str, reader: Reader, known: Position) -> Position:
+        """Tell what comes next; where nothing comes, tell where the reader stands if the agent cannot know."""
+        try:
+            async with asyncio.timeout(POSITION_SECONDS):
+                items = await reader.next()
+        except TimeoutError:
+            if reader.position != known:
+                self._write(frames.encode(PositionFrame(ident, str(reader.position))))
+            return reader.position
+        for item in items:
+            self._write(_frame(item, ident))
+        return items[-1].position
+
+    # --- capabilities ---
+
+    async def _watch(self, stream: Stream) -> None:
+        principal = self._owner.core.principal
+        watch = self._around.outlook.open(stream.ident, principal, clients_of(self._around.known, principal))
+        self._watches[stream] = watch
+        try:
+            while True:
+                await watch.news.wait()
+                watch.news.clear()
+                await self._show(watch)
+                await asyncio.sleep(COALESCE_SECONDS)
+        finally:
+            del self._watches[stream]
+            self._around.outlook.close(watch)
+
+    async def _show(self, watch: Watch) -> None:
+        """Tell until the agent's picture is complete."""
+        while not watch.sight.complete:
+            frame = watch.sight.step(self._around.known.clients(watch.tenant), self._around.known.revision)
+            if frame is not None:
+                self._write(frames.encode(frame))
+            await self._room()
+
+    # --- writing ---
+
+    def _write(self, data: bytes) -> None:
+        self._socket.send_text(data)
+
+    async def _room(self) -> None:
+        """Wait until little is unread; first for the end of the turn, when what was written is given to the system."""
+        await asyncio.sleep(0)
+        await self._socket.drain()
+
+
+def _frame(item: Item, ident: str) -> bytes:
+    match item:
+        case Message():
+            return frames.told(item, ident)
+        case Gap():
+            return frames.encode(GapFrame(ident, str(item.position), item.reason, item.message))

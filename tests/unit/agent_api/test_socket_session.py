@@ -1,0 +1,447 @@
+"""An agent's socket without a socket: one response to each accepted command, whatever happens in whatever order."""
+
+import contextlib
+import json
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from agent_api.gathering import Gathered
+from agent_api.socket import frames
+from agent_api.socket.frames import CapabilitiesFrame, ErrorFrame, ProgressFrame, ResponseFrame
+from agent_api.socket.session import (
+    MAX_IN_FLIGHT,
+    MAX_IN_FLIGHT_BYTES,
+    MAX_STREAMS,
+    AgentSession,
+    Close,
+    Effect,
+    InFlight,
+    Leave,
+    Limits,
+    Open,
+    Ping,
+    Send,
+    Start,
+    State,
+    Stop,
+    Stream,
+    Verify,
+)
+from protocol.access import AGENT, Principal
+from protocol.bad_frames import MAX_BAD_FRAMES
+from protocol.errors import BridgeError, ClientLost, Code, Conflict, InvalidFrame, Overloaded, Unavailable
+from protocol.frames import AckFrame, PongFrame
+from protocol.messages import CommandResponse, ProgressMessage
+
+ANN = Principal("ann", AGENT, "default", float("inf"))
+LIMITS = Limits(30_000, 300_000, ping_interval_seconds=25, ping_timeout_seconds=8)
+Frame = dict[str, Any]
+
+
+def socket() -> AgentSession:
+    return AgentSession(ANN, LIMITS, now=0)
+
+
+def taken(core: AgentSession, frame: Frame, now: float = 0, size: int = 10) -> list[Effect]:
+    """Have the core take a frame as its shell does; what it raises is raised."""
+    return core.take(frames.decode(json.dumps(frame).encode(), text=True), size, now)
+
+
+def command(ident: str = "a", **fields: Any) -> Frame:
+    return {"type": "command", "id": ident, "clientId": "c1", "command": {"target": "f", "requestId": "r"}, **fields}
+
+
+def started(core: AgentSession, ident: str = "a", now: float = 0, **fields: Any) -> InFlight:
+    [effect] = taken(core, command(ident, **fields), now)
+    assert isinstance(effect, Start)
+    return effect.command
+
+
+def opened(core: AgentSession, frame: Frame) -> Stream:
+    [effect] = taken(core, frame)
+    assert isinstance(effect, Open)
+    return effect.stream
+
+
+def success(**fields: Any) -> CommandResponse:
+    return CommandResponse(request_id="r", status="success", result=msgspec.Raw(b"1"), client_id="c1", duration_ms=5)
+
+
+def sent(effects: list[Effect]) -> list[Any]:
+    return [effect.frame for effect in effects if isinstance(effect, Send)]
+
+
+def codes(effects: list[Effect]) -> list[str]:
+    return [getattr(frame, "error", frame).code for frame in sent(effects)]
+
+
+# --- commands ---
+
+
+def test_answer_becomes_the_response() -> None:
+    core = socket()
+    effects = core.answered(started(core), success(), now=1)
+    expected = ResponseFrame(
+        id="a", request_id="r", status="success", result=msgspec.Raw(b"1"), client_id="c1", duration_ms=5
+    )
+    assert [frames.encode(frame) for frame in sent(effects)] == [frames.encode(expected)]
+    assert core.commands_in_flight == 0
+
+
+def test_error_becomes_the_response_with_the_time_it_took() -> None:
+    core = socket()
+    [frame] = sent(core.failed(started(core), ClientLost("gone"), now=2))
+    assert (frame.status, frame.error.code, frame.client_id, frame.duration_ms) == ("error", "client_lost", "c1", 2000)
+
+
+def test_what_several_clients_said_is_one_response() -> None:
+    core = socket()
+    gathered = Gathered({"c1": msgspec.Raw(b"{}")}, complete=False)
+    [frame] = sent(core.answered(started(core), gathered, now=0.5))
+    assert json.loads(frames.encode(frame)) == {
+        "type": "response",
+        "id": "a",
+        "requestId": "r",
+        "status": "success",
+        "results": {"c1": {}},
+        "complete": False,
+        "durationMs": 500,
+    }
+
+
+def test_cancel_is_answered_and_what_comes_later_is_dropped() -> None:
+    core = socket()
+    running = started(core)
+    effects = taken(core, {"type": "cancel", "id": "a"}, now=1)
+    assert (effects[0], codes(effects)) == (Stop(running), [Code.CANCELLED])
+    assert core.answered(running, success(), now=1) == []
+    assert core.failed(running, ClientLost("gone"), now=1) == []
+
+
+def test_late_answer_to_a_cancelled_command_is_not_the_answer_to_its_successor() -> None:
+    core = socket()
+    first = started(core)
+    taken(core, {"type": "cancel", "id": "a"})
+    second = started(core)
+    assert core.answered(first, success(), now=1) == []
+    assert len(core.answered(second, success(), now=1)) == 1
+
+
+def test_bounds_on_commands_are_overloads() -> None:
+    many, heavy = socket(), socket()
+    for number in range(MAX_IN_FLIGHT):
+        started(many, str(number))
+    with pytest.raises(Overloaded):
+        taken(many, command("more"))
+    taken(heavy, command("a"), size=MAX_IN_FLIGHT_BYTES)
+    with pytest.raises(Overloaded):
+        taken(heavy, command("b"), size=1)
+    taken(heavy, {"type": "cancel", "id": "a"})
+    taken(heavy, command("b"), size=1)
+
+
+@pytest.mark.parametrize("first", [command(), {"type": "capabilities", "id": "a"}])
+@pytest.mark.parametrize("second", [command(), {"type": "subscribe", "id": "a", "clients": True}])
+def test_id_in_use_is_a_conflict(first: Frame, second: Frame) -> None:
+    core = socket()
+    taken(core, first)
+    with pytest.raises(Conflict):
+        taken(core, second)
+
+
+# --- progress ---
+
+
+def progress(seq: int) -> ProgressMessage:
+    return ProgressMessage(request_id="r", seq=seq, progress=float(seq))
+
+
+def test_progress_is_passed_on_until_the_response() -> None:
+    core = socket()
+    running = started(core)
+    effects = core.progressed(running, "c1", progress(1), congested=False)
+    assert effects == [Send(ProgressFrame(id="a", client_id="c1", seq=1, progress=1.0))]
+    core.answered(running, success(), now=1)
+    assert core.progressed(running, "c1", progress(2), congested=False) == []
+
+
+def test_slow_agent_gets_the_newest_progress_before_the_response() -> None:
+    core = socket()
+    running = started(core)
+    for seq in (1, 2, 3):
+        assert core.progressed(running, "c1", progress(seq), congested=True) == []
+    held, response = sent(core.answered(running, success(), now=1))
+    assert (held.seq, response.status) == (3, "success")
+
+
+def test_held_progress_is_forgotten_for_a_newer_one() -> None:
+    core = socket()
+    running = started(core)
+    core.progressed(running, "c1", progress(1), congested=True)
+    core.progressed(running, "c1", progress(2), congested=False)
+    assert len(sent(core.answered(running, success(), now=1))) == 1
+
+
+# --- what is told unasked ---
+
+
+def test_subscription_is_told_until_it_is_ended() -> None:
+    core = socket()
+    stream = opened(core, {"type": "subscribe", "id": "s", "events": ["todo.*"]})
+    assert core.tells(stream)
+    assert taken(core, {"type": "unsubscribe", "id": "s"}) == [Leave(stream), Send(AckFrame("s"))]
+    assert not core.tells(stream)
+    assert core.ended(stream, Overloaded("slow")) == []
+
+
+def test_end_of_a_subscription_is_told_and_frees_its_id() -> None:
+    core = socket()
+    stream = opened(core, {"type": "capabilities", "id": "s"})
+    assert sent(core.ended(stream, Overloaded("slow"))) == [ErrorFrame("overloaded", "slow", retryable=True, id="s")]
+    opened(core, {"type": "capabilities", "id": "s"})
+
+
+def test_unsubscribing_what_has_ended_is_acknowledged() -> None:
+    assert taken(socket(), {"type": "unsubscribe", "id": "s"}) == [Send(AckFrame("s"))]
+
+
+def test_too_many_subscriptions_are_an_overload() -> None:
+    core = socket()
+    for number in range(MAX_STREAMS):
+        opened(core, {"type": "capabilities", "id": str(number)})
+    with pytest.raises(Overloaded):
+        taken(core, {"type": "capabilities", "id": "more"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "events"),
+        ({"events": [""]}, "events"),
+        ({"events": ["é" * 200]}, "events"),
+        ({"events": ["x"] * 33}, "events"),
+        ({"clients": True, "clientId": "a.b"}, "clientId"),
+        ({"clients": True, "user": ""}, "user"),
+        ({"clients": True, "since": "1" * 300}, "since"),
+    ],
+)
+def test_subscription_that_means_nothing_is_a_bad_frame(fields: Frame, field: str) -> None:
+    with pytest.raises(InvalidFrame, match=field):
+        taken(socket(), {"type": "subscribe", "id": "s", **fields})
+
+
+def test_star_alone_is_every_event() -> None:
+    stream = opened(socket(), {"type": "subscribe", "id": "s", "events": ["todo", "*"], "user": "ann"})
+    assert stream.filters is not None
+    assert (stream.filters.names, stream.filters.changes, stream.filters.user) == (None, False, "ann")
+
+
+# --- token, keepalive, bad frames ---
+
+
+def test_fresh_token_is_verified_one_at_a_time() -> None:
+    core = socket()
+    [effect] = taken(core, {"type": "auth", "token": "t", "id": "x"})
+    assert isinstance(effect, Verify)
+    with pytest.raises(Overloaded):
+        taken(core, {"type": "auth", "token": "t"})
+    later = msgspec.structs.replace(ANN, expires_at=9.0)
+    assert core.refreshed(later, "x") == [Send(AckFrame("x"))]
+    assert core.principal is later
+    taken(core, {"type": "auth", "token": "t"})
+
+
+def test_ping_is_answered() -> None:
+    assert taken(socket(), {"type": "ping"}) == [Send(PongFrame())]
+
+
+def test_silent_agent_is_pinged_and_closed_where_no_pong_comes() -> None:
+    core = socket()
+    assert core.tick(24.9) == []
+    assert core.tick(25) == [Ping()]
+    assert core.tick(32.9) == []
+    assert core.tick(33) == [Close(1011, "no pong")]
+    assert core.tick(34) == []
+
+
+def test_pong_is_a_sign_of_life() -> None:
+    core = socket()
+    core.tick(25)
+    core.heard(26)
+    assert core.tick(50) == []
+
+
+def test_more_than_200_bad_frames_in_10_seconds_close() -> None:
+    core = socket()
+    bad = InvalidFrame("bad")
+    for number in range(MAX_BAD_FRAMES):
+        assert codes(core.refuse(bad, None, now=number / 100)) == ["invalid_frame"]
+    assert core.refuse(bad, None, now=3) == [Close(1008, "too many bad frames")]
+    assert core.state is State.CLOSED
+
+
+def test_refusals_that_may_be_repeated_are_no_bad_frames() -> None:
+    core = socket()
+    for _ in range(MAX_BAD_FRAMES * 2):
+        core.refuse(Overloaded("busy"), "a", now=0)
+    assert core.state is State.OPEN
+
+
+# --- the end ---
+
+
+def test_drain_closes_where_nothing_is_in_flight() -> None:
+    assert socket().drain() == [Close(1012, "the agent API is shutting down")]
+
+
+def test_drain_waits_for_responses_and_takes_nothing_new() -> None:
+    core = socket()
+    running = started(core)
+    assert core.drain() == []
+    with pytest.raises(Unavailable):
+        taken(core, command("b"))
+    response, close = core.answered(running, success(), now=1)
+    assert isinstance(response, Send)
+    assert isinstance(close, Close)
+    assert close.code == 1012
+
+
+def test_giving_up_tells_what_is_cancelled_and_closes() -> None:
+    core = socket()
+    running = started(core)
+    effects = core.give_up(now=1)
+    assert (effects[0], codes(effects), effects[-1].code) == (Stop(running), [Code.CANCELLED], 1012)  # type: ignore[union-attr]
+    assert core.give_up(now=1) == []
+
+
+def test_end_cancels_commands_and_ends_subscriptions() -> None:
+    core = socket()
+    running, stream = started(core), opened(core, {"type": "capabilities", "id": "s"})
+    assert core.end() == [Stop(running), Leave(stream)]
+    assert core.answered(running, success(), now=1) == []
+
+
+class SocketMachine(RuleBasedStateMachine):
+    """An agent with few ids, and shells that finish its commands whenever they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = socket()
+        self.now = 0.0
+        self.accepted: list[InFlight] = []
+        self.responses: Counter[str] = Counter()
+        self.commands: Counter[str] = Counter()
+        self.stopped: list[InFlight] = []
+        self.finished: list[InFlight] = []
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Start(command=running):
+                    self.accepted.append(running)
+                    self.commands[running.ident] += 1
+                case Stop(command=running):
+                    self.stopped.append(running)
+                case Send(frame=ResponseFrame(id=ident)):
+                    self.responses[ident] += 1
+                case _:
+                    pass
+
+    @rule(ident=st.sampled_from("abc"), kind=st.sampled_from(["command", "command", "cancel", "capabilities"]))
+    def agent_sends(self, ident: str, kind: str) -> None:
+        if self.core.state is State.CLOSED:
+            return
+        frame = command(ident) if kind == "command" else {"type": kind, "id": ident}
+        try:
+            self.perform(taken(self.core, frame, self.now))
+        except BridgeError as exc:
+            self.perform(self.core.refuse(exc, ident, self.now))
+
+    @rule(pick=st.integers(0), good=st.booleans())
+    def command_finishes(self, pick: int, good: bool) -> None:
+        if self.accepted:
+            running = self.accepted[pick % len(self.accepted)]
+            if good:
+                self.perform(self.core.answered(running, success(), self.now))
+            else:
+                self.perform(self.core.failed(running, ClientLost("gone"), self.now))
+            self.finished.append(running)
+
+    @rule(seconds=st.floats(0, 30))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.perform(self.core.tick(self.now))
+
+    @rule(how=st.sampled_from(["drain", "give_up", "end", "heard", "heard"]))
+    def process_decides(self, how: str) -> None:
+        match how:
+            case "drain":
+                self.perform(self.core.drain())
+            case "give_up":
+                self.perform(self.core.give_up(self.now))
+            case "end":
+                self.perform(self.core.end())
+            case _:
+                self.core.heard(self.now)
+
+    @invariant()
+    def every_accepted_command_has_one_response_or_waits(self) -> None:
+        if self.core.state is not State.CLOSED:
+            assert self.commands.total() - self.responses.total() == self.core.commands_in_flight
+        for ident, count in self.responses.items():
+            assert count <= self.commands[ident]
+
+    @invariant()
+    def nothing_is_left_running_behind_a_closed_socket(self) -> None:
+        if self.core.state is State.CLOSED:
+            assert self.core.commands_in_flight == 0
+            assert all(each in self.stopped or each in self.finished for each in self.accepted)
+
+
+TestSocketMachine = SocketMachine.TestCase
+TestSocketMachine.settings = settings(max_examples=60, stateful_step_count=30)
+
+
+@given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), st.booleans())
+@example(b'{"type":"command","id":"a","command":' + b"[" * 3000, True)
+@example(b'{"type":"cancel","id":"\xff"}', True)
+@example(b'{"type":"subscribe","id":1}', True)
+def test_arbitrary_bytes_are_a_bad_frame_and_nothing_else(data: bytes, text: bool) -> None:
+    with pytest.raises(InvalidFrame):
+        frames.decode(data, text=text)
+    assert frames.identify(data) is None or isinstance(frames.identify(data), str)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=9,
+)
+KINDS = ["command", "cancel", "subscribe", "unsubscribe", "capabilities", "auth", "ping"]
+FIELDS = ["id", "token", "command", "clientId", "clientIds", "match", "gather", "any", "events", "clients", "since"]
+
+
+@given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), json_values))
+def test_frames_of_any_content_are_taken_or_refused(kind: str, fields: Frame) -> None:
+    core = socket()
+    with contextlib.suppress(BridgeError):
+        taken(core, {"type": kind, **fields})
+
+
+def test_empty_lists_of_clients_are_written_out() -> None:
+    frame = CapabilitiesFrame("s", 7, True, [], [], ["c1"])
+    assert json.loads(frames.encode(frame)) == {
+        "type": "capabilities",
+        "id": "s",
+        "revision": 7,
+        "complete": True,
+        "added": [],
+        "updated": [],
+        "removed": ["c1"],
+    }
