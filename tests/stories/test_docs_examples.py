@@ -197,7 +197,7 @@ async def todo_lists(terminal: Terminal, count: int) -> AsyncIterator[dict[str, 
             url, token = terminal.up.run_file["gatewayUrl"], terminal.up.token("app")
             app = await stack.enter_async_context(application(url, handlers, token=token, app={"name": "todo"}))
             lists[app.client_id] = todos
-        await until(lambda: all_listed(terminal, set(lists)))
+        await until(partial(all_offer, terminal, set(lists)))
         yield lists
 
 
@@ -210,10 +210,10 @@ def counted(todos: list[str], parameters: dict[str, Any]) -> int:
     return len(todos)
 
 
-async def all_listed(terminal: Terminal, client_ids: set[str]) -> bool:
-    """Tell whether the agent API and the registry know just these clients."""
-    over_nats = json.loads(await terminal.run(".venv/bin/agentbridge clients --json"))
-    over_http = await ask(terminal, "GET", "/api/clients")
+async def all_offer(terminal: Terminal, client_ids: set[str]) -> bool:
+    """Tell whether the agent API and the registry know just these clients, and what they offer."""
+    over_nats = json.loads(await terminal.run(".venv/bin/agentbridge clients --name countTodos --json"))
+    over_http = await ask(terminal, "GET", "/api/clients", params={"name": "countTodos"})
     return all({client["clientId"] for client in listed} == client_ids for listed in (over_nats, over_http))
 
 
