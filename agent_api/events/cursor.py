@@ -10,6 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from agent_api.events.filters import Filters, visible
+from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
 from agent_api.events.ring import Ring
@@ -19,14 +20,6 @@ from protocol.errors import Overloaded
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 * 1024
 MAX_SCANNED = 1000
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """Messages may have been missed; the reader goes on after `position`."""
-
-    reason: str
-    message: str
-    position: Position
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -47,16 +40,11 @@ class Cursor:
         self.principal = principal
         self.filters = filters
         self.live = False
-        self._position = position
+        self.position = position  # what a reader may resume from: all before is handed out, or not for this reader
         self._gap = gap
         self._next: int | None = None  # the sequence of the first message, or before it, that is not handed out
         self._confirmed = False  # whether the stream has said that it has reached this position
         self._has_caught_up = False
-
-    @property
-    def position(self) -> Position:
-        """Where the cursor stands; all before is handed out, or not for this reader."""
-        return self._position
 
     @property
     def waiting(self) -> bool:
@@ -65,12 +53,21 @@ class Cursor:
 
     def settle(self, ring: Ring) -> None:
         """Move past what has come since, where all of that is not for this reader."""
-        if self.live and self._next is None and ring.last > self._position.sequence:
-            self._position = ring.end
+        if self.live and self.waiting and ring.last > self.position.sequence:
+            self.position = ring.end
+
+    def leave(self, ring: Ring) -> None:
+        """Stop being live: the recent messages are about to be forgotten."""
+        self.settle(ring)
+        self.live, self._next = False, None
+
+    def lose(self, gap: Gap) -> None:
+        """Tell of a gap before anything else: the stream has lost messages that were handed out, or are to be."""
+        self._gap = gap
 
     def go_live(self, ring: Ring) -> bool:
         """Become live where the recent messages cover the place; a place ahead of them must be confirmed."""
-        epoch, sequence = self._position
+        epoch, sequence = self.position
         if epoch != ring.epoch or sequence < ring.floor or (sequence > ring.last and not self._confirmed):
             return False
         self.live = True
@@ -80,11 +77,12 @@ class Cursor:
 
     def offer(self, message: Message) -> bool:
         """Take note of a message that has just come; return whether there is now something to hand out."""
-        if not self.live or self._next is not None or message.position.sequence <= self._position.sequence:
+        if not self.live or self._next is not None or message.position.sequence <= self.position.sequence:
             return False
         if not visible(message, self.principal, self.filters):
             return False
         self._next = message.position.sequence
+        self.position = Position(message.position.epoch, self._next - 1)
         return True
 
     def take(self, ring: Ring) -> list[Item]:
@@ -92,48 +90,42 @@ class Cursor:
 
         Raises `Overloaded` where the recent messages have moved past a reader that had caught up with them.
         """
-        items: list[Item] = []
         if self._gap is not None:
-            items.append(self._gap)
-            self._gap = None
+            return self._take_gap(self._gap)
+        items: list[Item] = []
         if self._next is None:
             return items
         if self._next <= ring.floor:
-            self._fall_behind()
-            return items
-        self._scan(ring, items)
+            self._fall_behind(ring)
+        else:
+            self._scan(ring, self._next, items)
         return items
 
     def turn(self, page: Page) -> list[Item]:
         """Go on to the end of a page that was read after this position; return what of it is for this reader."""
-        if page.gap is not None:
-            self._position, self._confirmed = page.gap.position, True
-            return [page.gap]
-        self._position, self._confirmed = Position(self._position.epoch, page.reached), True
+        gap = self._gap or page.gap
+        if gap is not None:
+            return self._take_gap(gap)
+        self.position, self._confirmed = Position(self.position.epoch, page.reached), True
         return [message for message in page.messages if visible(message, self.principal, self.filters)]
 
-    def jump(self, gap: Gap) -> bool:
-        """Leave out what the stream has lost, where that concerns this place; return whether it does."""
-        to = gap.position
-        if not self.live and self._position.epoch == to.epoch and self._position.sequence <= to.sequence:
-            return False  # reading history will tell
-        self._position, self._next, self._gap, self._confirmed = to, None, gap, True
-        return True
+    def _take_gap(self, gap: Gap) -> list[Item]:
+        self.position, self._confirmed, self._gap = gap.position, True, None
+        return [gap]
 
-    def _scan(self, ring: Ring, items: list[Item]) -> None:
-        assert self._next is not None
+    def _scan(self, ring: Ring, first: int, items: list[Item]) -> None:
         size = 0
-        for scanned, message in enumerate(ring.since(self._next - 1)):
+        for scanned, message in enumerate(ring.since(first - 1)):
             if scanned == MAX_SCANNED or len(items) >= MAX_BATCH or size >= MAX_BATCH_BYTES:
                 self._next = message.position.sequence
-                self._position = Position(ring.epoch, self._next - 1)
+                self.position = Position(ring.epoch, self._next - 1)
                 return
             if visible(message, self.principal, self.filters):
                 items.append(message)
                 size += len(message.data)
-        self._position, self._next, self._has_caught_up = ring.end, None, True
+        self.position, self._next, self._has_caught_up = ring.end, None, True
 
-    def _fall_behind(self) -> None:
+    def _fall_behind(self, ring: Ring) -> None:
         if self._has_caught_up:
             raise Overloaded("this reader is too slow for what happens; resume from the last id")
-        self.live, self._next = False, None
+        self.leave(ring)

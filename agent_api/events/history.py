@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 
-from agent_api.events.cursor import Gap, Page
+from agent_api.events.cursor import Page
+from agent_api.events.gaps import gap_of
 from agent_api.events.messages import Message, read_message
-from agent_api.events.positions import Position, epoch_of
+from agent_api.events.positions import Position
 from protocol import codec
 from protocol.errors import Unavailable
 from protocol.runtime import jetstream
-from protocol.runtime.jetstream import JetStreamError, StreamInfo
+from protocol.runtime.jetstream import JetStreamError
 from protocol.runtime.nats import Connection
 from protocol.subjects import EVENTS_STREAM
 
@@ -27,9 +28,6 @@ MAX_READS = 16
 PAGE_MESSAGES = 256
 PAGE_BYTES = 64 * 1024
 READ_SECONDS = 2.0
-EXPIRED = ("expired", "some of what followed is not kept any more; going on with the oldest that is")
-RECREATED = ("recreated", "the stream of events was made anew; going on with the oldest that it holds")
-UNKNOWN = ("unknown", "this stream of events does not know this position; going on from now")
 _END_OF_BATCH, _NOT_FOUND = "204", "404"
 
 
@@ -110,7 +108,7 @@ class History:
         if info is None:
             raise Unavailable("the stream of events is not there yet; try again in a moment")
         gap = gap_of(after, info)
-        return page if gap is None else Page(gap=gap)
+        return Page(gap=gap) if gap else Page(page.messages, min(page.reached, info.state.last_seq))
 
     async def _page(self, after: Position, until: int, subject: str) -> Page:
         batch = await self._batch(after, subject)
@@ -157,16 +155,3 @@ class History:
         batch = self._batches.get(msg.subject.rpartition(".")[2])
         if batch is not None:
             batch.take(msg)
-
-
-def gap_of(position: Position, info: StreamInfo) -> Gap | None:
-    """Return what a reader at this position has missed, None where the stream holds all that follows it."""
-    epoch, first, last = epoch_of(info.created), info.state.first_seq, info.state.last_seq
-    kept = Position(epoch, max(first - 1, 0))
-    if position.epoch != epoch:
-        return Gap(*RECREATED, kept)
-    if position.sequence > last:
-        return Gap(*UNKNOWN, Position(epoch, last))
-    if position.sequence < kept.sequence:
-        return Gap(*EXPIRED, kept)
-    return None

@@ -8,23 +8,24 @@ gap for every reader.
 import asyncio
 import contextlib
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import nats.errors
 from nats.aio.msg import Msg
 
-from agent_api.events.cursor import Cursor, Gap
+from agent_api.events.cursor import Cursor
 from agent_api.events.filters import Filters
-from agent_api.events.history import EXPIRED, UNKNOWN, History, gap_of
+from agent_api.events.flow import Flow
+from agent_api.events.gaps import unknown
+from agent_api.events.history import History
 from agent_api.events.messages import read_message
-from agent_api.events.positions import Position, epoch_of, parse_position
+from agent_api.events.positions import Position, parse_position
 from agent_api.events.reader import Reader
 from agent_api.events.ring import Ring
 from protocol.access import Principal
 from protocol.errors import BridgeError, Overloaded, Unavailable
 from protocol.runtime import jetstream
-from protocol.runtime.jetstream import StreamInfo
 from protocol.runtime.nats import Connection
 from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, Place
 from protocol.subjects import ALL_NEWS, EVENTS_STREAM
@@ -38,7 +39,6 @@ WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
-_Where = tuple[str, str | None]  # a tenant, and one of its clients or all
 _Whose = tuple[str, str]  # a tenant and a `sub`
 
 
@@ -46,23 +46,21 @@ class Hub:
     """Follows the stream for all readers of this process. `start()`, and `run()` as a task."""
 
     def __init__(self, connection: Connection, ring: Ring | None = None) -> None:
-        self.ring = ring or Ring()
-        self.history = History(connection)
+        self._flow = Flow(ring or Ring())
+        self._history = History(connection)
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._consumer: OrderedConsumer | None = None
         self._wanted, self._ready = asyncio.Event(), asyncio.Event()
         self._closed: BridgeError | None = None
-        self._readers: set[Reader] = set()
         self._read_at = 0.0
         self._of_principal: Counter[_Whose] = Counter()
-        self._live: defaultdict[_Where, set[Reader]] = defaultdict(set)
         self._log_next = 0.0
         connection.on_reconnect(self._begin_anew)
 
     async def start(self) -> None:
         """Subscribe for what is read of the past."""
-        await self.history.start()
+        await self._history.start()
 
     @contextlib.asynccontextmanager
     async def open(self, principal: Principal, filters: Filters, since: str | None = None) -> AsyncIterator[Reader]:
@@ -74,17 +72,16 @@ class Hub:
         with self._counted((principal.tenant, principal.sub)):
             await self._wait_ready()
             reader = self._reader(principal, filters, since)
-            self._readers.add(reader)
+            self._flow.add(reader)
             try:
                 yield reader
             finally:
-                self._readers.discard(reader)
-                self._detach(reader)
+                self._flow.remove(reader)
 
     def close(self, error: BridgeError) -> None:
         """End every reader with this error; new ones are refused with it."""
         self._closed = error
-        for reader in self._readers:
+        for reader in self._flow.listeners:
             reader.end(error)
 
     async def run(self) -> None:
@@ -103,8 +100,7 @@ class Hub:
     @contextlib.contextmanager
     def _counted(self, whose: _Whose) -> Iterator[None]:
         """Count a reader; raise where it would be one too many, or where none is taken any more."""
-        if self._closed is not None:
-            raise self._closed
+        self._require_open()
         if self._of_principal.total() >= MAX_READERS:
             raise Overloaded("this process has as many readers of events as it takes; try again in a moment")
         if self._of_principal[whose] >= MAX_READERS_PER_PRINCIPAL:
@@ -115,7 +111,12 @@ class Hub:
         finally:
             self._of_principal -= Counter([whose])
 
+    def _require_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+
     async def _wait_ready(self) -> None:
+        """Wait until the stream's end is known."""
         self._wanted.set()
         self._read_at = self._loop.time()
         try:
@@ -123,26 +124,14 @@ class Hub:
                 await self._ready.wait()
         except TimeoutError as exc:
             raise Unavailable("events cannot be read just now; try again in a moment") from exc
+        self._require_open()
 
     def _reader(self, principal: Principal, filters: Filters, since: str | None) -> Reader:
         """Return a reader that begins now, or where it says that it was."""
-        end = self.ring.end
+        end = self._flow.ring.end
         position = parse_position(since) if since else end
-        gap = None if position else Gap(*UNKNOWN, end)
-        return Reader(Cursor(principal, filters, position or end, gap), self.ring, self.history, self._attach)
-
-    def _attach(self, reader: Reader) -> bool:
-        """Wake a reader from now on, where the ring covers its place."""
-        if not reader.cursor.go_live(self.ring):
-            return False
-        self._live[_place_of(reader)].add(reader)
-        return True
-
-    def _detach(self, reader: Reader) -> None:
-        place = _place_of(reader)
-        self._live[place].discard(reader)
-        if not self._live[place]:
-            del self._live[place]
+        gap = None if position else unknown(end)
+        return Reader(Cursor(principal, filters, position or end, gap), self._flow, self._history)
 
     # --- the stream ---
 
@@ -153,8 +142,8 @@ class Hub:
         info = await jetstream.stream_info(self._connection, EVENTS_STREAM)
         if info is None:
             raise Unavailable("the stream of events does not exist yet; the registry makes it")
-        self._find_place(info)
-        first = self.ring.last + 1
+        self._flow.begin(info)
+        first = self._flow.ring.last + 1
         async with consumer.deliver(ALL_NEWS, deliver_policy="by_start_sequence", opt_start_seq=first):
             self._ready.set()
             while not await consumer.wait(HEARTBEAT_SECONDS):
@@ -163,39 +152,14 @@ class Hub:
                     return
         log.info("following events anew: %s", order.broken or "NATS is back")
 
-    def _find_place(self, info: StreamInfo) -> None:
-        """Begin at the stream's end, or go on where the ring ends; that may be gone."""
-        if not self.ring.epoch:
-            self.ring.reset(Position(epoch_of(info.created), info.state.last_seq))
-        elif gap := gap_of(self.ring.end, info):
-            self._leave_out(gap)
-
     def _take(self, msg: Msg, place: Place) -> None:
-        ring, sequence = self.ring, place.stream_sequence
-        if sequence > ring.last + 1:
-            self._leave_out(Gap(*EXPIRED, Position(ring.epoch, sequence - 1)))
-        message = read_message(msg.subject, Position(ring.epoch, sequence), msg.data)
-        ring.append(sequence, message)
-        if message is None:
-            return
-        tenant, client_id = message.client.tenant, message.client.client_id
-        for where in ((tenant, client_id), (tenant, None)):
-            for reader in self._live.get(where, ()):
-                if reader.cursor.offer(message):
-                    reader.wake()
-
-    def _leave_out(self, gap: Gap) -> None:
-        """Go on after a gap, and tell every reader whom it concerns."""
-        log.warning("readers of events have a gap: %s", gap.message)
-        self.ring.reset(gap.position)
-        for reader in self._readers:
-            if reader.cursor.jump(gap):
-                reader.wake()
+        position = Position(self._flow.ring.epoch, place.stream_sequence)
+        self._flow.deliver(position.sequence, read_message(msg.subject, position, msg.data))
 
     def _is_idle(self) -> bool:
         """Tell whether nobody has read for a while."""
         now = self._loop.time()
-        if self._readers:
+        if self._flow.listeners:
             self._read_at = now
         return now - self._read_at > LINGER_SECONDS
 
@@ -203,7 +167,7 @@ class Hub:
         """Forget everything until somebody reads again."""
         self._wanted.clear()
         self._ready.clear()
-        self.ring.reset(Position("", 0))
+        self._flow.ring.reset(Position("", 0))
 
     def _begin_anew(self) -> None:
         if self._consumer is not None:
@@ -214,8 +178,3 @@ class Hub:
         if now >= self._log_next:
             self._log_next = now + WAITING_LOG_SECONDS
             log.info("waiting for the stream of events: %s", why)
-
-
-def _place_of(reader: Reader) -> _Where:
-    cursor = reader.cursor
-    return cursor.principal.tenant, cursor.filters.client_id

@@ -1,26 +1,28 @@
 """One reader, as its server holds it: waits for what comes next, wherever that has to be read from."""
 
 import asyncio
-from collections.abc import Callable
+import logging
 
 from agent_api.events.cursor import Cursor, Item
+from agent_api.events.flow import Flow
 from agent_api.events.history import History
 from agent_api.events.positions import Position
-from agent_api.events.ring import Ring
 from protocol.access import Principal
 from protocol.errors import BridgeError, Unavailable
 
 RETRY_SECONDS = 0.5
 
+log = logging.getLogger(__name__)
+
 
 class Reader:
-    """Made by `Hub.open()`. `attach` has the hub wake this reader from now on; it says no where that is too early."""
+    """Made by `Hub.open()`."""
 
-    def __init__(self, cursor: Cursor, ring: Ring, history: History, attach: Callable[["Reader"], bool]) -> None:
+    def __init__(self, cursor: Cursor, flow: Flow, history: History) -> None:
         self.cursor = cursor
-        self._ring = ring
+        self._flow = flow
+        self._ring = flow.ring
         self._history = history
-        self._attach = attach
         self._ended: BridgeError | None = None
         self._woken = asyncio.Event()
 
@@ -59,7 +61,7 @@ class Reader:
 
     async def _go_on(self) -> list[Item]:
         """Read a page of the past, become live, or wait."""
-        if not self.cursor.live and not self._attach(self):
+        if not self.cursor.live and not self._flow.attach(self):
             return await self._turn_page()
         if self.cursor.waiting:
             self._woken.clear()
@@ -69,11 +71,18 @@ class Reader:
         return []
 
     async def _turn_page(self) -> list[Item]:
+        """Return the next page of the past; none where all of it is hidden, or where it cannot be read just now."""
         cursor = self.cursor
         before, subject = cursor.position, cursor.filters.subject(cursor.principal.tenant)
+        until = self._ring.last if self._ring.epoch == before.epoch else 0
         try:
-            page = await self._history.read(before, self._ring.last, subject)
-        except Unavailable:
-            await asyncio.sleep(RETRY_SECONDS)
-            return []
-        return cursor.turn(page) if cursor.position == before else []
+            page = await self._history.read(before, until, subject)
+        except Unavailable as exc:
+            log.debug("cannot read the past: %s", exc.message)
+        else:
+            if cursor.position == before:  # the stream has not lost it meanwhile
+                items = cursor.turn(page)
+                if items or cursor.position != before:
+                    return items
+        await asyncio.sleep(RETRY_SECONDS)
+        return []

@@ -1,6 +1,7 @@
 """Server-sent events as the HTML standard has them (section 9.2): messages, gaps, heartbeats and the last word."""
 
-from agent_api.events.cursor import Gap, Item
+from agent_api.events.cursor import Item
+from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
 from protocol import codec

@@ -144,8 +144,11 @@ class OrderedConsumer:
             return
         self._heard_at = asyncio.get_running_loop().time()
         headers = msg.headers or {}
-        if headers.get("Status") == _CONTROL:
+        status = headers.get("Status")
+        if status == _CONTROL:
             self._control(msg.reply, headers)
+        elif status is not None:
+            self._order.broken = f"the server ended the consumer with {status}"
         else:
             place = parse_place(msg.reply)
             if self._order.accept(place):
