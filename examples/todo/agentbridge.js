@@ -3,12 +3,13 @@
  *
  * It connects, says what agents may do here, executes their commands, answers them, tells events, and comes back by
  * itself when the connection is lost. It knows nothing of the page; the page listens to two DOM events on it:
- * `state` (detail: a State) and `command` (detail: a Command, once when it begins and once when it ends).
+ * `state` (detail: a State) and `command` (detail: a Command, when it begins, tells how far it is, and ends).
  *
  * @typedef {{phase: 'connecting'|'ready'|'waiting'|'stopped', clientId: string|null, reason: string}} State
  * @typedef {{requestId: string, target: string, action: string|null, parameters: object, agent: string,
  *   status: 'running'|'done'|'failed'|'cancelled', message: string, startedAt: number, durationMs: number}} Command
- * @typedef {{agent: string, signal: AbortSignal}} Context
+ * @typedef {{total?: number, message?: string, data?: any}} More
+ * @typedef {{agent: string, signal: AbortSignal, progress: (progress: number, more?: More) => void}} Context
  */
 
 const SUBPROTOCOL = 'agentbridge.v1';
@@ -251,11 +252,19 @@ export class AgentBridge extends EventTarget {
   async #answer(command, signal) {
     try {
       const run = this.#handler(command.target, command.action);
-      const result = await run(command.parameters, { agent: command.agent, signal });
+      const progress = (amount, more = {}) => this.#tellProgress(command, amount, more);
+      const result = await run(command.parameters, { agent: command.agent, signal, progress });
       return { status: 'success', result: asJson(result ?? null) };
     } catch (error) {
       return { status: 'error', error: faultOf(error, signal) };
     }
+  }
+
+  /** Tell how far a command is, while somebody waits for it; callers who did not ask for that hear nothing of it. */
+  #tellProgress(command, progress, { total, message, data }) {
+    if (!this.#running.has(command.requestId)) return;
+    this.#send({ type: 'progress', requestId: command.requestId, progress, total, message, data });
+    this.#show(Object.assign(command, { message: message ?? '' }));
   }
 
   #handler(target, action) {

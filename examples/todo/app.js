@@ -103,12 +103,13 @@ function clickAdd(_, { agent }) {
   return todos.list().at(-1);
 }
 
-function askPerson({ question }, { agent, signal }) {
+function askPerson({ question }, { agent, signal, progress }) {
   if (dialog.open) throw new CapabilityError('busy', 'the person is being asked something else');
   element('question-agent').textContent = agent;
   element('question-text').textContent = question;
   dialog.returnValue = '';
   dialog.showModal();
+  progress(0, { total: 1, message: 'the person is being asked' });
   signal.addEventListener('abort', () => dialog.close());
   return new Promise((resolve) => {
     dialog.addEventListener('close', () => resolve({ answer: dialog.returnValue || 'dismissed' }), { once: true });

@@ -39,6 +39,9 @@ TEST_COMMANDS = [EXAMPLES.take(README, "/pytest"), EXAMPLES.take(DEVELOPMENT, "/
 FOLDERS = EXAMPLES.take(DEVELOPMENT, "protocol/runtime/")
 ANY_OVER_HTTP = EXAMPLES.take(HTTP, '"any": true')
 SEVERAL_OVER_HTTP = EXAMPLES.take(HTTP, '"match":')
+PROGRESS_OVER_HTTP = EXAMPLES.take(HTTP, "curl -sN")
+STREAM_OVER_HTTP = EXAMPLES.take(HTTP, "event: progress")
+COMMAND_LINE = EXAMPLES.take("docs/command-line.md", "agentbridge capabilities CLIENT")
 FIND_AND_CALL_OVER_NATS = EXAMPLES.take(NATS, "registry.find")
 SEVERAL_OVER_NATS = EXAMPLES.take(NATS, "async def ask_all")
 
@@ -150,6 +153,27 @@ async def test_command_line_of_the_readme_lists_calls_and_hears_of_it(terminal: 
     assert "Buy bread" in called
     assert "todo.added" in events.out
     await titles(todo).to_have_text(["Buy bread"])
+
+
+@pytest.mark.browser
+async def test_page_about_the_command_line_finds_out_and_calls(terminal: Terminal, todo: OpenPage) -> None:
+    list_clients, list_capabilities, add, list_todos = COMMAND_LINE.lines
+    assert todo.client_id in await terminal.run(list_clients)
+    assert "askPerson" in await terminal.run(list_capabilities, CLIENT=todo.client_id)
+    assert "Buy bread" in await terminal.run(add, CLIENT=todo.client_id)
+    answer = json.loads(await terminal.run(list_todos, CLIENT=todo.client_id))
+    assert (answer["status"], answer["result"][0]["title"]) == ("success", "Buy bread")
+
+
+@pytest.mark.browser
+async def test_page_about_http_streams_what_it_shows(terminal: Terminal, todo: OpenPage) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        streamed = tasks.create_task(terminal.run(PROGRESS_OVER_HTTP.code))
+        await expect(todo.page.get_by_role("dialog")).to_contain_text("Milk?")
+        await todo.page.get_by_role("button", name="Yes").click()
+    names = r'^event: .*|"\w+":'
+    assert re.findall(names, streamed.result(), re.MULTILINE) == re.findall(names, STREAM_OVER_HTTP.code, re.MULTILINE)
+    assert '"answer":"yes"' in streamed.result()
 
 
 @pytest.mark.browser

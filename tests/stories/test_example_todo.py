@@ -199,12 +199,14 @@ async def test_person_answers_what_an_agent_asks_or_waves_it_away(example: Examp
     async with asyncio.TaskGroup() as tasks:
         answered = tasks.create_task(example.ask("Is it raining?"))
         await expect(dialog).to_contain_text("agent-1 asks: Is it raining?")
+        await expect(example.page.locator("#commands .message")).to_have_text(["the person is being asked"])
         await dialog.get_by_role("button", name="Yes").click()
     async with asyncio.TaskGroup() as tasks:
         dismissed = tasks.create_task(example.ask("Is it snowing?"))
         await expect(dialog).to_contain_text("agent-1 asks: Is it snowing?")
         await example.page.keyboard.press("Escape")
 
+    await expect(example.page.locator("#commands .message")).to_have_text(["", ""])
     assert answered.result().json()["result"] == {"answer": "yes"}
     assert dismissed.result().json()["result"] == {"answer": "dismissed"}
 

@@ -19,6 +19,7 @@ from agent_api.events.endpoint import EventsEndpoint
 from agent_api.health import Health
 from agent_api.routes import Directory
 from agent_api.settings import ApiSettings
+from agentbridge.__main__ import cli
 from agentbridge.credentials import CommandSettings
 from agentbridge.up.settings import UpSettings, complete
 from gateway.settings import GatewaySettings
@@ -50,6 +51,14 @@ def table(text: str, heading: str) -> list[list[str]]:
 def quoted(cell: str) -> list[str]:
     """Return what stands in backticks."""
     return re.findall(r"`([^`]*)`", cell)
+
+
+# --- the command line ---
+
+
+def test_page_about_the_command_line_names_every_command() -> None:
+    rows = table((ROOT / "docs/command-line.md").read_text(), "The commands")
+    assert [name for row in rows for name in quoted(row[0])] == list(cli.commands)
 
 
 # --- errors ---
