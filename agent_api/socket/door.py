@@ -109,9 +109,8 @@ class SocketDoor:
         return None
 
     async def _serve(self, socket: BoundedSocket) -> None:
-        assert socket.request is not None
         try:
-            token, principal = await self._authenticate(socket.request)
+            token, principal = await self._authenticate(socket)
         except _Turned as exc:
             socket.close_soon(exc.code, close_reason(exc.reason))
             return
@@ -126,20 +125,30 @@ class SocketDoor:
             self._live.discard(live)
             live.end()
 
-    async def _authenticate(self, request: Request) -> tuple[str | None, Principal]:
+    async def _authenticate(self, socket: BoundedSocket) -> tuple[str | None, Principal]:
         """Return a token and whom it speaks for; a refusal is a close code, which browsers can see."""
         verifier = self._around.verifier
+        assert socket.request is not None
         try:
-            token = token_of(request)
+            token = token_of(socket.request)
             if not token and not verifier.off:
                 raise _Turned(CloseCode.NO_CREDENTIALS, "authentication required")
-            principal = await verifier.verify(token)
+            principal = verifier.verify_now(token) or await self._verify(token, socket)
             require_agent(principal)
         except (Unauthenticated, PermissionDenied) as exc:
             raise _Turned(CloseCode.REFUSED, exc.message) from exc
         except Unavailable as exc:
             raise _Turned(CloseCode.RESTARTING, exc.message) from exc
         return token, principal
+
+    async def _verify(self, token: str | None, socket: BoundedSocket) -> Principal:
+        """Verify a token by a key that has to be fetched; what the agent sends meanwhile waits in the network."""
+        socket.transport.pause_reading()
+        try:
+            return await self._around.verifier.verify(token)
+        finally:
+            if not socket.transport.is_closing():
+                socket.transport.resume_reading()
 
 
 class _Turned(Exception):
