@@ -9,8 +9,9 @@ import logging
 from collections.abc import Iterable
 from typing import Protocol
 
-from agent_api.events.cursor import Gap, Item
+from agent_api.events.cursor import Item
 from agent_api.events.filters import Filters
+from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
 from agent_api.events.reader import Reader
