@@ -89,7 +89,13 @@ async def _pass_on(reader: Reader, principal: Principal, send: Send) -> None:
 
 
 async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
+    """Write, and wait where the other side does not read.
+
+    The turn's end is waited for because only then what was written in it reaches the socket, and shows whether it is
+    taken; a reader with much to catch up on would otherwise have all of it buffered.
+    """
     await send({"type": "http.response.body", "body": data, "more_body": more})
+    await asyncio.sleep(0)
 
 
 def _valid_seconds(principal: Principal) -> float:
