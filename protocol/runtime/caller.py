@@ -134,7 +134,7 @@ class _Waiting:
 class _Group:
     """The commands of one principal that wait for one client; probed together."""
 
-    __slots__ = ("address", "doubt", "timer", "token", "waiting")
+    __slots__ = ("address", "doubt", "prober", "timer", "token", "waiting")
 
     def __init__(self, address: ClientAddress, token: str | None) -> None:
         self.address = address
@@ -142,6 +142,7 @@ class _Group:
         self.waiting: dict[str, _Waiting] = {}
         self.doubt = Doubt()
         self.timer: asyncio.TimerHandle | None = None
+        self.prober: asyncio.Task[None] | None = None
 
     @property
     def subject(self) -> str:
@@ -336,12 +337,14 @@ class Caller:
             del self._at_client[group.address]
         if not group.waiting:
             del self._groups[group.address, group.token]
-            if group.timer is not None:
-                group.timer.cancel()
+            for waiter in (group.timer, group.prober):
+                if waiter is not None:
+                    waiter.cancel()
 
     def _start_probing(self, group: _Group) -> None:
         assert self._tasks is not None
-        self._tasks.create_task(self._probe_while_waiting(group), name=f"probe {group.address.client_id}")
+        probing = self._probe_while_waiting(group)
+        group.prober = self._tasks.create_task(probing, name=f"probe {group.address.client_id}")
 
     async def _probe_while_waiting(self, group: _Group) -> None:
         while group.waiting:
