@@ -16,19 +16,14 @@ from agent_api.events.hub import Hub
 from agent_api.events.queries import read_query
 from agent_api.events.reader import Reader
 from agent_api.problems import answer_of
+from agent_api.sse import HEADERS, HEARTBEAT, HEARTBEAT_SECONDS
 from agent_api.waiting import CallerGone, Waits
 from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, Internal, Unauthenticated
 from protocol.runtime.auth import Verifier, bearer
 
-HEARTBEAT_SECONDS = 15.0
 RETRY_MS = (500, 2500)  # at random, so that the readers of a process that ends do not come back all at once
 CHUNK_BYTES = 64 * 1024
-HEADERS = [
-    (b"content-type", sse.CONTENT_TYPE),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx and others would keep messages back
-]
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +49,7 @@ class EventsEndpoint:
             require_agent(principal)
             filters, since = read_query(scope["query_string"])
             async with self._hub.open(principal, filters, last_id or since) as reader:
-                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+                await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS]})
                 await _tell(reader, principal, send)
         except Exception as exc:
             await write_answer(send, receive, answer_of(_told(exc)))
@@ -80,7 +75,7 @@ async def _pass_on(reader: Reader, principal: Principal, send: Send) -> None:
                 known = reader.position
                 await _write(send, sse.advance(known))
             else:
-                await _write(send, sse.HEARTBEAT)
+                await _write(send, HEARTBEAT)
             continue
         _valid_seconds(principal)
         known = items[-1].position

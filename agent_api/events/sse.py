@@ -1,14 +1,12 @@
-"""Server-sent events as the HTML standard has them (section 9.2): messages, gaps, heartbeats and the last word."""
+"""What readers get, as server-sent events: messages, gaps, places to resume from, and the last word."""
 
 from agent_api.events.cursor import Item
 from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
+from agent_api.sse import block
 from protocol import codec
 from protocol.errors import BridgeError
-
-CONTENT_TYPE = b"text/event-stream; charset=utf-8"
-HEARTBEAT = b":\n"
 
 
 def opening(retry_ms: int, position: Position) -> bytes:
@@ -28,19 +26,13 @@ def write(item: Item) -> bytes:
 
 def end(error: BridgeError) -> bytes:
     """Return the last word of a stream: why it ends. Its name is not `error`, which browsers use for their own."""
-    return _block(b"end", codec.encode(error.body()))
+    return block(b"end", codec.encode(error.body()))
 
 
 def _message(message: Message) -> bytes:
-    return b"id: %b\n" % str(message.position).encode() + _block(message.kind.encode(), message.data)
+    return b"id: %b\n" % str(message.position).encode() + block(message.kind.encode(), message.data)
 
 
 def _gap(gap: Gap) -> bytes:
     data = {"reason": gap.reason, "message": gap.message, "from": str(gap.position)}
-    return b"id: %b\n" % str(gap.position).encode() + _block(b"gap", codec.encode(data))
-
-
-def _block(name: bytes, data: bytes) -> bytes:
-    """Return a named event. JSON may have line breaks between its tokens; each line is a field of its own."""
-    lines = b"".join(b"data: %b\n" % line for line in data.splitlines())
-    return b"event: %b\n%b\n" % (name, lines)
+    return b"id: %b\n" % str(gap.position).encode() + block(b"gap", codec.encode(data))
