@@ -6,7 +6,8 @@ that nobody calls this way cost nothing. Agents limited to a few users or client
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -15,7 +16,8 @@ from protocol.access import Principal
 from protocol.discovery import Client, usable
 from protocol.runtime.replica import Entry
 
-MAX_POOLS = 128
+MAX_POOLS = 64
+MAX_POOLED = 500_000  # ids in all pools together, about 60 MB
 FEW = 32
 
 
@@ -53,12 +55,43 @@ class _Pool:
             self._places[last] = place
 
 
+class _Users:
+    """The clients of each user. Most have one, which is kept without a set of its own: there may be very many."""
+
+    def __init__(self) -> None:
+        self._owned: dict[str, dict[str, str | set[str]]] = {}
+
+    def of(self, tenant: str, user: str) -> Collection[str]:
+        owned = self._owned.get(tenant, {}).get(user, ())
+        return (owned,) if isinstance(owned, str) else owned
+
+    def add(self, tenant: str, user: str, client_id: str) -> None:
+        users = self._owned.setdefault(tenant, {})
+        owned = users.get(user)
+        if owned is None:
+            users[user] = client_id
+        elif isinstance(owned, set):
+            owned.add(client_id)
+        elif owned != client_id:
+            users[user] = {owned, client_id}
+
+    def discard(self, tenant: str, user: str, client_id: str) -> None:
+        users = self._owned[tenant]
+        owned = users[user]
+        if isinstance(owned, set):
+            owned.discard(client_id)
+        if not owned or owned == client_id:
+            del users[user]
+        if not users:
+            del self._owned[tenant]
+
+
 class Candidates:
     """The pools in use. `observe` must hear all of a mirror's news, from the beginning."""
 
     def __init__(self) -> None:
         self._pools: OrderedDict[_View, _Pool] = OrderedDict()
-        self._by_user: dict[tuple[str, str], set[str]] = {}
+        self._users = _Users()
 
     def observe(self, key: str, before: Entry | None, after: Entry | None) -> None:
         """Take a piece of the mirror's news."""
@@ -75,6 +108,7 @@ class Candidates:
                 pool.add(client_id)
             else:
                 pool.discard(client_id)
+        self._forget()
 
     def of(self, clients: Mapping[str, Client], principal: Principal, target: str, action: str | None) -> Sequence[str]:
         """Return the ids of the clients that offer the target to the principal.
@@ -89,9 +123,9 @@ class Candidates:
             clients, _View(msgspec.structs.replace(principal, sub="", expires_at=0.0), target, action)
         ).ids
 
-    def of_users(self, tenant: str, users: Iterable[str]) -> list[str]:
-        """Return the ids of all clients of these users."""
-        return [client_id for user in users for client_id in self._by_user.get((tenant, user), ())]
+    def of_user(self, tenant: str, user: str) -> Collection[str]:
+        """Return the ids of all clients of a user; it changes with the next piece of news."""
+        return self._users.of(tenant, user)
 
     def _pool(self, clients: Mapping[str, Client], view: _View) -> _Pool:
         pool = self._pools.get(view)
@@ -101,9 +135,15 @@ class Candidates:
         pool = _Pool(client.record.client_id for client in clients.values() if view.shows(client))
         if pool.ids:  # else strangers' inventions would drive out what is offered
             self._pools[view] = pool
-            if len(self._pools) > MAX_POOLS:
-                self._pools.popitem(last=False)
+            self._forget()
         return pool
+
+    def _forget(self) -> None:
+        """Forget the pools that were not used for longest, where all together are too large."""
+        while len(self._pools) > MAX_POOLS or (
+            len(self._pools) > 1 and sum(len(pool.ids) for pool in self._pools.values()) > MAX_POOLED
+        ):
+            self._pools.popitem(last=False)
 
     def _few(self, principal: Principal) -> Iterable[str] | None:
         """Return the ids that a limited principal's clients are among, None where they may be many."""
@@ -111,15 +151,12 @@ class Candidates:
             return principal.clients
         if principal.users is None or len(principal.users) > FEW:
             return None
-        count = sum(len(self._by_user.get((principal.tenant, user), ())) for user in principal.users)
-        return self.of_users(principal.tenant, principal.users) if count <= FEW else None
+        theirs = [self._users.of(principal.tenant, user) for user in principal.users]
+        return chain.from_iterable(theirs) if sum(map(len, theirs)) <= FEW else None
 
     def _move(self, tenant: str, client_id: str, before: Client | None, after: Client | None) -> None:
         """Keep the clients of each user."""
         if before is not None and (after is None or after.record.user != before.record.user):
-            owner = (tenant, before.record.user)
-            self._by_user[owner].discard(client_id)
-            if not self._by_user[owner]:
-                del self._by_user[owner]
+            self._users.discard(tenant, before.record.user, client_id)
         if after is not None:
-            self._by_user.setdefault((tenant, after.record.user), set()).add(client_id)
+            self._users.add(tenant, after.record.user, client_id)

@@ -138,7 +138,7 @@ class Reaching:
     def _matching(self, command: CommandRequest, scatter: Scatter, principal: Principal) -> Sequence[str]:
         clients = clients_of(self._known, principal)
         query = scatter.query
-        among = clients if query.user is None else self._candidates.of_users(principal.tenant, [query.user])
+        among = clients if query.user is None else self._candidates.of_user(principal.tenant, query.user)
         meant = [
             client_id
             for client_id in among

@@ -38,7 +38,6 @@ from protocol.subjects import ClientAddress
 
 SERVICE = "agentbridge-agent-api"
 ENVELOPE_BYTES = 32 * 1024  # a command's message on NATS: its headers, with the token, and what we add to its body
-GATHERED_MESSAGES = 4  # the answers of several clients are together no larger than this many messages
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +85,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     verifier, mirror = Verifier(settings), Mirror(connection, candidates.observe, balance.observe, outlook.observe)
     caller = Caller(connection, _known(mirror, verifier))
     intake, waits = Intake(), Waits(tasks)
-    gathered_bytes = GATHERED_MESSAGES * settings.max_message_bytes
-    reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, gathered_bytes)
+    reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, settings.max_message_bytes)
     keyed = Keyed(Entries(connection, settings.idempotency_ttl_seconds), reaching)
     commands = Commands(caller, reaching, keyed, passes_tokens_on=not verifier.off)
     command = CommandEndpoint(settings, verifier, commands, intake, waits)

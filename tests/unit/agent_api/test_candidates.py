@@ -118,13 +118,31 @@ def test_pools_are_bounded_and_the_used_ones_stay() -> None:
     assert len(bench.candidates._pools) == MAX_POOLS
 
 
+def test_ids_in_all_pools_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_api.candidates.MAX_POOLED", 5)
+    bench = Bench()
+    bench.known.put(client("c1", "f", "g", "h"))
+    bench.known.put(client("c2", "f", "g", "h"))
+    assert bench.of(target="g") == bench.of(target="h") == ["c1", "c2"]
+    assert len(bench.candidates._pools) == 2
+    bench.known.put(client("c3", "f", "g", "h"))
+    assert len(bench.candidates._pools) == 1
+    for number in range(10):
+        bench.known.put(client(f"d{number}", "f"))
+    assert len(bench.of()) == 13
+    assert len(bench.candidates._pools) == 1
+
+
 def test_clients_of_a_user_are_known() -> None:
     bench = Bench()
     bench.known.put(client("c1", user="ann"))
+    bench.known.put(client("c1", user="ann"))
     bench.known.put(client("c2", user="ann"))
     bench.known.put(client("c3", user="ann", tenant="acme"))
+    assert set(bench.candidates.of_user("default", "ann")) == {"c1", "c2"}
     bench.known.put(client("c2", user="bob"))
-    assert bench.candidates.of_users("default", ["ann", "eve"]) == ["c1"]
-    bench.known.remove("c1")
-    assert bench.candidates.of_users("default", ["ann"]) == []
-    assert ("default", "ann") not in bench.candidates._by_user
+    assert set(bench.candidates.of_user("default", "ann")) == {"c1"}
+    assert set(bench.candidates.of_user("default", "eve")) == set()
+    for client_id, tenant in (("c1", "default"), ("c2", "default"), ("c3", "acme")):
+        bench.known.remove(client_id, tenant)
+    assert bench.candidates._users._owned == {}

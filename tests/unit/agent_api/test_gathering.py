@@ -59,10 +59,8 @@ def test_whatever_comes_every_client_has_one_response_and_enough_is_enough(
     assert successes <= (len(ends) if need is None else need)
     assert gathering.enough == (need is not None and successes == need)
     codes = {client_id: each.get("error", {}).get("code") for client_id, each in answer["results"].items()}
-    assert codes == {
-        client_id: None if ends[client_id] == "success" else ends[client_id] if client_id in answered else "cancelled"
-        for client_id in ends
-    }
+    expected = {client_id: None if end == SUCCESS else end for client_id, end in ends.items()}
+    assert codes == expected | {client_id: "cancelled" for client_id in ends if client_id not in answered}
     assert answer["complete"] == (not {"timeout", "cancelled"} & set(codes.values()))
 
 
