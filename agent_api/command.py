@@ -18,7 +18,7 @@ from agent_api.streaming import stream
 from agent_api.waiting import CallerGone, Waits
 from protocol import codec
 from protocol.access import Principal, require_agent
-from protocol.errors import BridgeError, Internal, PayloadTooLarge, from_body
+from protocol.errors import BridgeError, Internal, PayloadTooLarge, Unauthenticated, from_body
 from protocol.messages import CommandResponse
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier, bearer
@@ -65,8 +65,19 @@ class CommandEndpoint:
             return _refusal(exc, close=self._intake.draining or isinstance(exc, PayloadTooLarge))
 
     async def _serve(self, head: Head, receive: Receive, heard: Heard | None) -> Answer:
-        token = bearer(head.authorization)
-        principal = await self._principal(token)
+        token, principal = await self._authenticate(head)
+        try:
+            return await self._admit(head, receive, principal, token, heard)
+        except CallerGone:
+            raise
+        except Exception as exc:
+            self._commands.refusals.refused(exc, principal)
+            raise
+
+    async def _admit(
+        self, head: Head, receive: Receive, principal: Principal, token: str | None, heard: Heard | None
+    ) -> Answer:
+        require_agent(principal)
         require_json(head)
         limit = self._settings.max_message_bytes
         if head.length is not None and head.length > limit:
@@ -82,13 +93,14 @@ class CommandEndpoint:
         finally:
             self._intake.release(reserved)
 
-    async def _principal(self, token: str | None) -> Principal:
-        """Return whom the token speaks for, without a detour where no key set has to be asked."""
-        principal = self._verifier.verify_now(token)
-        if principal is None:
-            principal = await self._verifier.verify(token)
-        require_agent(principal)
-        return principal
+    async def _authenticate(self, head: Head) -> tuple[str | None, Principal]:
+        """Return the token and whom it speaks for, without a detour where no key set has to be asked."""
+        try:
+            token = bearer(head.authorization)
+            return token, self._verifier.verify_now(token) or await self._verifier.verify(token)
+        except Unauthenticated:
+            self._commands.refusals.unauthenticated()
+            raise
 
     async def _execute(
         self, order: Order, principal: Principal, token: str | None, receive: Receive, heard: Heard | None

@@ -1,5 +1,6 @@
 """What every way in does with a checked command: hands it to the caller, for whomever it means."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 from agent_api.bodies import Order
 from agent_api.gathering import Gathered, Send
 from agent_api.reaching import Reaching
+from agent_api.refusals import Refusals
 from protocol.access import Principal
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage
 from protocol.runtime.listening import OnProgress
@@ -34,11 +36,21 @@ class Keyed(Protocol):
 class Commands:
     """Sends orders. With authentication off a token is any text, which has no business in a NATS header."""
 
-    def __init__(self, caller: Calls, reaching: Reaching, keyed: Keyed, *, passes_tokens_on: bool) -> None:
+    def __init__(
+        self,
+        caller: Calls,
+        reaching: Reaching,
+        keyed: Keyed,
+        refusals: Refusals | None = None,
+        *,
+        passes_tokens_on: bool,
+    ) -> None:
         self._caller = caller
         self._reaching = reaching
         self._keyed = keyed
         self._passes_tokens_on = passes_tokens_on
+        self._loop = asyncio.get_running_loop()
+        self.refusals = refusals or Refusals()
 
     def send(
         self, order: Order, principal: Principal, token: str | None, heard: Heard | None = None
@@ -51,10 +63,64 @@ class Commands:
         """
         passed_on = token if self._passes_tokens_on else None
         if order.command.idempotency_key is not None:
-            return self._keyed.send(order, principal, partial(self._call, passed_on, heard))
+            return self._once(order, principal, passed_on, heard)
         if order.client_id is not None:
-            return self._call(passed_on, heard, ClientAddress(principal.tenant, order.client_id), order.command)
-        return self._reaching.send(order, principal, partial(self._call, passed_on, heard))
+            address = ClientAddress(principal.tenant, order.client_id)
+            return self._recorded(principal, passed_on, heard, [], address, order.command)
+        return self._reach(order, principal, passed_on, heard)
+
+    # --- each with its records: what a gateway answered is recorded there, all else here ---
+
+    async def _recorded(
+        self,
+        principal: Principal,
+        token: str | None,
+        heard: Heard | None,
+        failed: list[Exception],
+        address: ClientAddress,
+        command: CommandRequest,
+    ) -> CommandResponse:
+        """Send to one client; an error instead of an answer is recorded, and noted in `failed`."""
+        started = self._loop.time()
+        try:
+            return await self._call(token, heard, address, command)
+        except Exception as exc:
+            failed.append(exc)
+            self.refusals.refused(exc, principal, command, address.client_id, self._loop.time() - started)
+            raise
+
+    async def _reach(
+        self, order: Order, principal: Principal, token: str | None, heard: Heard | None
+    ) -> CommandResponse | Gathered:
+        """Send to whom an order without a client means; that nobody is meant is recorded, too."""
+        failed: list[Exception] = []
+        try:
+            return await self._reaching.send(order, principal, partial(self._recorded, principal, token, heard, failed))
+        except Exception as exc:
+            if exc not in failed:
+                self.refusals.refused(exc, principal, order.command)
+            raise
+
+    async def _once(
+        self, order: Order, principal: Principal, token: str | None, heard: Heard | None
+    ) -> CommandResponse | Gathered:
+        """Send a command under a key, which may be answered from what is remembered."""
+        answers: list[CommandResponse] = []
+
+        async def call(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+            answers.append(await self._call(token, heard, address, command))
+            return answers[-1]
+
+        started = self._loop.time()
+        try:
+            outcome = await self._keyed.send(order, principal, call)
+        except Exception as exc:
+            took = self._loop.time() - started
+            self.refusals.refused(exc, principal, order.command, order.client_id, took)
+            raise
+        if not answers and isinstance(outcome, CommandResponse):
+            self.refusals.answered(outcome, principal, order.command)
+        return outcome
 
     def _call(
         self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest

@@ -16,6 +16,7 @@ from agent_api.intake import Intake
 from agent_api.keyed import Keyed
 from agent_api.loopback import LoopbackOnly
 from agent_api.reaching import Reaching
+from agent_api.refusals import Refusals
 from agent_api.routes import Directory
 from agent_api.server import HttpServer, listen, url_of
 from agent_api.settings import ApiSettings
@@ -27,6 +28,7 @@ from protocol.access import may, view_of
 from protocol.errors import ConfigurationError, Unauthenticated, Unavailable
 from protocol.origins import Origins
 from protocol.runtime import process
+from protocol.runtime.audit import AuditTrail
 from protocol.runtime.auth import Verifier
 from protocol.runtime.caller import Caller, Known
 from protocol.runtime.entries import Entries
@@ -53,9 +55,11 @@ class AgentApi:
         hub: Hub,
         intake: Intake,
         waits: Waits,
+        refusals: Refusals,
         drain_seconds: float,
     ) -> None:
         self.url = url
+        self._refusals = refusals
         self._sockets = sockets
         self._hub = hub
         self._server = server
@@ -76,6 +80,7 @@ class AgentApi:
             self._waits.give_up()
         await self._sockets.close()
         await self._server.close()
+        self._refusals.flush()
 
 
 async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AgentApi:
@@ -87,7 +92,8 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     intake, waits = Intake(), Waits(tasks)
     reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, settings.max_message_bytes)
     keyed = Keyed(Entries(connection, settings.idempotency_ttl_seconds), reaching)
-    commands = Commands(caller, reaching, keyed, passes_tokens_on=not verifier.off)
+    refusals = await _start_audit(settings, connection)
+    commands = Commands(caller, reaching, keyed, refusals, passes_tokens_on=not verifier.off)
     command = CommandEndpoint(settings, verifier, commands, intake, waits)
     hub = Hub(connection)
     origins = Origins(settings.allowed_origins)
@@ -98,7 +104,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, sockets.connection, listener)
     await caller.start(tasks)
     await hub.start()
-    await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}").announce()
+    await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}", refusals.counters).announce()
     tasks.create_task(mirror.run(), name="mirror")
     tasks.create_task(sockets.run_clock(), name="clock of agents' sockets")
     tasks.create_task(hub.run(), name="events")
@@ -106,7 +112,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     await server.wait_serving()
     url = url_of(listener)
     process.announce("agent_api", url)
-    return AgentApi(url, server, sockets, hub, intake, waits, settings.drain_seconds)
+    return AgentApi(url, server, sockets, hub, intake, waits, refusals, settings.drain_seconds)
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:
@@ -125,6 +131,14 @@ def _known(mirror: Mirror, verifier: Verifier) -> Known:
             return False
 
     return known
+
+
+async def _start_audit(settings: ApiSettings, connection: Connection) -> Refusals:
+    if settings.audit == "off":
+        return Refusals()
+    trail = AuditTrail(connection)
+    await trail.start()
+    return Refusals(trail, with_parameters=settings.audit_parameters == "on")
 
 
 def _check_max_payload(settings: ApiSettings, connection: Connection) -> None:

@@ -10,6 +10,7 @@ from protocol.runtime.settings import (
     Port,
     Seconds,
     Settings,
+    Switch,
     Text,
     require_loopback,
     variable,
@@ -28,6 +29,8 @@ class ApiSettings(Settings, frozen=True, kw_only=True):
     ping_timeout_seconds: Seconds = 8.0
     send_buffer_bytes: Bytes = 1024 * 1024
     idempotency_ttl_seconds: KeepSeconds = 86_400
+    audit: Switch = "on"
+    audit_parameters: Switch = "off"
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""

@@ -3,6 +3,7 @@
 import asyncio
 
 from gateway.administration import Administration
+from gateway.audit import Audit
 from gateway.commands import Commands
 from gateway.contracts import Contracts
 from gateway.events import Events
@@ -17,6 +18,7 @@ from gateway.settings import GatewaySettings
 from protocol.errors import ConfigurationError
 from protocol.ids import new_gateway_id
 from protocol.runtime import process
+from protocol.runtime.audit import AuditTrail
 from protocol.runtime.auth import Verifier
 from protocol.runtime.entries import Entries
 from protocol.runtime.nats import Connection
@@ -51,12 +53,14 @@ class Gateway:
         await self._sessions.wait_gone()
         await self._idempotency.wait_done(OUTCOMES_SECONDS)
         await self._reporter.say_goodbye()
+        self._sessions.audit.flush()
 
 
 async def start(settings: GatewaySettings, connection: Connection, tasks: asyncio.TaskGroup) -> Gateway:
     """Start to serve."""
     _check_max_payload(settings, connection)
     gateway_id, verifier = new_gateway_id(), Verifier(settings)
+    audit = await _start_audit(settings, connection)
     reporter = Reporter(gateway_id, connection)
     sessions = Sessions(
         gateway_id,
@@ -66,6 +70,7 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
         reporter.changed,
         reporter.ended,
         Pace(settings.rate_per_agent),
+        audit,
     )
     entries = Entries(connection, settings.idempotency_ttl_seconds)
     idempotency = Idempotency(sessions, entries, _limits(settings), tasks, settings.max_message_bytes)
@@ -81,6 +86,14 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
     return Gateway(server, sessions, idempotency, reporter, settings.drain_seconds)
 
 
+async def _start_audit(settings: GatewaySettings, connection: Connection) -> Audit:
+    if settings.audit == "off":
+        return Audit()
+    trail = AuditTrail(connection)
+    await trail.start()
+    return Audit(trail, with_parameters=settings.audit_parameters == "on")
+
+
 def _limits(settings: GatewaySettings) -> Limits:
     return Limits(
         command_timeout_ms=settings.command_timeout_ms,
@@ -89,6 +102,7 @@ def _limits(settings: GatewaySettings) -> Limits:
         ping_interval_seconds=settings.ping_interval_seconds,
         ping_timeout_seconds=settings.ping_timeout_seconds,
         max_record_bytes=settings.max_message_bytes,
+        audits_parameters=settings.audit == "on" and settings.audit_parameters == "on",
     )
 
 

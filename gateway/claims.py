@@ -12,7 +12,8 @@ import enum
 
 import msgspec
 
-from protocol.access import Principal
+from protocol.access import ClientView, Principal
+from protocol.audit import Asked
 from protocol.errors import Conflict, Overloaded
 from protocol.idempotency import Entry
 from protocol.messages import CommandResponse
@@ -34,13 +35,19 @@ class Stage(enum.Enum):
 class Waiter(msgspec.Struct, eq=False):
     """A request that waits. Times are monotonic, in seconds; `timer` is the shell's."""
 
-    client_id: str
+    client: ClientView
     caller: Principal
     request_id: str
     reply: str
     started: float
     deadline: float
+    asked: Asked
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def client_id(self) -> str:
+        """Whose command it is."""
+        return self.client.client_id
 
     @property
     def key(self) -> WaiterKey:

@@ -22,6 +22,7 @@ from protocol.errors import (
     BridgeError,
     DeadlineExceeded,
     Internal,
+    InvalidRequest,
     Overloaded,
     PayloadTooLarge,
     Unavailable,
@@ -80,13 +81,15 @@ class Commands:
         self._observe()
         if msg.reply and not is_safe_reply(msg.reply):
             log.warning("ignored a message for client %s: its reply is not an inbox", session.core.client_id)
+            self._record(session, msg, InvalidRequest("the reply subject is not an inbox"))
             return
         try:
             operation = decode_operation(msg.data)
         except BridgeError as exc:
             self._refuse(session, msg, exc, "")
+            self._record(session, msg, exc)
             return
-        request_id = _request_id(operation)
+        request_id, principal = _request_id(operation), None
         try:
             token = token_of(msg)
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
@@ -95,7 +98,7 @@ class Commands:
             else:
                 self._act(session, msg, operation, principal, request_id)
         except Exception as exc:
-            self._fail(session, msg, exc, request_id)
+            self._fail(session, msg, exc, operation, principal, request_id)
 
     async def watch_thaw(self) -> None:
         """Notice freezes of this process, for ever."""
@@ -120,7 +123,7 @@ class Commands:
     ) -> None:
         if not msg.reply:
             log.warning("ignored a command for client %s: it has no reply subject", session.core.client_id)
-            return
+            raise InvalidRequest("a command needs a reply subject")
         require(principal, session.core.view)  # before anything that could tell a hidden client from none
         self._refuse_stale(command)
         with logs.about(session.core.client_id, request_id):
@@ -181,13 +184,13 @@ class Commands:
         token: str | None,
         mark: tuple[str, str | None, str],
     ) -> None:
-        request_id = mark[2]
+        request_id, principal = mark[2], None
         try:
             expired_too = not isinstance(operation, CommandRequest)
             principal = await self._verifier.verify(token, expired_too=expired_too)
             self._act(session, msg, operation, principal, request_id)
         except Exception as exc:
-            self._fail(session, msg, exc, request_id)
+            self._fail(session, msg, exc, operation, principal, request_id)
         finally:
             self._verifying.discard(mark)
 
@@ -219,17 +222,38 @@ class Commands:
 
     # --- replies ---
 
-    def _fail(self, session: LiveSession, msg: Msg, error: Exception, request_id: str) -> None:
+    def _fail(
+        self,
+        session: LiveSession,
+        msg: Msg,
+        error: Exception,
+        operation: Operation,
+        caller: Principal | None,
+        request_id: str,
+    ) -> None:
         """Turn whatever went wrong into an answer; nothing may escape into the subscription or a task."""
         if not isinstance(error, BridgeError):
             log.error("a command for client %s failed", session.core.client_id, exc_info=error)
             error = Internal("the gateway failed; its log says why")
         self._refuse(session, msg, error, request_id)
+        if isinstance(operation, CommandRequest):
+            self._record(session, msg, error, caller, operation, request_id)
 
     def _refuse(self, session: LiveSession, msg: Msg, error: BridgeError, request_id: str) -> None:
         response = failure(request_id, error, session.core.client_id)
         assert response.error is not None
         self._reply(msg, codec.encode(response), error_headers(response.error))
+
+    def _record(
+        self,
+        session: LiveSession,
+        msg: Msg,
+        error: BridgeError,
+        caller: Principal | None = None,
+        command: CommandRequest | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self._sessions.audit.refused(session.core.view, error, msg.reply, caller, command, request_id)
 
     def _reply(self, msg: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:
         if not msg.reply:

@@ -19,6 +19,7 @@ from gateway.recording import Recording
 from gateway.session import Answer, InFlight, Limits
 from gateway.sessions import LiveSession, Sessions
 from protocol.access import Principal, require
+from protocol.audit import asked_by
 from protocol.errors import BridgeError, Cancelled, Conflict, DeadlineExceeded, Internal, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key, replayed
 from protocol.messages import CommandRequest, CommandResponse, failure, timestamp
@@ -229,14 +230,15 @@ class Idempotency:
     def _answer(self, waiter: Waiter, response: CommandResponse) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
-        command = InFlight("", waiter.request_id, waiter.caller.sub, waiter.reply, waiter.started)
-        self._sessions.answer(waiter.client_id, Answer(command, response))
+        command = InFlight("", waiter.request_id, waiter.caller.sub, waiter.reply, waiter.started, waiter.asked)
+        self._sessions.answer(waiter.client, Answer(command, response))
 
     def _waiter(self, request: Request) -> Waiter:
         now, limits = self._loop.time(), self._limits
         timeout_ms = min(request.command.timeout_ms or limits.command_timeout_ms, limits.max_command_timeout_ms)
-        client_id = request.session.core.client_id
-        return Waiter(client_id, request.caller, request.request_id, request.reply, now, now + timeout_ms / 1000)
+        asked = asked_by(request.caller, request.command, with_parameters=limits.audits_parameters)
+        client, deadline = request.session.core.view, now + timeout_ms / 1000
+        return Waiter(client, request.caller, request.request_id, request.reply, now, deadline, asked)
 
     def _entry(self, request: Request) -> Entry:
         core = request.session.core

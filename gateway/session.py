@@ -18,6 +18,7 @@ from gateway.contracts import NO_CONTRACT, Contract
 from gateway.pace import Pace
 from gateway.progress import Progress, Remind, Tell
 from protocol.access import ClientView, Principal, require
+from protocol.audit import Asked, asked_by
 from protocol.errors import (
     BridgeError,
     Cancelled,
@@ -70,6 +71,7 @@ class Limits(NamedTuple):
     ping_interval_seconds: float
     ping_timeout_seconds: float
     max_record_bytes: int
+    audits_parameters: bool = False
 
 
 class Send(NamedTuple):
@@ -119,6 +121,7 @@ class InFlight(msgspec.Struct):
     sub: str
     reply: str
     started: float
+    asked: Asked
     progress: Progress | None = None
     claim: str = ""
 
@@ -380,7 +383,8 @@ class Session:
         self._next_wire_id += 1
         wire_id = f"{self.client_id[:8]}-{self._next_wire_id:x}"
         timeout_ms = min(command.timeout_ms or self._limits.command_timeout_ms, self._limits.max_command_timeout_ms)
-        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now, claim=claim)
+        asked = asked_by(caller, command, with_parameters=self._limits.audits_parameters)
+        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now, asked, claim=claim)
         self._in_flight[wire_id] = in_flight
         self._by_caller[in_flight.key] = in_flight
         frame = CommandFrame(

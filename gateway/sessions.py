@@ -14,13 +14,14 @@ from typing import Protocol, assert_never
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from gateway.audit import Audit
 from gateway.dialects import native
 from gateway.outcomes import Outcomes
 from gateway.pace import Pace
 from gateway.progress import Remind, Tell
 from gateway.session import Answer, Arm, Changed, Close, Effect, InFlight, Limits, Ping, Send, Session, State
 from protocol import codec, subjects
-from protocol.access import Principal
+from protocol.access import ClientView, Principal
 from protocol.errors import CloseCode, PayloadTooLarge, Unavailable
 from protocol.frames import ServerFrame
 from protocol.ids import new_client_id
@@ -130,7 +131,7 @@ class LiveSession:
         timer = self._timers.pop(effect.command.wire_id, None)
         if timer is not None:
             timer.cancel()
-        self._gateway.answer(self.core.client_id, effect)
+        self._gateway.answer(self.core.view, effect)
 
     def _deadline_passed(self, wire_id: str) -> None:
         self.perform(self.core.deadline_passed(wire_id, self._gateway.loop.time()))
@@ -154,6 +155,7 @@ class Sessions:
         on_changed: Callable[[LiveSession], None],
         on_ended: Callable[[LiveSession, EndReason], None],
         pace: Pace | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.gateway_id = gateway_id
         self.loop = asyncio.get_running_loop()
@@ -167,6 +169,7 @@ class Sessions:
         self._tasks = tasks
         self._limits = limits
         self._pace = pace or Pace()
+        self.audit = audit or Audit()
         self._live: dict[str, LiveSession] = {}
         self._answered = 0
         self._late_responses = 0
@@ -219,19 +222,22 @@ class Sessions:
         self._lingering += 1
         self._tasks.create_task(self._linger(session), name=f"end {session.core.client_id}")
 
-    def answer(self, client_id: str, effect: Answer) -> None:
-        """Send the one answer to a command, and keep it for a caller whose reply is lost."""
+    def answer(self, client: ClientView, effect: Answer) -> None:
+        """Send the one answer to a command, keep it for a caller whose reply is lost, and record it."""
         command, response = effect
         if command.claim:
             assert self.on_claim_ended is not None
             self.on_claim_ended(effect)
             return
         self._answered += 1
+        client_id = client.client_id
         try:
             self._send_answer(client_id, command, response)
         except PayloadTooLarge:
             error = PayloadTooLarge("the application's answer is larger than NATS takes")
-            self._send_answer(client_id, command, failure(command.request_id, error, client_id, response.duration_ms))
+            response = failure(command.request_id, error, client_id, response.duration_ms)
+            self._send_answer(client_id, command, response)
+        self.audit.answered(client, command, response)
 
     def _send_answer(self, client_id: str, command: InFlight, response: CommandResponse) -> None:
         body = codec.encode(response)
@@ -268,6 +274,7 @@ class Sessions:
             "commandsAnswered": self._answered,
             "lateResponses": self._late_responses + sum(session.core.late_responses for session in self),
             "lateProgress": self._late_progress + sum(session.core.late_progress for session in self),
+            **self.audit.counters(),
         }
 
     async def run_clock(self) -> None:

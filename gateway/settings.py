@@ -12,6 +12,7 @@ from protocol.runtime.settings import (
     Port,
     Seconds,
     Settings,
+    Switch,
     Text,
     require_loopback,
 )
@@ -30,6 +31,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     max_in_flight_per_client: Count = 64
     send_buffer_bytes: Bytes = 1024 * 1024
     idempotency_ttl_seconds: KeepSeconds = 86_400
+    audit: Switch = "on"
+    audit_parameters: Switch = "off"
     rate_limit_per_agent: PerSecond = 0.0
     rate_limit_burst: Burst = 0
 

@@ -4,6 +4,7 @@ All are JSON, so that any NATS client of any language can take part; unknown fie
 """
 
 import datetime
+from functools import lru_cache
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -220,5 +221,11 @@ def header_text(text: str) -> str:
 
 def timestamp(unix_seconds: float) -> str:
     """Return an instant as RFC 3339 in UTC with milliseconds, as `at` and `connectedAt` carry it."""
-    instant = datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC)
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(int(unix_seconds * 1000), 1000)
+    return f"{_whole_seconds(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=16)
+def _whole_seconds(unix_seconds: int) -> str:
+    """Return an instant without its fraction; thousands of messages a second carry the same."""
+    return datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC).isoformat().removesuffix("+00:00")

@@ -61,7 +61,7 @@ class LiveSocket:
         """Handle one message of the agent's; a bad one gets an `error` frame and the connection goes on."""
         if self.core.state is State.CLOSED:
             return
-        ident: str | None = None
+        frame, ident = None, None
         now = self._loop.time()
         try:
             frame = frames.decode(data, text=text)
@@ -69,6 +69,8 @@ class LiveSocket:
             effects = self.core.take(frame, len(data), now)
         except BridgeError as exc:
             effects = self.core.refuse(exc, ident or frames.identify(data), now)
+            if frame is None or isinstance(frame, frames.CommandFrame):
+                self._around.commands.refusals.refused(exc, self.core.principal)
         except Exception:
             log.exception("a frame of an agent's failed")
             effects = self.core.refuse(Internal("the agent API failed; its log says why"), ident, now)
@@ -120,6 +122,8 @@ class LiveSocket:
         try:
             self._around.intake.admit(command.size)
         except BridgeError as exc:
+            order = command.order
+            self._around.commands.refusals.refused(exc, self.core.principal, order.command, order.client_id)
             self.perform(self.core.failed(command, exc, self._loop.time()))
             return
         task = self._around.tasks.create_task(self._execute(command), name=f"command {command.order.request_id}")

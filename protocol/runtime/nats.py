@@ -13,7 +13,7 @@ import random
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import nats.errors
 from nats.aio.client import Client
@@ -106,6 +106,15 @@ class Connection:
         if self._away_since is not None:
             raise Unavailable("NATS is away; try again in a moment")
         self._outbox.post(self.client, subject, payload, reply, headers)
+
+    def publish_group_now(self, messages: Sequence[tuple[str, bytes]], reply: str) -> None:
+        """Publish messages, subject and small payload each, without yielding; `reply` goes with the last of them.
+
+        Raises `Unavailable` as `publish_now()` does; then none was published.
+        """
+        if self._away_since is not None:
+            raise Unavailable("NATS is away; try again in a moment")
+        self._outbox.post_group(self.client, messages, reply)
 
     async def publish(
         self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None

@@ -6,6 +6,7 @@ here joins the same buffer, so the order with everything else that the library s
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import lru_cache
 
 from nats.aio.client import Client
@@ -38,6 +39,15 @@ class Outbox:
             raise PayloadTooLarge("the message is larger than NATS takes")
         start = f"HPUB {subject} {reply} {len(block)} {size}\r\n" if block else f"PUB {subject} {reply} {size}\r\n"
         self._append(client, b"%b%b%b\r\n" % (start.encode(), block, payload))
+
+    def post_group(self, client: Client, messages: Sequence[tuple[str, bytes]], reply: str) -> None:
+        """Publish small messages together, the last of them with a reply subject. Raises `Unavailable` like `post`."""
+        if not client.is_connected or self._unsent_bytes(client) > MAX_UNSENT_BYTES:
+            raise Unavailable("NATS is away; try again in a moment")
+        *before, (last, payload) = messages
+        parts = [b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(body), body) for subject, body in before]
+        parts.append(b"PUB %b %b %d\r\n%b\r\n" % (last.encode(), reply.encode(), len(payload), payload))
+        self._append(client, b"".join(parts))
 
     def _append(self, client: Client, message: bytes) -> None:
         client._pending.append(message)  # noqa: SLF001  see above

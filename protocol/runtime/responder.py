@@ -53,10 +53,19 @@ class _EndpointStats(msgspec.Struct):
 
 
 class Responder:
-    """The endpoints of a process. Its tasks live in the task group it is given."""
+    """The endpoints of a process. Its tasks live in the task group it is given.
+
+    `counters` are told as `data` of the whole process in `$SRV.STATS`, for one without endpoints.
+    """
 
     def __init__(
-        self, connection: Connection, tasks: asyncio.TaskGroup, service: str, metadata: dict[str, str], ident: str
+        self,
+        connection: Connection,
+        tasks: asyncio.TaskGroup,
+        service: str,
+        metadata: dict[str, str],
+        ident: str,
+        counters: Counters | None = None,
     ) -> None:
         self._connection = connection
         self._tasks = tasks
@@ -65,6 +74,7 @@ class Responder:
         self._started = datetime.datetime.now(datetime.UTC)
         self._stats: list[_EndpointStats] = []
         self._counters: dict[str, Counters] = {}
+        self._own_counters = counters
         self._subscriptions: list[Subscription] = []
         self._running = 0
         self._idle = asyncio.Event()
@@ -166,4 +176,5 @@ class Responder:
             **self._identity,
             "started": started,
             "endpoints": self._stats,
+            **({} if self._own_counters is None else {"data": self._own_counters()}),
         }

@@ -42,6 +42,7 @@ Secret = Annotated[str, msgspec.Meta(min_length=MIN_SECRET_BYTES, description="a
 Origins = Annotated[
     str, msgspec.Meta(description="origins such as https://app.example.com, with commas between; * allows any")
 ]
+Switch = Annotated[Literal["on", "off"], msgspec.Meta(description="on or off")]
 AuthMode = Annotated[Literal["jwt", "off"], msgspec.Meta(description="jwt, or off (loopback only)")]
 LogFormat = Annotated[Literal["console", "json"], msgspec.Meta(description="console or json")]
 LogLevel = Annotated[

@@ -1,0 +1,82 @@
+"""The agent API's records: one for each command whose outcome is decided here, because no gateway answered it."""
+
+import time
+
+import msgspec
+
+from protocol.access import Principal
+from protocol.audit import AGENT_API, SUCCESS, AuditRecord, kept_parameters
+from protocol.errors import BridgeError, Code
+from protocol.messages import CommandRequest, CommandResponse, timestamp
+from protocol.runtime.audit import AuditTrail
+
+
+class Refusals:
+    """Records outcomes; without a trail, none. Who has no good token has no tenant either, and is just counted."""
+
+    def __init__(self, trail: AuditTrail | None = None, *, with_parameters: bool = False) -> None:
+        self._trail = trail
+        self._with_parameters = with_parameters
+        self._unauthenticated = 0
+
+    def unauthenticated(self) -> None:
+        """Count a request for which no good token spoke."""
+        self._unauthenticated += 1
+
+    def refused(
+        self,
+        error: Exception,
+        caller: Principal,
+        command: CommandRequest | None = None,
+        client_id: str | None = None,
+        duration_seconds: float = 0.0,
+    ) -> None:
+        """Record that a command ended with an error, which is `internal` where it is none of ours."""
+        code = error.code if isinstance(error, BridgeError) else Code.INTERNAL
+        self._record(code.value, caller, command, client_id, round(duration_seconds * 1000))
+
+    def answered(self, response: CommandResponse, caller: Principal, command: CommandRequest) -> None:
+        """Record an answer that no gateway gave: an outcome that was remembered, above all."""
+        outcome = SUCCESS if response.error is None else response.error.code
+        self._record(outcome, caller, command, response.client_id, 0, replayed=response.replayed)
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted since the start."""
+        counted = {} if self._trail is None else self._trail.counters()
+        return {"unauthenticated": self._unauthenticated, **counted}
+
+    def flush(self) -> None:
+        """Publish what is gathered."""
+        if self._trail is not None:
+            self._trail.flush()
+
+    def _record(
+        self,
+        outcome: str,
+        caller: Principal,
+        command: CommandRequest | None,
+        client_id: str | None,
+        duration_ms: int,
+        *,
+        replayed: bool = False,
+    ) -> None:
+        if self._trail is None:
+            return
+        kept = command is not None and self._with_parameters
+        self._trail.publish(
+            AuditRecord(
+                at=timestamp(time.time()),
+                tenant=caller.tenant,
+                client_id=client_id,
+                agent=caller.sub,
+                role=caller.role,
+                target=None if command is None else command.target,
+                action=None if command is None else command.action,
+                request_id=None if command is None else command.request_id,
+                outcome=outcome,
+                replayed=replayed,
+                duration_ms=duration_ms,
+                by=AGENT_API,
+                parameters=kept_parameters(command.parameters) if kept and command is not None else msgspec.UNSET,
+            )
+        )

@@ -1,0 +1,105 @@
+"""The gateway's records: one for every command that reached it, whether it was executed or refused."""
+
+import time
+
+import msgspec
+
+from gateway.session import InFlight
+from protocol.access import ClientView, Principal
+from protocol.audit import GATEWAY, MAX_CODE_CHARS, AuditRecord, kept_parameters
+from protocol.errors import BridgeError, Code
+from protocol.messages import CommandRequest, CommandResponse, timestamp
+from protocol.runtime.audit import AuditTrail
+
+_VIA = ("agent_api", "_INBOX.api."), ("console", "_INBOX.console.")  # by the NATS user who waits for the answer
+
+
+class Audit:
+    """Records outcomes; without a trail, none."""
+
+    def __init__(self, trail: AuditTrail | None = None, *, with_parameters: bool = False) -> None:
+        self._trail = trail
+        self._with_parameters = with_parameters
+
+    def answered(self, client: ClientView, command: InFlight, response: CommandResponse) -> None:
+        """Record a command that was the client's to execute, with the answer that its caller got."""
+        if self._trail is None:
+            return
+        error = response.error
+        self._trail.publish(
+            AuditRecord(
+                at=timestamp(time.time()),
+                tenant=client.tenant,
+                client_id=client.client_id,
+                user=client.user,
+                app=client.app or None,
+                agent=command.sub,
+                role=command.asked.role,
+                target=command.asked.target,
+                action=command.asked.action,
+                request_id=command.request_id,
+                via=_via(command.reply),
+                outcome=response.status if error is None else error.code,
+                code=None if error is None or error.code != Code.COMMAND_FAILED else _own_code(error.details),
+                replayed=response.replayed,
+                duration_ms=response.duration_ms,
+                by=GATEWAY,
+                parameters=command.asked.parameters,
+            )
+        )
+
+    def refused(
+        self,
+        client: ClientView,
+        error: BridgeError,
+        reply: str,
+        caller: Principal | None = None,
+        command: CommandRequest | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Record a command that the client did not get to see.
+
+        The tenant is the caller's: a stranger's attempt is told to the stranger's own administrators. Where the token
+        is no good, it is that of the client that was asked for.
+        """
+        if self._trail is None:
+            return
+        known = caller is None or caller.tenant == client.tenant
+        kept = command is not None and self._with_parameters
+        self._trail.publish(
+            AuditRecord(
+                at=timestamp(time.time()),
+                tenant=client.tenant if caller is None else caller.tenant,
+                client_id=client.client_id,
+                user=client.user if known else None,
+                app=(client.app or None) if known else None,
+                agent=None if caller is None else caller.sub,
+                role=None if caller is None else caller.role,
+                target=None if command is None else command.target,
+                action=None if command is None else command.action,
+                request_id=request_id or None,
+                via=_via(reply),
+                outcome=error.code.value,
+                duration_ms=0,
+                by=GATEWAY,
+                parameters=kept_parameters(command.parameters) if kept and command is not None else msgspec.UNSET,
+            )
+        )
+
+    def flush(self) -> None:
+        """Publish what is gathered."""
+        if self._trail is not None:
+            self._trail.flush()
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted of records since the start."""
+        return {} if self._trail is None else self._trail.counters()
+
+
+def _via(reply: str) -> str:
+    return next((way for way, inbox in _VIA if reply.startswith(inbox)), "nats")
+
+
+def _own_code(details: object) -> str | None:
+    code = details.get("code") if isinstance(details, dict) else None
+    return None if code is None else str(code)[:MAX_CODE_CHARS]

@@ -1,0 +1,68 @@
+"""What is recorded of a command: who asked whom for what, and how that ended.
+
+One record for each party that decides an outcome: the gateway for every command that reached one, the agent API for
+what ended before, or for a gateway that was lost. Never a token, an error's sentence or an idempotency key, any of
+which may carry what nobody means to keep; parameters where the settings ask for them.
+"""
+
+import msgspec
+
+from protocol.access import Principal
+from protocol.codec import raw_bytes
+from protocol.messages import CommandRequest
+
+SUCCESS = "success"
+GATEWAY, AGENT_API = "gateway", "agent_api"
+MAX_PARAMETERS_BYTES = 4096
+MAX_CODE_CHARS = 128
+
+
+class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False):
+    """A command's outcome: `success` or the code of an error; `code` is the application's own where it failed.
+
+    `at` is when it was decided, RFC 3339 in UTC, `duration_ms` what the command took until then, `by` who decided.
+    `user` and `app` are the client's, `agent` the `sub` of the caller's token; they are absent where they were not
+    known. `via` says how the command came to the gateway; `replayed` that it was answered with the outcome of another
+    request under the same idempotency key.
+    """
+
+    at: str
+    tenant: str
+    client_id: str | None = None
+    user: str | None = None
+    app: str | None = None
+    agent: str | None = None
+    role: str | None = None
+    target: str | None = None
+    action: str | None = None
+    request_id: str | None = None
+    via: str | None = None
+    outcome: str
+    code: str | None = None
+    replayed: bool = False
+    duration_ms: int
+    by: str
+    parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """What a record says of a command that is under way, beside its ids. `parameters` where they are recorded."""
+
+    role: str
+    target: str
+    action: str | None
+    parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def asked_by(caller: Principal, command: CommandRequest, *, with_parameters: bool) -> Asked:
+    """Return what a record will say of a command."""
+    parameters = kept_parameters(command.parameters) if with_parameters else msgspec.UNSET
+    return Asked(caller.role, command.target, command.action, parameters)
+
+
+def kept_parameters(parameters: msgspec.Raw) -> msgspec.Raw:
+    """Return a copy of parameters for a record, for a view would hold their whole message; of large ones the size."""
+    size = len(memoryview(parameters))
+    if size > MAX_PARAMETERS_BYTES:
+        return msgspec.Raw(b'"%d bytes"' % size)
+    return msgspec.Raw(raw_bytes(parameters))
