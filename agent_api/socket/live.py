@@ -142,16 +142,23 @@ class LiveSocket:
 
     async def _execute(self, command: InFlight) -> None:
         try:
+            self.perform(await self._outcome(command))
+        except Exception as exc:  # nothing may leave a command's task, for that would end the process
+            self._fail(command, exc)
+
+    async def _outcome(self, command: InFlight) -> list[Effect]:
+        try:
             outcome = await self._send(command)
         except BridgeError as exc:
-            self.perform(self.core.failed(command, exc, self._loop.time()))
-        except Exception:
-            with logs.about(command.order.client_id, command.order.request_id):
-                log.exception("a command failed")
-            error = Internal("the command failed; the log of the process says why")
-            self.perform(self.core.failed(command, error, self._loop.time()))
-        else:
-            self.perform(self.core.answered(command, outcome, self._loop.time()))
+            return self.core.failed(command, exc, self._loop.time())
+        return self.core.answered(command, outcome, self._loop.time())
+
+    def _fail(self, command: InFlight, exc: Exception) -> None:
+        """Tell of a fault of ours."""
+        with logs.about(command.order.client_id, command.order.request_id):
+            log.error("a command failed", exc_info=exc)
+        error = Internal("the command failed; the log of the process says why")
+        self.perform(self.core.failed(command, error, self._loop.time()))
 
     def _send(self, command: InFlight) -> Coroutine[Any, Any, CommandResponse | Gathered]:
         heard = partial(self._progressed, command) if command.wants_progress else None

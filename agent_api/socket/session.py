@@ -323,6 +323,8 @@ class AgentSession:
             raise Unavailable("this process is shutting down; connect again in a moment")
         if len(self._streams) >= MAX_STREAMS:
             raise Overloaded(f"this socket has {len(self._streams)} subscriptions; end one of them")
+        if stream.filters is None and any(other.filters is None for other in self._streams.values()):
+            raise Overloaded("this socket is told of capabilities already; end that first")
         self._streams[stream.ident] = stream
         return [Open(stream)]
 

@@ -263,6 +263,7 @@ async def test_burst_of_changes_makes_few_frames(world: World, agent: AgentSocke
         await asyncio.gather(*(world.put(f"c{start + number}", [function("f")]) for number in range(100)))
     await until(lambda: len(picture.look().clients) == CLIENTS and picture.complete, 20)
     assert len(picture.frames) < CLIENTS / 5
+    await agent.send({"type": "unsubscribe", "id": "w"})
     again = await Picture(agent, "again").watch()
     assert again.clients == picture.clients
 

@@ -41,6 +41,7 @@ ANY_OVER_HTTP = EXAMPLES.take(HTTP, '"any": true')
 SEVERAL_OVER_HTTP = EXAMPLES.take(HTTP, '"match":')
 PROGRESS_OVER_HTTP = EXAMPLES.take(HTTP, "curl -sN")
 STREAM_OVER_HTTP = EXAMPLES.take(HTTP, "event: progress")
+COMMANDS_ON_A_WEBSOCKET = EXAMPLES.take("docs/agent-websocket.md", "/api/ws")
 COMMAND_LINE = EXAMPLES.take("docs/command-line.md", "agentbridge capabilities CLIENT")
 FIND_AND_CALL_OVER_NATS = EXAMPLES.take(NATS, "registry.find")
 SEVERAL_OVER_NATS = EXAMPLES.take(NATS, "async def ask_all")
@@ -195,7 +196,7 @@ def python_names(terminal: Terminal) -> dict[str, Any]:
     run_file = terminal.up.run_file
     user = f"{run_file['agentNatsUser']}:{run_file['agentNatsPassword']}"
     nats_url = run_file["natsUrl"].replace("://", f"://{user}@")
-    names = {"nats_url": nats_url, "token": terminal.up.token("agent")}
+    names = {"nats_url": nats_url, "api_url": run_file["apiUrl"], "token": terminal.up.token("agent")}
     return {"asyncio": asyncio, "json": json, "nats": nats, "random": random} | names
 
 
@@ -267,6 +268,17 @@ async def test_page_about_nats_finds_calls_and_asks_several(
     counts = {client_id: int(client_id == one["clientId"]) for client_id in lists}
     assert any_["result"] == counts[any_["clientId"]]
     assert {client_id: response["result"] for client_id, response in several.items()} == counts
+
+
+async def test_page_about_the_agents_websocket_sends_three_commands_at_once(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with todo_lists(terminal, 1) as lists:
+        await execute(COMMANDS_ON_A_WEBSOCKET, python_names(terminal))
+    titles = ["Buy milk", "Buy eggs", "Buy tea"]
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"todo-{number} success {title} None" for number, title in enumerate(titles)]
+    assert sorted(*lists.values()) == sorted(titles)
 
 
 @pytest.mark.browser

@@ -19,6 +19,7 @@ from agent_api.events.endpoint import EventsEndpoint
 from agent_api.health import Health
 from agent_api.routes import Directory
 from agent_api.settings import ApiSettings
+from agent_api.socket import frames as socket
 from agentbridge.__main__ import cli
 from agentbridge.credentials import CommandSettings
 from agentbridge.up.settings import UpSettings, complete
@@ -34,9 +35,12 @@ from registry.settings import RegistrySettings
 
 README = (ROOT / "README.md").read_text()
 WEBSOCKET = (ROOT / "docs/websocket.md").read_text()
+AGENT_WEBSOCKET = (ROOT / "docs/agent-websocket.md").read_text()
+SOCKETS = ROOT / "protocol/runtime/sockets.py"
 PROCESSES = (Settings, GatewaySettings, ApiSettings, RegistrySettings)
 FILE = r"[\w./-]+\.(py|md|js|conf|yaml|html)"
 NO_DEFAULT = {"none", "any"}
+SET_ON_THE_WAY = "sent_at"  # of a command, by whoever sends it on to NATS
 # The library closes with the one; the other is what a browser reports where no close frame came.
 CODES_WITHOUT_A_LINE_OF_OURS = {CloseCode.TOO_LARGE, 1006}
 
@@ -182,8 +186,8 @@ def fields_told(text: str) -> dict[str, Field]:
     return found
 
 
-def frames_told(heading: str) -> dict[str, dict[str, Field]]:
-    frames = [quoted(row[0])[0].partition(" ") for row in table(WEBSOCKET, heading)]
+def frames_told(page: str, heading: str) -> dict[str, dict[str, Field]]:
+    frames = [quoted(row[0])[0].partition(" ") for row in table(page, heading)]
     return {name: fields_told(fields.removeprefix("{").removesuffix("}")) for name, _, fields in frames}
 
 
@@ -191,6 +195,7 @@ def fields_of(kind: type[msgspec.Struct]) -> dict[str, Field]:
     return {
         field.encode_name: Field(not field.required, fields_within(field.type))
         for field in msgspec.structs.fields(kind)
+        if field.name != SET_ON_THE_WAY
     }
 
 
@@ -202,16 +207,40 @@ def fields_within(annotation: Any) -> dict[str, Field] | None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "frames"), [("From the gateway", ServerFrame), ("From the application", ClientFrame)]
+    ("page", "heading", "frames"),
+    [
+        (WEBSOCKET, "From the gateway", ServerFrame),
+        (WEBSOCKET, "From the application", ClientFrame),
+        (AGENT_WEBSOCKET, "From the agent API", socket.ServerFrame),
+        (AGENT_WEBSOCKET, "From the agent", socket.AgentFrame),
+    ],
+    ids=["gateway", "application", "agent API", "agent"],
 )
-def test_frames_are_those_of_the_code(heading: str, frames: Any) -> None:
-    kinds = typing.get_args(frames)
-    assert frames_told(heading) == {str(kind.__struct_config__.tag): fields_of(kind) for kind in kinds}
+def test_frames_are_those_of_the_code(page: str, heading: str, frames: Any) -> None:
+    told: dict[str, dict[str, Field]] = {}
+    for kind in typing.get_args(frames):
+        merge(told, str(kind.__struct_config__.tag), fields_of(kind))
+    assert frames_told(page, heading) == told
 
 
-def test_close_codes_are_those_that_the_gateway_sends() -> None:
-    told = {int(code) for row in table(WEBSOCKET, "Close codes") for code in re.findall(r"\d+", row[0])}
-    sent = {code for path in (ROOT / "gateway").rglob("*.py") for code in codes_sent(ast.parse(path.read_text()))}
+def merge(told: dict[str, dict[str, Field]], name: str, fields: dict[str, Field]) -> None:
+    """Add a frame; of two with one name, which only differ in what one of them has besides, that is optional."""
+    known = told.get(name, fields)
+    told[name] = {
+        field: how if field in known and field in fields else Field(optional=True, fields=how.fields)
+        for field, how in (fields | known).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("page", "folders"),
+    [(WEBSOCKET, ["gateway"]), (AGENT_WEBSOCKET, ["agent_api/socket"])],
+    ids=["gateway", "agent API"],
+)
+def test_close_codes_are_those_that_are_sent(page: str, folders: list[str]) -> None:
+    told = {int(code) for row in table(page, "Close codes") for code in re.findall(r"\d+", row[0])}
+    modules = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    sent = {code for path in [*modules, SOCKETS] for code in codes_sent(ast.parse(path.read_text()))}
     assert told == sent | CODES_WITHOUT_A_LINE_OF_OURS
 
 

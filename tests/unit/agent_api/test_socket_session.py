@@ -214,9 +214,18 @@ def test_unsubscribing_what_has_ended_is_acknowledged() -> None:
 def test_too_many_subscriptions_are_an_overload() -> None:
     core = socket()
     for number in range(MAX_STREAMS):
-        opened(core, {"type": "capabilities", "id": str(number)})
+        opened(core, {"type": "subscribe", "id": str(number), "clients": True})
     with pytest.raises(Overloaded):
-        taken(core, {"type": "capabilities", "id": "more"})
+        taken(core, {"type": "subscribe", "id": "more", "clients": True})
+
+
+def test_capabilities_are_told_once_a_socket() -> None:
+    core = socket()
+    opened(core, {"type": "capabilities", "id": "one"})
+    with pytest.raises(Overloaded):
+        taken(core, {"type": "capabilities", "id": "two"})
+    taken(core, {"type": "unsubscribe", "id": "one"})
+    opened(core, {"type": "capabilities", "id": "two"})
 
 
 @pytest.mark.parametrize(
