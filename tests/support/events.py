@@ -13,6 +13,7 @@ from nats.aio.client import Client as NatsClient
 from protocol import codec, subjects
 from protocol.messages import ClientChange, EventMessage
 from registry.streams import configurations
+from support.wait import until
 
 AT = "2026-01-01T00:00:00.000Z"
 
@@ -72,6 +73,15 @@ class Stream:
             assert await self._said.get() is None
         return said
 
+    async def reaches(self, sequence: int) -> None:
+        """Wait until this reader is past a sequence of the stream; heartbeats tell it where what comes is hidden."""
+        await until(lambda: int(self.last_id.partition("-")[2] or -1) >= sequence)
+
+    def take_waiting(self) -> list[Said]:
+        """Return what has come by now."""
+        said = [self._said.get_nowait() for _ in range(self.waiting)]
+        return [each for each in said if each is not None]
+
     @property
     def waiting(self) -> int:
         """How many have come and were not taken."""
@@ -89,9 +99,7 @@ async def reading(http: httpx.AsyncClient, last_id: str = "", **query: Any) -> A
         stream = Stream(response)
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(stream.read())
-            async with asyncio.timeout(5):
-                while not stream.last_id:
-                    await asyncio.sleep(0.005)
+            await until(lambda: stream.last_id)
             try:
                 yield stream
             finally:
@@ -102,6 +110,11 @@ async def make_stream(client: NatsClient, **more: Any) -> None:
     """Make the stream of events as a registry does."""
     config = next(config for config in configurations(1) if config["name"] == subjects.EVENTS_STREAM)
     await client.request(f"$JS.API.STREAM.CREATE.{config['name']}", codec.encode(config | more), timeout=2)
+
+
+async def store(client: NatsClient, subject: str, body: bytes) -> int:
+    """Store a message, and return its sequence."""
+    return (await client.jetstream().publish(subject, body)).seq
 
 
 async def tell(
@@ -118,8 +131,7 @@ async def tell(
     message = EventMessage(
         event=name, client_id=client_id, user=user, app=app, at=AT, data=msgspec.Raw(codec.encode(data))
     )
-    ack = await client.jetstream().publish(subjects.event(tenant, client_id, name), codec.encode(message))
-    return ack.seq
+    return await store(client, subjects.event(tenant, client_id, name), codec.encode(message))
 
 
 async def change(
@@ -133,8 +145,7 @@ async def change(
 ) -> int:
     """Store a change of a client, and return its sequence."""
     message = ClientChange(change=what, client_id=client_id, user=user, app=app, at=AT, revision=1)
-    ack = await client.jetstream().publish(subjects.client_change(tenant, client_id, what), codec.encode(message))
-    return ack.seq
+    return await store(client, subjects.client_change(tenant, client_id, what), codec.encode(message))
 
 
 def data_of(said: list[Said]) -> list[Any]:

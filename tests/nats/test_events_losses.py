@@ -1,0 +1,221 @@
+"""Readers of events through restarts, lost history, foreign positions, and neighbours that do not read."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import nats
+import pytest
+from conftest import MakeNats
+from nats.aio.client import Client as NatsClient
+from support.agent_api import http_client, running_agent_api
+from support.events import Said, data_of, make_stream, reading, tell
+from support.nats_server import NatsServer
+from support.settings import agent_token
+
+from agent_api.events import hub
+from agent_api.events.ring import Ring
+from agent_api.service import AgentApi
+from agentbridge import nats_config
+from protocol.subjects import EVENTS_STREAM
+
+
+@contextlib.asynccontextmanager
+async def client_of(url: str) -> AsyncIterator[NatsClient]:
+    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def client(private_nats: NatsServer) -> AsyncIterator[NatsClient]:
+    async with client_of(private_nats.url) as connection:
+        await make_stream(connection)
+        yield connection
+
+
+@pytest.fixture
+async def http(client: NatsClient, private_nats: NatsServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with running_agent_api(private_nats.url) as api, http_client(api) as agent:
+        yield agent
+
+
+def gap(said: Said) -> tuple[str, str]:
+    """Return the reason of a gap, and from where the reader goes on."""
+    assert (said.event, said.data["from"]) == ("gap", said.id)
+    assert said.data["message"]
+    return said.data["reason"], said.id.partition("-")[2]
+
+
+async def read_some(http: httpx.AsyncClient, client: NatsClient, number: int) -> Said:
+    """Have a reader read so many new messages and leave; return the last."""
+    async with reading(http) as stream:
+        for data in range(number):
+            await tell(client, data=data)
+        return (await stream.take(number))[-1]
+
+
+async def test_restart_of_nats_loses_and_repeats_nothing(
+    client: NatsClient, http: httpx.AsyncClient, private_nats: NatsServer
+) -> None:
+    async with reading(http) as stream:
+        await tell(client, data=1)
+        assert data_of(await stream.take(1)) == [1]
+        private_nats.kill()
+        await private_nats.start()
+        async with client_of(private_nats.url) as publisher:  # before the agent API is back, or after
+            for data in range(2, 50):
+                await tell(publisher, data=data)
+        assert data_of(await stream.take(48, 10)) == list(range(2, 50))
+        assert not stream.waiting
+
+
+async def test_purged_history_is_a_gap_from_which_a_reader_goes_on(
+    client: NatsClient, http: httpx.AsyncClient, private_nats: NatsServer
+) -> None:
+    last = await read_some(http, client, 3)
+    for data in (3, 4, 5):
+        await tell(client, data=data)
+    await client.jetstream().purge_stream(EVENTS_STREAM, keep=1)
+    async with running_agent_api(private_nats.url) as other, http_client(other) as agent:
+        async with reading(agent, last.id) as stream:
+            assert gap(await stream.next()) == ("expired", "5")
+            assert data_of(await stream.take(1)) == [5]
+            await tell(client, data=6)
+            assert data_of(await stream.take(1)) == [6]
+            resumed = stream.last_id
+        async with reading(agent, resumed) as stream:
+            await tell(client, data=7)
+            assert data_of(await stream.take(1)) == [7]
+
+
+async def test_stream_made_anew_is_a_gap_for_those_who_read_and_those_who_come_back(
+    client: NatsClient, http: httpx.AsyncClient
+) -> None:
+    last = await read_some(http, client, 3)
+    async with reading(http) as stream:
+        await client.jetstream().delete_stream(EVENTS_STREAM)
+        await make_stream(client)
+        await tell(client, data="new")
+        assert gap(await stream.next(10)) == ("recreated", "0")
+        assert data_of(await stream.take(1)) == ["new"]
+        async with reading(http, last.id) as later:
+            assert gap(await later.next()) == ("recreated", "0")
+            assert data_of(await later.take(1)) == ["new"]
+        await tell(client, data="newer")
+        assert data_of(await stream.take(1)) == ["newer"]
+
+
+async def test_foreign_position_is_a_gap_and_never_an_error(client: NatsClient, http: httpx.AsyncClient) -> None:
+    last = await read_some(http, client, 3)
+    epoch = last.id.partition("-")[0]
+    for foreign in ("nonsense", f"{epoch}-{10**18}", f"{epoch}-x", "\u00e9-1", f"{epoch}-{10**25}", "x" * 5000):
+        async with reading(http, since=foreign) as stream:
+            assert gap(await stream.next()) == ("unknown", "3"), foreign
+    async with reading(http, "1-2") as stream:  # well formed, so there is a stream to go on with
+        assert gap(await stream.next()) == ("recreated", "0")
+        assert data_of(await stream.take(3)) == [0, 1, 2]
+
+
+async def test_nats_that_returns_without_its_last_messages_is_a_gap(
+    client: NatsClient, http: httpx.AsyncClient, private_nats: NatsServer, tmp_path: Path
+) -> None:
+    async with reading(http) as stream:
+        await tell(client, data=1)
+        private_nats.stop()
+        shutil.copytree(private_nats.folder / "jetstream", tmp_path / "saved")
+        await private_nats.start()
+        async with client_of(private_nats.url) as publisher:
+            await tell(publisher, data=2)
+            await tell(publisher, data=3)
+        assert data_of(await stream.take(3, 10)) == [1, 2, 3]
+        private_nats.kill()
+        private_nats.wipe()
+        shutil.copytree(tmp_path / "saved", private_nats.folder / "jetstream")
+        await private_nats.start()
+        assert gap(await stream.next(10)) == ("unknown", "1")
+        async with client_of(private_nats.url) as publisher:
+            await tell(publisher, data="other")
+        assert data_of(await stream.take(1)) == ["other"]
+
+
+async def test_user_of_the_template_may_do_what_readers_need(
+    make_nats: MakeNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords = {user.name: nats_config.new_password() for user in nats_config.users(("default",))}
+    for user in nats_config.users(("default",)):
+        monkeypatch.setenv(user.password_variable, passwords[user.name])
+    server = make_nats(nats_config.authorization(("default",)))
+    await server.start()
+    settings = {"nats_user": "api", "nats_password": passwords["api"]}
+    registry = await nats.connect(server.url_of(f"registry:{passwords['registry']}"), inbox_prefix="_INBOX.registry")
+    gateway = await nats.connect(server.url_of(f"gateway:{passwords['gateway']}"), inbox_prefix="_INBOX.gateway")
+    await make_stream(registry)
+    async with running_agent_api(server.url, **settings) as one, running_agent_api(server.url, **settings) as other:
+        async with http_client(one) as http:
+            last = await read_some(http, gateway, 3)
+        await tell(gateway, data=3)
+        async with http_client(other) as http, reading(http, last.id) as stream:
+            assert data_of(await stream.take(1)) == [3]
+    await registry.close()
+    await gateway.close()
+
+
+# --- slow readers ---
+
+
+async def test_stalled_reader_is_told_and_dropped_while_its_neighbours_get_everything(
+    client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "Ring", lambda: Ring(max_messages=20))
+    async with (
+        running_agent_api(private_nats.url) as api,
+        http_client(api) as http,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        neighbours = [await stack.enter_async_context(reading(http)) for _ in range(3)]
+        stalled = await stack.enter_async_context(stalled_reader(api))
+        for number in range(80):
+            await tell(client, "e", [number, "x" * 100_000])
+            for stream in neighbours:
+                assert (await stream.next()).data["data"][0] == number
+        said = await read_to_the_end(stalled)
+    assert b"event: end" in said
+    assert b'"code":"overloaded"' in said
+    assert said.endswith(b"0\r\n\r\n")
+
+
+@contextlib.asynccontextmanager
+async def stalled_reader(api: AgentApi) -> AsyncIterator[asyncio.StreamReader]:
+    """Give a reader whose socket takes little, from which nobody reads yet."""
+    host, port = api.url.removeprefix("http://").split(":")
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+    writer.write(
+        f"GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {agent_token('stalled')}\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"id: ")
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
+    """Read what has been held back, until the response is complete; return its end."""
+    said = b""
+    async with asyncio.timeout(10):
+        while not said.endswith(b"\r\n0\r\n\r\n"):
+            data = await reader.read(65536)
+            assert data, "the connection was cut"
+            said = (said + data)[-2000:]
+    return said
