@@ -64,9 +64,7 @@ class SocketDoor:
     async def handler(self, connection: ServerConnection) -> None:
         """Live the life of a connection; it is closed when this returns."""
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
-                await connection.handshake(self._screen, server_header=None)
-            if connection.protocol.state is OPEN:
+            if await self._shakes_hands(connection):
                 async with connection:
                     await self._serve(cast("BoundedSocket", connection))
         except Exception:
@@ -95,6 +93,15 @@ class SocketDoor:
             await asyncio.wait(self.handler_tasks, timeout=CLOSE_TIMEOUT_SECONDS + TICK_SECONDS)
 
     # --- one connection ---
+
+    async def _shakes_hands(self, connection: ServerConnection) -> bool:
+        """Tell whether there is a WebSocket now; what strangers do wrong before is no news."""
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
+                await connection.handshake(self._screen, server_header=None)
+        except Exception:
+            log.debug("a handshake failed", exc_info=True)
+        return connection.protocol.state is OPEN
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Turn away foreign web pages, and everybody where there is no room, before there is a WebSocket."""

@@ -53,7 +53,7 @@ class LiveSocket:
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._running: dict[InFlight, asyncio.Task[None]] = {}
-        self._streams = Streams(self, socket, around)
+        self._streams = Streams(socket, around)
         self._expiry = Expiry()
         self._expiry.watch(core.principal.expires_at, self._token_ended)
 
@@ -87,7 +87,7 @@ class LiveSocket:
                 case Stop(command=command):
                     self._stop(command)
                 case Open(stream=stream):
-                    self._streams.open(stream)
+                    self._streams.open(stream, self)
                 case Leave(stream=stream):
                     self._streams.leave(stream)
                 case Verify(frame=frame):
@@ -193,7 +193,7 @@ class LiveSocket:
         if self.core.state is State.CLOSED:  # the timer would keep the socket for as long as the token
             return
         self._token = token
-        self._streams.change_principal()
+        self._streams.change_principal(self.core.principal)
         self._expiry.watch(self.core.principal.expires_at, self._token_ended)
 
     def _token_ended(self) -> None:

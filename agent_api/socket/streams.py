@@ -21,6 +21,7 @@ from agent_api.socket.frames import GapFrame, PositionFrame, SubscribedFrame
 from agent_api.socket.outlook import Watch
 from agent_api.socket.session import AgentSession, Effect, Stream
 from agent_api.socket.surroundings import Surroundings
+from protocol.access import Principal
 from protocol.errors import BridgeError, Internal
 from protocol.runtime.sockets import BoundedSocket
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """Whose streams these are."""
+    """Whose streams these are. It holds them, so they hold it only while one runs: no circle outlives a socket."""
 
     core: AgentSession
 
@@ -42,17 +43,16 @@ class Owner(Protocol):
 class Streams:
     """The streams of one socket."""
 
-    def __init__(self, owner: Owner, socket: BoundedSocket, around: Surroundings) -> None:
-        self._owner = owner
+    def __init__(self, socket: BoundedSocket, around: Surroundings) -> None:
         self._socket = socket
         self._around = around
         self._running: dict[Stream, asyncio.Task[None]] = {}
         self._readers: dict[Stream, Reader] = {}
         self._watches: dict[Stream, Watch] = {}
 
-    def open(self, stream: Stream) -> None:
+    def open(self, stream: Stream, owner: Owner) -> None:
         """Begin to tell."""
-        task = self._around.tasks.create_task(self._run(stream), name=f"tell an agent under {stream.ident}")
+        task = self._around.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
         self._running[stream] = task
         task.add_done_callback(lambda _: self._running.pop(stream))
 
@@ -62,33 +62,32 @@ class Streams:
         if task is not None:
             task.cancel()
 
-    def change_principal(self) -> None:
+    def change_principal(self, principal: Principal) -> None:
         """Go on with the limits of the token that the socket has now."""
-        principal = self._owner.core.principal
         for reader in self._readers.values():
             reader.change_principal(principal)
         for watch in self._watches.values():
             watch.change_principal(principal, clients_of(self._around.known, principal))
 
-    async def _run(self, stream: Stream) -> None:
+    async def _run(self, stream: Stream, owner: Owner) -> None:
         try:
             if stream.filters is None:
-                await self._watch(stream)
+                await self._watch(stream, owner)
             else:
-                await self._follow(stream, stream.filters)
+                await self._follow(stream, stream.filters, owner)
         except BridgeError as exc:
-            self._owner.perform(self._owner.core.ended(stream, exc))
+            owner.perform(owner.core.ended(stream, exc))
         except OSError:
             log.debug("a socket was lost while an agent was told something")
         except Exception:
             log.exception("telling an agent failed")
-            self._owner.perform(self._owner.core.ended(stream, Internal("this ended by a fault; its log says more")))
+            owner.perform(owner.core.ended(stream, Internal("this ended by a fault; the log of the process says why")))
 
     # --- events ---
 
-    async def _follow(self, stream: Stream, filters: Filters) -> None:
-        async with self._around.hub.open(self._owner.core.principal, filters, stream.since) as reader:
-            reader.change_principal(self._owner.core.principal)  # it may have changed while that was opened
+    async def _follow(self, stream: Stream, filters: Filters, owner: Owner) -> None:
+        async with self._around.hub.open(owner.core.principal, filters, stream.since) as reader:
+            reader.change_principal(owner.core.principal)  # it may have changed while that was opened
             self._readers[stream] = reader
             try:
                 known = reader.position
@@ -114,8 +113,8 @@ class Streams:
 
     # --- capabilities ---
 
-    async def _watch(self, stream: Stream) -> None:
-        principal = self._owner.core.principal
+    async def _watch(self, stream: Stream, owner: Owner) -> None:
+        principal = owner.core.principal
         watch = self._around.outlook.open(stream.ident, principal, clients_of(self._around.known, principal))
         self._watches[stream] = watch
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -20,6 +21,10 @@ from websockets.typing import Subprotocol
 
 from agent_api.service import AgentApi
 from agent_api.socket import door
+from agent_api.socket.live import LiveSocket
+from agent_api.socket.session import AgentSession
+from protocol.access import Principal
+from protocol.runtime.auth import Verifier
 from protocol.runtime.sockets import BoundedSocket
 
 ORIGIN = "https://app.example.com"
@@ -122,6 +127,58 @@ async def test_what_is_sent_at_once_with_the_handshake_done_is_taken(world: Worl
         idents = [await agent.command("c1", "f") for _ in range(100)]
         for ident in idents:
             assert (await agent.answer(ident))["status"] == "success"
+
+
+async def test_what_is_sent_while_a_key_is_fetched_waits(
+    world: World, api: AgentApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, verify = asyncio.Event(), Verifier.verify
+
+    async def slowly(self: Verifier, token: str | None) -> Principal:
+        await fetched.wait()
+        monkeypatch.undo()
+        return await verify(self, token)
+
+    monkeypatch.setattr(Verifier, "verify_now", lambda *_: None)
+    monkeypatch.setattr(Verifier, "verify", slowly)
+    await world.hold("c1", lambda message: True)
+    async with agent_socket(api.url) as agent:
+        idents = [await agent.command("c1", "f") for _ in range(100)]
+        fetched.set()
+        for ident in idents:
+            assert (await agent.answer(ident))["status"] == "success"
+
+
+async def test_strangers_who_cannot_shake_hands_are_no_news(api: AgentApi, caplog: pytest.LogCaptureFixture) -> None:
+    address = urlsplit(api.url)
+    upgrade = f"GET /api/ws HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    for rest in ("\r\n", "Sec-WebSocket-Key: no\r\n\r\n", "Content-Length: 5\r\n\r\nhello", f"X: {'x' * 9000}\r\n\r\n"):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write((upgrade + rest).encode())
+        async with asyncio.timeout(15):
+            assert b" 101 " not in await reader.read()
+        writer.close()
+    await until(lambda: not api._sockets.handler_tasks)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_closed_socket_is_freed_without_a_collection(world: World, api: AgentApi) -> None:
+    def alive() -> int:
+        kinds = (LiveSocket, AgentSession, BoundedSocket)
+        return sum(issubclass(type(each), kinds) for each in gc.get_objects())
+
+    await world.hold("c1", lambda message: True)
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        for _ in range(3):
+            async with agent_socket(api.url) as agent:
+                await agent.send({"type": "capabilities", "id": "w"})
+                await agent.call("c1", "f")
+        await until(lambda: alive() <= before)
+    finally:
+        gc.enable()
 
 
 # --- how long ---
