@@ -26,7 +26,7 @@ from support.wait import until
 EXAMPLES = Examples()
 README, TODO = "README.md", "examples/todo/README.md"
 DEVELOPMENT, DEPLOYMENT = "docs/development.md", "docs/deployment.md"
-HTTP, NATS = "docs/http.md", "docs/nats.md"
+HTTP, NATS, EVENTS = "docs/http.md", "docs/nats.md", "docs/events.md"
 
 SERVE_PAGE = EXAMPLES.take(README, "examples/todo/serve.py\n")
 CALL_OVER_HTTP = EXAMPLES.take(README, "curl")
@@ -41,6 +41,8 @@ ANY_OVER_HTTP = EXAMPLES.take(HTTP, '"any": true')
 SEVERAL_OVER_HTTP = EXAMPLES.take(HTTP, '"match":')
 PROGRESS_OVER_HTTP = EXAMPLES.take(HTTP, "curl -sN")
 STREAM_OVER_HTTP = EXAMPLES.take(HTTP, "event: progress")
+READ_EVENTS = EXAMPLES.take(EVENTS, "curl -sN")
+EVENTS_READ = EXAMPLES.take(EVENTS, "event: client")
 COMMANDS_ON_A_WEBSOCKET = EXAMPLES.take("docs/agent-websocket.md", "/api/ws")
 COMMAND_LINE = EXAMPLES.take("docs/command-line.md", "agentbridge capabilities CLIENT")
 FIND_AND_CALL_OVER_NATS = EXAMPLES.take(NATS, "registry.find")
@@ -250,6 +252,25 @@ async def test_page_about_http_reaches_one_of_several_and_all(terminal: Terminal
     assert (one["success"], one["result"], lists[one["clientId"]]) == (True, "Buy milk", ["Buy milk"])
     counts = {client_id: response["result"] for client_id, response in several["results"].items()}
     assert (counts, several["complete"]) == ({each: int(each == one["clientId"]) for each in lists}, True)
+
+
+async def test_page_about_events_shows_what_happens(terminal: Terminal) -> None:
+    curl = terminal.begin(READ_EVENTS.code.replace("curl", "exec curl"))  # so that it is curl that ends
+    names = r'^event: .*|"\w+":'
+    expected = re.findall(names, EVENTS_READ.code, re.MULTILINE)
+    try:
+        await until(lambda: "retry:" in curl.out)
+        url, token = terminal.up.run_file["gatewayUrl"], terminal.up.token("app")
+        async with application(url, {}, token=token, app={"name": "todo"}) as app:
+            await until(lambda: "connected" in curl.out)
+            await app.send({"type": "event", "event": "other", "data": 1})
+            await app.send({"type": "event", "event": "todo.added", "data": {"title": "Buy milk"}})
+            await until(lambda: "Buy milk" in curl.out)
+    finally:
+        curl.end()
+
+    assert re.findall(names, curl.out, re.MULTILINE)[: len(expected)] == expected
+    assert '"other"' not in curl.out
 
 
 async def test_page_about_nats_finds_calls_and_asks_several(
