@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Send
 from agent_api import sse
 from agent_api.asgi import write_answer
 from agent_api.commands import Heard
-from agent_api.problems import Answer
+from agent_api.problems import Answer, Header
 from protocol import codec
 from protocol.messages import ProgressMessage
 
@@ -87,6 +87,7 @@ class _Writer:
         if not self._begun and answer.status != HTTPStatus.OK:
             await write_answer(self._send, self._receive, answer)
             return
+        await self._begin(answer.headers)
         await self._write(sse.block(b"response", answer.body))
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -100,7 +101,12 @@ class _Writer:
             await self._write(sse.block(b"progress", codec.encode(self._waiting.popleft())))
 
     async def _write(self, data: bytes) -> None:
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _begin(self, headers: tuple[Header, ...] = ()) -> None:
+        """Write the head, unless that has been done; what is then to be said in headers comes too late."""
         if not self._begun:
             self._begun = True
-            await self._send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*sse.HEADERS]})
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            head = [*sse.HEADERS, *headers]
+            await self._send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": head})

@@ -105,9 +105,10 @@ async def test_progress_is_written_as_it_comes_and_the_answer_in_the_end(
 
 
 async def test_good_answer_without_progress_is_a_stream_too(caller: Caller, streamed: asyncio.Task[None]) -> None:
-    caller.answer.set_result(DONE)
+    caller.answer.set_result(Answer(200, DONE.body, ((b"x-more", b"1"),)))
     await ended(streamed)
     assert caller.events == ["response"]
+    assert caller.messages[0]["headers"] == [*sse.HEADERS, (b"x-more", b"1")]
 
 
 async def test_refusal_before_the_stream_begins_is_an_ordinary_answer(
