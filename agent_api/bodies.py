@@ -138,8 +138,6 @@ def _scatter(body: CommandBody) -> Scatter | None:
         if body.gather is not None:
             raise InvalidRequest("`gather`: goes with `clientIds` or `match` only")
         return None
-    if body.command.idempotency_key is not None:
-        raise InvalidRequest("`idempotencyKey`: names one execution, so it cannot go with `clientIds` or `match`")
     client_ids = None if body.client_ids is None else tuple(body.client_ids)
     return Scatter(client_ids, _query(body.match or Match()), _need(body.gather))
 

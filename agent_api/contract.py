@@ -106,7 +106,7 @@ SCHEMAS: dict[str, Any] = {
                 minLength=1,
                 maxLength=MAX_IDEMPOTENCY_KEY_CHARS,
                 pattern="^[!-~]+$",
-                description="as the header `Idempotency-Key`; not with `clientIds` or `match`",
+                description="as the header `Idempotency-Key`",
             ),
         },
     },

@@ -5,6 +5,8 @@ is gone, and an order that names no client means the one that was chosen for its
 """
 
 import asyncio
+import hashlib
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -15,7 +17,7 @@ from protocol.access import Principal
 from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
 from protocol.idempotency import content_of, entry_key
 from protocol.ids import new_request_id
-from protocol.messages import CommandResponse
+from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.entries import Entries, Stored
 from protocol.subjects import ClientAddress
 
@@ -34,10 +36,25 @@ class Keyed:
     async def send(self, order: Order, principal: Principal, send: Send) -> CommandResponse | Gathered:
         """Return the one answer to the command under the order's key.
 
-        A twin may come under the same request id; on its way it gets another one. Raises what `Reaching.send()` does,
+        Where it asks several clients, each has its own answer under the key. A twin may come under the same request id;
+        on its way it gets another one. Raises what `Reaching.send()` does,
         `Conflict` where the key was used for another command, `Unavailable` where what is remembered cannot be read:
         then nothing was sent.
         """
+        if order.scatter is not None:
+            return await self._reaching.send(order, principal, partial(self._send_to_one, principal, send))
+        return await self._send_once(order, principal, send)
+
+    async def _send_to_one(
+        self, principal: Principal, send: Send, address: ClientAddress, command: CommandRequest
+    ) -> CommandResponse:
+        """Send to one of several clients; the key is made its own, for a key names one execution."""
+        assert command.idempotency_key is not None
+        key = f"{address.client_id}:{command.idempotency_key}".encode()
+        command = replace(command, idempotency_key=hashlib.sha256(key).hexdigest())
+        return await self._send_once(Order(address.client_id, command), principal, send)
+
+    async def _send_once(self, order: Order, principal: Principal, send: Send) -> CommandResponse:
         given = order.request_id
         if (principal.tenant, principal.sub, given) in self._under_way:
             order = replace(order, command=replace(order.command, request_id=new_request_id()))
@@ -47,13 +64,14 @@ class Keyed:
             outcome = await self._send(order, principal, send)
         finally:
             self._under_way.discard(mark)
-        return outcome if isinstance(outcome, Gathered) else replace(outcome, request_id=given)
+        return replace(outcome, request_id=given)
 
-    async def _send(self, order: Order, principal: Principal, send: Send) -> CommandResponse | Gathered:
+    async def _send(self, order: Order, principal: Principal, send: Send) -> CommandResponse:
         key = _key(order, principal)
         stored = await self._entries.read(key)
         if stored.entry is None:
             outcome = await self._reaching.send(order, principal, send)
+            assert isinstance(outcome, CommandResponse)
             if order.client_id is not None or not _is_conflict(outcome):
                 return outcome
             stored = await self._entries.read(key)  # a twin may have meant another client: then that is the one
@@ -104,7 +122,5 @@ def _key(order: Order, principal: Principal) -> str:
     return entry_key(principal, order.command.idempotency_key)
 
 
-def _is_conflict(outcome: CommandResponse | Gathered) -> bool:
-    if isinstance(outcome, Gathered) or outcome.error is None:
-        return False
-    return outcome.error.code == Code.CONFLICT.value
+def _is_conflict(outcome: CommandResponse) -> bool:
+    return outcome.error is not None and outcome.error.code == Code.CONFLICT.value

@@ -63,8 +63,12 @@ def ids(apps: list[App]) -> list[str]:
     return [app.client_id for app in apps]
 
 
-async def post(bridge: Bridge, target: str, http: httpx.AsyncClient | None = None, **body: Any) -> httpx.Response:
-    return await (http or bridge.http).post(COMMAND, json={"command": {"target": target}, "timeoutMs": 20_000, **body})
+async def post(
+    bridge: Bridge, target: str, http: httpx.AsyncClient | None = None, key: str | None = None, **body: Any
+) -> httpx.Response:
+    whole = {"command": {"target": target}, "timeoutMs": 20_000, **body}
+    headers = {"Idempotency-Key": key} if key else {}
+    return await (http or bridge.http).post(COMMAND, json=whole, headers=headers)
 
 
 # --- any ---
@@ -183,6 +187,40 @@ async def test_caller_who_goes_away_cancels_all(two_gateways: Bridge) -> None:
         asking.cancel()
         for app in apps:
             await app.received(type="cancel")
+
+
+# --- once ---
+
+
+async def test_any_under_a_key_is_the_client_that_was_chosen_first(two_gateways: Bridge) -> None:
+    async with applications(two_gateways, 2, 2) as apps:
+        answers = [await post(two_gateways, "echo", any=True, key="once") for _ in range(5)]
+    assert len({answer.json()["clientId"] for answer in answers}) == 1
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, *["true"] * 4]
+    assert sum(len(app.all_received(type="command")) for app in apps) == 1
+
+
+async def test_scatter_under_a_key_is_executed_once_by_each_client(two_gateways: Bridge) -> None:
+    async with applications(two_gateways, 1, 1) as apps:
+        first = await post(two_gateways, "echo", match={}, key="once")
+        async with two_gateways.app({"echo": echo}) as late:
+            await known(two_gateways, "echo", [*apps, late])
+            again = await post(two_gateways, "echo", match={}, key="once")
+            await apps[0].socket.close()
+            await known(two_gateways, "echo", [apps[1], late])
+            named = await post(two_gateways, "echo", clientIds=ids([*apps, late]), key="once")
+            everybody = [*apps, late]
+    assert [replayed(first, app) for app in apps] == [False, False]
+    assert [replayed(again, app) for app in everybody] == [True, True, False]
+    assert [replayed(named, app) for app in everybody] == [True, True, True]
+    assert [len(app.all_received(type="command")) for app in everybody] == [1, 1, 1]
+    assert len({result["requestId"] for result in again.json()["results"].values()}) == 1
+
+
+def replayed(answer: httpx.Response, app: App) -> bool:
+    result = answer.json()["results"][app.client_id]
+    assert result["status"] == "success", result
+    return bool(result.get("replayed"))
 
 
 # --- who may be reached ---

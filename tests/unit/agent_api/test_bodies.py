@@ -116,7 +116,6 @@ def test_top_level_timeout_goes_first_and_the_maximum_bounds_it(
         ({"command": {"target": "f"}, "match": {}, "gather": 0}, "gather"),
         ({"command": {"target": "f"}, "match": {}, "gather": True}, "gather"),
         ({"command": {"target": "f"}, "match": {}, "gather": "most"}, "gather"),
-        ({"command": {"target": "f", "idempotencyKey": "k"}, "clientIds": ["c1"]}, "idempotencyKey"),
         ([], "object"),
     ],
 )
