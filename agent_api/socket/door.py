@@ -139,10 +139,14 @@ class SocketDoor:
         try:
             token = token_of(socket.request)
             if not token and not verifier.off:
+                self._around.commands.refusals.unauthenticated()
                 raise _Turned(CloseCode.NO_CREDENTIALS, "authentication required")
             principal = verifier.verify_now(token) or await self._verify(token, socket)
             require_agent(principal)
-        except (Unauthenticated, PermissionDenied) as exc:
+        except Unauthenticated as exc:
+            self._around.commands.refusals.unauthenticated()
+            raise _Turned(CloseCode.REFUSED, exc.message) from exc
+        except PermissionDenied as exc:
             raise _Turned(CloseCode.REFUSED, exc.message) from exc
         except Unavailable as exc:
             raise _Turned(CloseCode.RESTARTING, exc.message) from exc

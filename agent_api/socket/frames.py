@@ -86,7 +86,8 @@ class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel",
 class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel", omit_defaults=True, kw_only=True):
     """The one answer to an accepted command; `results` and `complete` where several clients were asked.
 
-    `duration_ms` is counted at the gateway, or here where no single gateway answered.
+    `duration_ms` is counted at the gateway, or here where no single gateway answered; `replayed` says that the command
+    was executed before, under the same idempotency key.
     """
 
     id: str
@@ -98,6 +99,7 @@ class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel",
     complete: bool | msgspec.UnsetType = msgspec.UNSET
     client_id: str | None = None
     duration_ms: int
+    replayed: bool = False
 
 
 class SubscribedFrame(msgspec.Struct, frozen=True, tag="ack"):

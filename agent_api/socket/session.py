@@ -401,6 +401,7 @@ def _response(command: InFlight, response: CommandResponse) -> ResponseFrame:
         error=response.error,
         client_id=response.client_id or command.order.client_id,
         duration_ms=response.duration_ms,
+        replayed=response.replayed,
     )
 
 

@@ -69,8 +69,10 @@ def opened(core: AgentSession, frame: Frame) -> Stream:
     return effect.stream
 
 
-def success(**fields: Any) -> CommandResponse:
-    return CommandResponse(request_id="r", status="success", result=msgspec.Raw(b"1"), client_id="c1", duration_ms=5)
+def success(*, replayed: bool = False) -> CommandResponse:
+    return CommandResponse(
+        request_id="r", status="success", result=msgspec.Raw(b"1"), client_id="c1", duration_ms=5, replayed=replayed
+    )
 
 
 def sent(effects: list[Effect]) -> list[Any]:
@@ -98,6 +100,15 @@ def test_error_becomes_the_response_with_the_time_it_took() -> None:
     core = socket()
     [frame] = sent(core.failed(started(core), ClientLost("gone"), now=2))
     assert (frame.status, frame.error.code, frame.client_id, frame.duration_ms) == ("error", "client_lost", "c1", 2000)
+
+
+def test_answer_that_was_remembered_is_marked() -> None:
+    core = socket()
+    first, again = (
+        sent(core.answered(started(core), success(replayed=replayed), now=1))[0] for replayed in (False, True)
+    )
+    assert b"replayed" not in frames.encode(first)
+    assert b'"replayed":true' in frames.encode(again)
 
 
 def test_what_several_clients_said_is_one_response() -> None:
