@@ -148,9 +148,6 @@ class Idempotency:
                 expected = stored.revision
                 continue
             stored.entry.require_same(claim.entry.body, claim.entry.client_id)
-            if stored.entry.claim == claim.entry.claim:  # its acknowledgement was lost
-                claim.revision = stored.revision
-                return None
             if (ended := await self._outcome(claim, stored)) is not None:
                 return ended
             await asyncio.sleep(POLL_SECONDS)
