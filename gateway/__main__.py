@@ -1,6 +1,7 @@
 """The gateway process: holds the WebSockets of applications and executes commands in their sessions."""
 
 import asyncio
+from functools import partial
 
 from gateway.administration import Administration
 from gateway.audit import Audit
@@ -79,7 +80,8 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
     await events.start()
     receiving = Receiving(Contracts(), events, verifier, tasks)
     server = GatewayServer(settings, connection, sessions, receiving, verifier)
-    await Administration(sessions, reporter, verifier).serve(connection, tasks)
+    counters = partial(_counters, sessions, idempotency)
+    await Administration(sessions, reporter, verifier, counters).serve(connection, tasks)
     for name, loop in (("report", reporter.run), ("clock", sessions.run_clock), ("thaw", commands.watch_thaw)):
         tasks.create_task(loop(), name=name)
     process.announce("gateway", await server.start())
@@ -92,6 +94,10 @@ async def _start_audit(settings: GatewaySettings, connection: Connection) -> Aud
     trail = AuditTrail(connection)
     await trail.start()
     return Audit(trail, with_parameters=settings.audit_parameters == "on")
+
+
+def _counters(sessions: Sessions, idempotency: Idempotency) -> dict[str, int]:
+    return sessions.counters() | idempotency.counters()
 
 
 def _limits(settings: GatewaySettings) -> Limits:

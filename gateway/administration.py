@@ -14,7 +14,7 @@ from protocol.errors import ClientNotFound, CloseCode
 from protocol.reports import DisconnectRequest, DisconnectResponse, EndReason, SyncRequest
 from protocol.runtime.auth import Verifier, token_of
 from protocol.runtime.nats import Connection
-from protocol.runtime.responder import Responder
+from protocol.runtime.responder import Counters, Responder
 
 SERVICE = "agentbridge-gateway"
 
@@ -26,16 +26,17 @@ _disconnect_decoder = msgspec.json.Decoder(DisconnectRequest)
 class Administration:
     """The fixed endpoints of a gateway."""
 
-    def __init__(self, sessions: Sessions, reporter: Reporter, verifier: Verifier) -> None:
+    def __init__(self, sessions: Sessions, reporter: Reporter, verifier: Verifier, counters: Counters) -> None:
         self._sessions = sessions
         self._reporter = reporter
         self._verifier = verifier
+        self._counters = counters
 
     async def serve(self, connection: Connection, tasks: asyncio.TaskGroup) -> Responder:
         """Subscribe to this gateway's subjects and announce it."""
         ident = self._sessions.gateway_id
         responder = Responder(connection, tasks, SERVICE, {"gatewayId": ident}, ident)
-        await responder.endpoint("ping", subjects.gateway(ident, "ping"), self.ping, counters=self._sessions.counters)
+        await responder.endpoint("ping", subjects.gateway(ident, "ping"), self.ping, counters=self._counters)
         await responder.endpoint("sync", subjects.gateway(ident, "sync"), self.sync)
         await responder.endpoint("disconnect", subjects.gateway(ident, "disconnect"), self.disconnect)
         await responder.announce()

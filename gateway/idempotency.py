@@ -29,6 +29,7 @@ from protocol.runtime.entries import Entries, Stored
 from protocol.runtime.jetstream import WrongRevision
 
 POLL_SECONDS = 0.25
+DRAIN_POLL_SECONDS = 0.02
 CLAIM_SECONDS = 2.5  # JetStream is given two; what comes later was held up by a freeze of this process
 ENTRY_SECONDS = 60  # by which an entry outlives the longest command
 
@@ -67,7 +68,7 @@ class Idempotency:
         self._loop = asyncio.get_running_loop()
         self._claims = Claims()
         self._recording = Recording(entries, self._claims, tasks, max_outcome_bytes)
-        self.wait_done = self._recording.wait_done
+        self._executed = self._replayed = 0
         sessions.on_claim_ended = self._ended
 
     # --- from the sessions' subjects; nothing here waits ---
@@ -111,6 +112,24 @@ class Idempotency:
         else:
             self._refuse(waiter, Cancelled("the caller cancelled the command"))
         return True
+
+    # --- from the process ---
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted since the start: `outcomesNotRecorded` are known to nobody but their first callers."""
+        return {
+            "keyedCommands": self._executed,
+            "replayedAnswers": self._replayed,
+            "outcomesNotRecorded": self._recording.not_recorded,
+        }
+
+    async def wait_done(self, timeout_seconds: float) -> None:
+        """Wait until every outcome is written and every key is claimed or free, for `timeout_seconds` at most."""
+        give_up = self._loop.time() + timeout_seconds
+        while (len(self._claims) or self._recording.unwritten) and self._loop.time() < give_up:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self._recording.unwritten:
+            log.warning("%d entries of idempotency keys could not be written", self._recording.unwritten)
 
     # --- one claim ---
 
@@ -190,6 +209,7 @@ class Idempotency:
         except BridgeError as exc:
             raise _Refused(exc) from exc
         self._claims.begin(claim)
+        self._executed += 1
         for waiter in claim.waiters:
             if waiter.deadline == deadline and waiter.timer is not None:
                 waiter.timer.cancel()  # the session keeps the command's deadline, and tells all
@@ -227,6 +247,7 @@ class Idempotency:
     def _answer(self, waiter: Waiter, response: CommandResponse) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
+        self._replayed += response.replayed
         command = InFlight("", waiter.request_id, waiter.caller.sub, waiter.reply, waiter.started, waiter.asked)
         self._sessions.answer(waiter.client, Answer(command, response))
 

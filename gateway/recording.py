@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Recording:
-    """Writes to the bucket in tasks of their own."""
+    """Writes to the bucket in tasks of their own; `unwritten` counts them, `not_recorded` those that were given up."""
 
     def __init__(self, entries: Entries, claims: Claims, tasks: asyncio.TaskGroup, max_outcome_bytes: int) -> None:
         self._entries = entries
@@ -36,9 +36,7 @@ class Recording:
         self._max_outcome_bytes = max_outcome_bytes
         self._void: dict[str, None] = {}
         self._unwritten_bytes = 0
-        self._unwritten = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.unwritten = 0
         self.not_recorded = 0
 
     def remember(self, claim: Claim, response: CommandResponse) -> None:
@@ -71,22 +69,13 @@ class Recording:
         """Tell whether this gateway made the claim and certainly did not execute its command."""
         return nonce in self._void
 
-    async def wait_done(self, timeout_seconds: float) -> None:
-        """Wait until all is written, for `timeout_seconds` at most."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("%d entries of idempotency keys could not be written", self._unwritten)
-
     def _mark_void(self, claim: Claim) -> None:
         self._void[claim.entry.claim] = None
         if len(self._void) > MAX_VOID:
             del self._void[next(iter(self._void))]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._unwritten += 1
-        self._idle.clear()
+        self.unwritten += 1
         self._tasks.create_task(self._run(work), name="write an idempotency entry")
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -95,9 +84,7 @@ class Recording:
         except Exception:
             log.exception("an idempotency entry could not be written")
         finally:
-            self._unwritten -= 1
-            if not self._unwritten:
-                self._idle.set()
+            self.unwritten -= 1
 
     async def _remember(self, claim: Claim, entry: Entry, size: int) -> None:
         try:
@@ -117,12 +104,15 @@ class Recording:
                 return ""
             except WrongRevision:
                 stored = await self._read(claim)
-                if stored is not None and stored.entry is not None:
-                    done = codec.encode(stored.entry) == codec.encode(entry)  # an acknowledgement was lost
-                    return "" if done else "it was declared lost by somebody who could not reach this gateway"
-                expected = stored.revision if stored is not None else expected  # NATS came back empty
             except Unavailable:
+                stored = None
+            if stored is None:
                 await asyncio.sleep(pause)
+            elif stored.entry is None:
+                expected = stored.revision  # NATS came back empty
+            else:
+                done = codec.encode(stored.entry) == codec.encode(entry)  # an acknowledgement was lost
+                return "" if done else "it was declared lost by somebody who could not reach this gateway"
         return "the bucket was away for too long"
 
     async def _free(self, claim: Claim) -> None:

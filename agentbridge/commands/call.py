@@ -36,6 +36,7 @@ _CANCELLED_UNHEARD = "cancelled, but NATS is away: the application may go on"
     "--timeout", type=duration, metavar="DURATION", default="30s", show_default=True, help="How long to wait."
 )
 @click.option("--request-id", help="Your own id for the command, for logs and audit.")
+@click.option("--idempotency-key", help="A key under which the command is executed once, however often it is sent.")
 @as_json
 @needs_settings(*TO_CALL)
 def call(
