@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.agent_socket import agent_socket
 from support.app import App, AppFault, Handler, never
 from support.bridge import Bridge, running_bridge
 from support.gateways import agent
@@ -112,6 +113,17 @@ async def test_twin_over_nats_joins_one_over_http(story: Story) -> None:
         await until(waits)
         story.release.set()
     assert (first.result().status_code, twin.result()["replayed"]) == (200, True)
+    assert story.executed == 1
+
+
+async def test_socket_of_an_agent_is_told_what_is_a_replay(story: Story) -> None:
+    first = await story.post(command={"parameters": {"a": 1}})
+    async with agent_socket(story.bridge.agent_apis[1].url) as socket:
+        command = {"idempotencyKey": "k1", "requestId": "r2"}
+        again = await socket.call(story.app.client_id, "echo", {"a": 1}, id="mine", command=command)
+        other = await socket.call(story.app.client_id, "echo", {"a": 2}, command=command)
+    assert (again["result"], again["requestId"], again["replayed"]) == (first.json()["result"], "r2", True)
+    assert other["error"]["code"] == "conflict"
     assert story.executed == 1
 
 
