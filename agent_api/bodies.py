@@ -14,6 +14,7 @@ from protocol.messages import CommandRequest, CommandResponse, check_command
 
 NULL = msgspec.Raw(b"null")
 MAX_ASKED = 100
+_AtLeastOne = Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta(ge=1)]
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +37,7 @@ class CommandBody(msgspec.Struct, frozen=True, rename="camel"):
     any: bool = False
     client_ids: list[str] | None = None
     match: Match | None = None
-    gather: Literal["first", "all"] | Annotated[int, msgspec.Meta(ge=1)] | None = None
+    gather: Literal["first", "all"] | _AtLeastOne | None = None
 
 
 class CommandResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -173,9 +174,11 @@ def _query(match: Match) -> Query:
     return Query(user=match.user, app=match.app, metadata=metadata)
 
 
-def _need(gather: str | int | None) -> int | None:
-    if isinstance(gather, int):
-        return gather
+def _need(gather: str | float | None) -> int | None:
+    if isinstance(gather, int | float):
+        if gather != int(gather):
+            raise InvalidRequest("`gather`: must be `first`, `all` or a whole number from 1")
+        return int(gather)  # JSON tells 2 and 2.0 not apart
     return 1 if gather == "first" else None
 
 

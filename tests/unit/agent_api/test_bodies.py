@@ -61,6 +61,7 @@ def test_least_busy_client_may_be_meant() -> None:
         ({"clientIds": ["c2", "c1"]}, Scatter(("c2", "c1"), Query(), None)),
         ({"clientIds": ["a.b"], "gather": "first"}, Scatter(("a.b",), Query(), 1)),
         ({"match": {}, "gather": "all"}, Scatter(None, Query(), None)),
+        ({"match": {}, "gather": 2.0}, Scatter(None, Query(), 2)),
         (
             {"match": {"user": "ann", "app": "todo", "metadata": {"room": "1", "n": 2, "open": True}}, "gather": 3},
             Scatter(None, Query(user="ann", app="todo", metadata={"room": "1", "n": "2", "open": "true"}), 3),
@@ -116,6 +117,7 @@ def test_top_level_timeout_goes_first_and_the_maximum_bounds_it(
         ({"command": {"target": "f"}, "match": {}, "gather": 0}, "gather"),
         ({"command": {"target": "f"}, "match": {}, "gather": True}, "gather"),
         ({"command": {"target": "f"}, "match": {}, "gather": "most"}, "gather"),
+        ({"command": {"target": "f"}, "match": {}, "gather": 1.5}, "gather"),
         ([], "object"),
     ],
 )

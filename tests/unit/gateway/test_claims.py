@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.claims import MAX_CLAIMING, MAX_WAITING_PER_CLIENT, Claim, Claims, Stage, Waiter
-from protocol.access import AGENT, Principal
+from protocol.access import AGENT, ClientView, Principal
+from protocol.audit import asked_by
 from protocol.errors import BridgeError, Conflict, Overloaded, PermissionDenied
 from protocol.idempotency import Entry
-from protocol.messages import CommandResponse
+from protocol.messages import CommandRequest, CommandResponse
 
 DONE = CommandResponse(request_id="r", status="success", duration_ms=1)
 _numbers = itertools.count()
@@ -19,7 +20,9 @@ _numbers = itertools.count()
 
 def waiter(request_id: str = "r1", client_id: str = "c1", **of_principal: Any) -> Waiter:
     caller = Principal(of_principal.pop("sub", "a"), AGENT, "default", float("inf"), **of_principal)
-    return Waiter(client_id, caller, request_id, "_INBOX.x", 0.0, 1.0)
+    client = ClientView("default", client_id, "u", "")
+    asked = asked_by(caller, CommandRequest(target="f"), with_parameters=False)
+    return Waiter(client, caller, request_id, "_INBOX.x", 0.0, 1.0, asked)
 
 
 def entry(body: str = "b", client_id: str = "c1", **more: Any) -> Entry:
