@@ -68,13 +68,6 @@ def _way(*fields: str, **named: str) -> dict[str, Any]:
     return {"required": list(named), "properties": others | {name: {"type": kind} for name, kind in named.items()}}
 
 
-def _several(**named: str) -> dict[str, Any]:
-    """Return a schema of bodies that mean several clients, whose command has no idempotency key."""
-    way = _way("gather", **named)
-    keyless = {"properties": {"idempotencyKey": {"const": None}}}
-    return {**way, "properties": way["properties"] | {"command": keyless}}
-
-
 def _nullable(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": [kind, "null"], **more}
 
@@ -207,8 +200,8 @@ SCHEMAS: dict[str, Any] = {
         "anyOf": [
             _way("clientId"),
             _way("any"),
-            _several(clientIds="array"),
-            _several(match="object"),
+            _way("gather", clientIds="array"),
+            _way("gather", match="object"),
         ],
         "example": {"command": {"target": "addTodo", "parameters": {"title": "milk"}}, "timeoutMs": 5000},
     },

@@ -159,7 +159,7 @@ async def explored(bridge: Bridge, folder: Path, token: str | None, phases: str,
 
 
 async def description(bridge: Bridge) -> dict[str, Any]:
-    """Return what the agent API says of itself, without the one header that excludes fields of the body.
+    """Return what the agent API says of itself, without the one header that must agree with a field of the body.
 
     OpenAPI has no words for such a rule; the tests of idempotency keys look after it.
     """
