@@ -42,6 +42,7 @@ class Waiter(msgspec.Struct, eq=False):
     started: float
     deadline: float
     asked: Asked
+    progress_to: str | None = None
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -114,9 +115,10 @@ class Claims:
         else:
             del self._per_client[waiter.client_id]
 
-    def begin(self, claim: Claim) -> None:
-        """Note that the command is with the client."""
+    def begin(self, claim: Claim, lead: Waiter) -> None:
+        """Note that the command is with the client, in the name of a request that still waits."""
         assert claim.stage is Stage.CLAIMING
+        claim.first = lead
         claim.stage = Stage.RUNNING
         self._claiming -= 1
         self._running[claim.entry.claim] = claim

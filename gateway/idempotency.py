@@ -201,14 +201,15 @@ class Idempotency:
             self._recording.free_soon(claim)
             raise Cancelled("nobody waits for the command any more")
         now, nonce, deadline = self._loop.time(), claim.entry.claim, max(waiter.deadline for waiter in claim.waiters)
+        lead = claim.waiters[0]  # the first request may have given up meanwhile
         command = msgspec.structs.replace(request.command, timeout_ms=max(1, round((deadline - now) * 1000)))
         try:
             effects = request.session.core.call(
-                request.caller, command, request.request_id, request.reply, now, request.progress_to, nonce
+                lead.caller, command, lead.request_id, lead.reply, now, lead.progress_to, nonce
             )
         except BridgeError as exc:
             raise _Refused(exc) from exc
-        self._claims.begin(claim)
+        self._claims.begin(claim, lead)
         self._executed += 1
         for waiter in claim.waiters:
             if waiter.deadline == deadline and waiter.timer is not None:
@@ -256,7 +257,8 @@ class Idempotency:
         timeout_ms = min(request.command.timeout_ms or limits.command_timeout_ms, limits.max_command_timeout_ms)
         asked = asked_by(request.caller, request.command, with_parameters=limits.audits_parameters)
         client, deadline = request.session.core.view, now + timeout_ms / 1000
-        return Waiter(client, request.caller, request.request_id, request.reply, now, deadline, asked)
+        progress_to = request.progress_to
+        return Waiter(client, request.caller, request.request_id, request.reply, now, deadline, asked, progress_to)
 
     def _entry(self, request: Request) -> Entry:
         core = request.session.core

@@ -373,6 +373,15 @@ async def test_outcome_outlives_a_restart_of_nats(here: Surroundings) -> None:
     assert here.executed() == 1
 
 
+async def test_gateway_that_ends_writes_down_what_it_knows(here: Surroundings) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(here.call("never"))
+        await until(here.executed)
+        assert await here.gateway.terminate() == 0
+    assert call.result()["error"]["code"] == "client_lost"
+    assert (await here.ended())["outcome"]["error"]["code"] == "client_lost"
+
+
 async def test_command_of_a_killed_gateway_is_lost_for_whoever_sends_it_again(
     here: Surroundings, tmp_path: Path
 ) -> None:

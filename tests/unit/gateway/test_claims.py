@@ -71,7 +71,8 @@ def test_too_many_waiters_of_a_client_and_too_many_claims_are_overloaded() -> No
 def test_claim_that_is_running_makes_room_for_others_to_be_claimed() -> None:
     claims = Claims()
     for number in range(2 * MAX_CLAIMING):
-        claims.begin(claims.join(f"k{number}", entry(client_id=f"c{number}"), waiter("r", f"c{number}")))
+        one = waiter("r", f"c{number}")
+        claims.begin(claims.join(f"k{number}", entry(client_id=one.client_id), one), one)
     assert len(claims) == 2 * MAX_CLAIMING
 
 
@@ -96,8 +97,8 @@ def test_each_request_is_let_go_once_and_nothing_is_left_behind(steps: list[tupl
             case "leave" if claim is not None and claim.waiters:
                 gone.append(claim.waiters[who % len(claim.waiters)])
                 claims.leave(gone[-1])
-            case "begin" if claim is not None and claim.stage is Stage.CLAIMING:
-                claims.begin(claim)
+            case "begin" if claim is not None and claim.stage is Stage.CLAIMING and claim.waiters:
+                claims.begin(claim, claim.waiters[0])
             case "end" if claim is not None and claim.stage is Stage.RUNNING:
                 assert claims.end(claim.entry.claim, DONE) is claim
                 gone += claims.dismiss(claim)

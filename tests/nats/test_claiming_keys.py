@@ -1,0 +1,209 @@
+"""What happens to a command while its key is being claimed; the gateway runs inside the test, which holds the claim."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from nats.aio.msg import Msg
+from support.app import App, application
+from support.gateways import Agent, agent
+from support.nats_server import NatsServer
+from support.settings import settings_for
+from support.wait import until
+
+from gateway.__main__ import start
+from gateway.settings import GatewaySettings
+from protocol import codec, subjects
+from protocol.errors import Unavailable
+from protocol.idempotency import Entry
+from protocol.reports import ReportAck
+from protocol.runtime.entries import Entries
+from protocol.runtime.nats import connect
+from registry.streams import Streams
+
+Body = dict[str, Any]
+
+
+class _Done(Exception):
+    """Ends the task group of the gateway."""
+
+
+class Gate:
+    """Stands before or behind the write of a claim."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.reached = 0
+        self.acknowledges = True
+        self.written: list[Entry] = []
+
+    async def write(self, entries: Entries, key: str, entry: Entry, expected: int = 0, **more: Any) -> int:
+        self.reached += 1
+        await self.open.wait()
+        revision = await _write(entries, key, entry, expected, **more)
+        self.written.append(entry)
+        if not self.acknowledges:
+            raise Unavailable("the acknowledgement is lost")
+        return revision
+
+
+_write = Entries.write
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+
+    async def write(entries: Entries, key: str, entry: Entry, expected: int = 0, **more: Any) -> int:
+        return await gate.write(entries, key, entry, expected, **more)
+
+    monkeypatch.setattr(Entries, "write", write)
+    return gate
+
+
+@pytest.fixture
+async def gateway(private_nats: NatsServer, gate: Gate, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[str]:
+    """Run a gateway in this process; its life is one task, because fixtures begin and end in different ones."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    serving: asyncio.Future[None] = loop.create_future()
+
+    async def live() -> None:
+        settings = settings_for(GatewaySettings, private_nats.url)
+        async with connect(settings, "gateway", "gateway") as connection:
+            await Streams(connection, 1).ensure()
+            await connection.subscribe(subjects.REGISTRY_REPORT, acknowledge)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    running = await start(settings, connection, tasks)
+                    serving.set_result(None)
+                    await stop.wait()
+                    await running.drain()
+                    raise _Done
+            except* _Done:
+                pass
+
+    life = loop.create_task(live())
+    await serving
+    yield json.loads(capsys.readouterr().out)["url"]
+    gate.open.set()
+    stop.set()
+    await life
+
+
+@pytest.fixture
+async def app(gateway: str) -> AsyncIterator[App]:
+    async with application(gateway, {"echo": lambda parameters: parameters}) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def caller(private_nats: NatsServer) -> AsyncIterator[Agent]:
+    async with agent(private_nats.url) as connected:
+        yield connected
+
+
+async def acknowledge(msg: Msg) -> None:
+    """Be the registry, which a gateway tells that it leaves."""
+    await msg.respond(codec.encode(ReportAck(json.loads(msg.data)["number"])))
+
+
+def keyed(caller: Agent, app: App, request_id: str, **more: Any) -> Any:
+    return caller.call(app.client_id, "echo", idempotencyKey="k", requestId=request_id, **more)
+
+
+def executed(app: App) -> int:
+    return len(app.all_received(type="command"))
+
+
+async def test_probe_finds_a_command_in_flight_while_its_key_is_claimed(gate: Gate, app: App, caller: Agent) -> None:
+    gate.open.clear()
+    async with asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(keyed(caller, app, "r1"))
+        await until(lambda: gate.reached)
+        probe = {"op": "probe", "requestIds": ["r1", "r2"]}
+        assert await caller.ask(app.client_id, probe) == {"inFlight": ["r1"], "outcomes": [], "unknown": ["r2"]}
+        assert executed(app) == 0
+        gate.open.set()
+    assert call.result()["status"] == "success"
+
+
+async def test_command_cancelled_while_its_key_is_claimed_is_never_sent(gate: Gate, app: App, caller: Agent) -> None:
+    gate.open.clear()
+    async with asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(keyed(caller, app, "r1"))
+        await until(lambda: gate.reached)
+        assert await caller.ask(app.client_id, {"op": "cancel", "requestId": "r1"}) == {"cancelled": True}
+        assert (await call)["error"]["code"] == "cancelled"
+        gate.open.set()
+    await until(lambda: gate.written)
+    assert executed(app) == 0
+    assert "replayed" not in await keyed(caller, app, "r2")
+    assert executed(app) == 1
+
+
+async def test_command_whose_time_is_up_while_its_key_is_claimed_is_never_sent(
+    gate: Gate, app: App, caller: Agent
+) -> None:
+    gate.open.clear()
+    answer = await keyed(caller, app, "r1", timeoutMs=100)
+    assert answer["error"]["code"] == "timeout"
+    assert "was not executed" in answer["error"]["message"]
+    gate.open.set()
+    assert "replayed" not in await keyed(caller, app, "r2")
+    assert executed(app) == 1
+
+
+async def test_twin_takes_over_from_one_who_left_while_the_key_was_claimed(gate: Gate, app: App, caller: Agent) -> None:
+    gate.open.clear()
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(keyed(caller, app, "r1", timeoutMs=100))
+        await until(lambda: gate.reached)
+        twin = tasks.create_task(keyed(caller, app, "r2", timeoutMs=5000))
+        assert (await first)["error"]["code"] == "timeout"
+        gate.open.set()
+    assert (twin.result()["status"], "replayed" in twin.result()) == ("success", False)
+    (command,) = app.all_received(type="command")
+    assert 4000 < command["timeoutMs"] <= 5000
+
+
+async def test_client_that_goes_while_the_key_is_claimed_has_not_executed_it(
+    gate: Gate, gateway: str, caller: Agent
+) -> None:
+    gate.open.clear()
+    async with application(gateway, {"echo": lambda parameters: parameters}) as leaving, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(keyed(caller, leaving, "r1"))
+        await until(lambda: gate.reached)
+        await leaving.socket.close()
+        await until(lambda: leaving.close_code)
+        gate.open.set()
+    assert call.result()["error"]["code"] == "client_not_found"
+    async with application(gateway, {"echo": lambda parameters: parameters}) as heir:
+        assert (await keyed(caller, heir, "r2"))["status"] == "success"
+
+
+async def test_claim_whose_acknowledgement_is_lost_is_not_executed_and_may_be_sent_again(
+    gate: Gate, app: App, caller: Agent
+) -> None:
+    gate.acknowledges = False
+    answer = await keyed(caller, app, "r1")
+    assert (answer["error"]["code"], answer["error"]["retryable"]) == ("unavailable", True)
+    assert (executed(app), len(gate.written)) == (0, 1)
+    gate.acknowledges = True
+    assert "replayed" not in await keyed(caller, app, "r2")
+    assert (await keyed(caller, app, "r3"))["replayed"] is True
+    assert executed(app) == 1
+
+
+async def test_outcome_whose_acknowledgement_is_lost_is_written_once(gate: Gate, app: App, caller: Agent) -> None:
+    app.handlers["echo"] = lambda parameters: setattr(gate, "acknowledges", False)
+    assert (await keyed(caller, app, "r1"))["status"] == "success"
+    await until(lambda: len(gate.written) == 2)
+    gate.acknowledges = True
+    counted = json.loads((await caller.nats.request("$SRV.STATS.agentbridge-gateway", b"", timeout=5)).data)
+    (data,) = [each["data"] for each in counted["endpoints"] if each["name"] == "ping"]
+    assert (data["keyedCommands"], data["outcomesNotRecorded"]) == (1, 0)
+    assert (await keyed(caller, app, "r2"))["replayed"] is True
+    assert executed(app) == 1
