@@ -1,6 +1,7 @@
 """The HTTP application: the command endpoint in front, an ordinary FastAPI application behind it, CORS around both."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import cast
 
@@ -12,6 +13,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent_api import contract, docs
+from agent_api.audit.contract import PATH as AUDIT_PATH
+from agent_api.audit.endpoint import AuditEndpoint
 from agent_api.command import CommandEndpoint
 from agent_api.connections import SOCKET_PATH
 from agent_api.events.contract import PATH as EVENTS_PATH
@@ -32,18 +35,24 @@ log = logging.getLogger(__name__)
 
 
 def build(
-    command: CommandEndpoint, events: EventsEndpoint, directory: Directory, health: Health, origins: Origins
+    command: CommandEndpoint,
+    events: EventsEndpoint,
+    audit: AuditEndpoint,
+    directory: Directory,
+    health: Health,
+    origins: Origins,
 ) -> ASGIApp:
     """Return the whole application."""
-    return Cors(Front(command, events, ordinary_routes(command, events, directory, health)), origins)
+    readers: dict[str, ASGIApp] = {EVENTS_PATH: events, AUDIT_PATH: audit}
+    return Cors(Front(command, readers, ordinary_routes(command, readers, directory, health)), origins)
 
 
 class Front:
-    """Sends commands and readers of events straight to their endpoints, all else through FastAPI."""
+    """Sends commands, and readers by their paths, straight to their endpoints, all else through FastAPI."""
 
-    def __init__(self, command: ASGIApp, events: ASGIApp, rest: ASGIApp) -> None:
+    def __init__(self, command: ASGIApp, readers: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
         self._command = command
-        self._events = events
+        self._readers = readers
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,8 +60,8 @@ class Front:
         if scope["path"] == COMMAND_PATH and scope["method"] == "POST":
             await self._command(scope, receive, send)
             return
-        if scope["path"] == EVENTS_PATH and scope["method"] == "GET":
-            await self._events(scope, receive, send)
+        if scope["path"] in self._readers and scope["method"] == "GET":
+            await self._readers[scope["path"]](scope, receive, send)
             return
         try:
             await self._rest(scope, receive, send)
@@ -85,7 +94,7 @@ class Cors(CORSMiddleware):
 
 
 def ordinary_routes(
-    command: CommandEndpoint, events: EventsEndpoint, directory: Directory, health: Health
+    command: CommandEndpoint, readers: Mapping[str, ASGIApp], directory: Directory, health: Health
 ) -> Application:
     """Return the application without what stands before and around it."""
     app = Application()
@@ -97,7 +106,7 @@ def ordinary_routes(
     app.add_api_route("/healthz", health.alive, **contract.ALIVE)
     app.add_api_route("/readyz", health.ready, **contract.READY)
     app.router.routes.append(Route(COMMAND_PATH, command, methods=["POST"]))
-    app.router.routes.append(_only_get(EVENTS_PATH, events))
+    app.router.routes.extend(_only_get(path, endpoint) for path, endpoint in readers.items())
     docs.install(app)
     app.add_exception_handler(BridgeError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)

@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from agent_api import contract
+from agent_api.audit.contract import AUDIT, RECORD
+from agent_api.audit.contract import PATH as AUDIT_PATH
 from agent_api.bodies import CommandResult
 from agent_api.events.contract import EVENTS
 from agent_api.events.contract import PATH as EVENTS_PATH
@@ -43,7 +45,7 @@ class Application(FastAPI):
 
 def _document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=SERVICE_VERSION, description=DESCRIPTION, routes=app.routes)
-    ours = {COMMAND_PATH: {"post": contract.COMMAND}, EVENTS_PATH: {"get": EVENTS}}
+    ours = {COMMAND_PATH: {"post": contract.COMMAND}, EVENTS_PATH: {"get": EVENTS}, AUDIT_PATH: {"get": AUDIT}}
     document["paths"] = ours | document["paths"]
     document["components"] = {
         "schemas": _schemas(),
@@ -58,4 +60,4 @@ def _schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(types, ref_template=contract.SCHEMA_PATH)
     schemas["Problem"]["properties"]["code"] = {"type": "string", "enum": [code.value for code in Code]}
     schemas["ClientRecord"]["properties"]["capabilities"] = contract.CAPABILITY_LIST
-    return {**schemas, **contract.SCHEMAS}
+    return {**schemas, "AuditRecord": RECORD, **contract.SCHEMAS}

@@ -5,6 +5,8 @@ import logging
 import secrets
 
 from agent_api.app import build
+from agent_api.audit.endpoint import AuditEndpoint
+from agent_api.audit.feed import Feed
 from agent_api.balance import Balance
 from agent_api.candidates import Candidates
 from agent_api.command import CommandEndpoint
@@ -29,6 +31,7 @@ from protocol.errors import ConfigurationError, Unauthenticated, Unavailable
 from protocol.origins import Origins
 from protocol.runtime import process
 from protocol.runtime.audit import AuditTrail
+from protocol.runtime.audit_history import AuditHistory
 from protocol.runtime.auth import Verifier
 from protocol.runtime.caller import Caller, Known
 from protocol.runtime.entries import Entries
@@ -53,6 +56,7 @@ class AgentApi:
         server: HttpServer,
         sockets: SocketDoor,
         hub: Hub,
+        feed: Feed,
         intake: Intake,
         waits: Waits,
         refusals: Refusals,
@@ -62,6 +66,7 @@ class AgentApi:
         self._refusals = refusals
         self._sockets = sockets
         self._hub = hub
+        self._feed = feed
         self._server = server
         self._intake = intake
         self._waits = waits
@@ -71,7 +76,9 @@ class AgentApi:
         """Take no connection and no command more, end readers, wait (bounded) for commands, close every connection."""
         self._server.stop_accepting()
         self._sockets.drain()
-        self._hub.close(Unavailable("this process is shutting down; come back and resume from the last id"))
+        goodbye = Unavailable("this process is shutting down; come back and resume from the last id")
+        self._hub.close(goodbye)
+        self._feed.close(goodbye)
         try:
             async with asyncio.timeout(self._drain_seconds):
                 await self._intake.drain()
@@ -98,12 +105,16 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     hub = Hub(connection)
     origins = Origins(settings.allowed_origins)
     directory, health = Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake)
-    app = build(command, EventsEndpoint(verifier, hub, waits), directory, health, origins)
+    history = AuditHistory(connection)
+    feed = Feed(connection, history, tasks)
+    audit = AuditEndpoint(verifier, history, feed, waits)
+    app = build(command, EventsEndpoint(verifier, hub, waits), audit, directory, health, origins)
     listener = listen(settings.api_host, settings.api_port)
     sockets = SocketDoor(settings, origins, Surroundings(commands, intake, verifier, mirror, hub, outlook, tasks))
     server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, sockets.connection, listener)
     await caller.start(tasks)
     await hub.start()
+    await history.start()
     await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}", refusals.counters).announce()
     tasks.create_task(mirror.run(), name="mirror")
     tasks.create_task(sockets.run_clock(), name="clock of agents' sockets")
@@ -112,7 +123,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     await server.wait_serving()
     url = url_of(listener)
     process.announce("agent_api", url)
-    return AgentApi(url, server, sockets, hub, intake, waits, refusals, settings.drain_seconds)
+    return AgentApi(url, server, sockets, hub, feed, intake, waits, refusals, settings.drain_seconds)
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:

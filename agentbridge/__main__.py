@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from agentbridge import output
+from agentbridge.commands.audit import audit
 from agentbridge.commands.call import call
 from agentbridge.commands.events import events
 from agentbridge.commands.health import health
@@ -59,7 +60,7 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for command in (up, gateway, agent_api, registry, token, clients, capabilities, call, events, health):
+for command in (up, gateway, agent_api, registry, token, clients, capabilities, call, events, audit, health):
     cli.add_command(command)
 
 

@@ -171,7 +171,13 @@ def _agent(tenant: str) -> User:
 def _console() -> User:
     return User(
         CONSOLE,
-        publish=(ALL_COMMANDS, ALL_REGISTRY_REQUESTS, _SERVICES),
+        publish=(
+            ALL_COMMANDS,
+            ALL_REGISTRY_REQUESTS,
+            _SERVICES,
+            f"$JS.API.STREAM.INFO.{AUDIT_STREAM}",
+            f"$JS.API.DIRECT.GET.{AUDIT_STREAM}",
+        ),
         subscribe=(f"{ROOT}.*.event.>", f"{ROOT}.*.client.>", f"{ROOT}.*.audit.>", _inbox(CONSOLE)),
     )
 

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import logging
 import random
-import time
 from collections.abc import Iterator
 
 from starlette.types import Receive, Scope, Send
@@ -16,16 +14,14 @@ from agent_api.events.hub import Hub
 from agent_api.events.queries import read_query
 from agent_api.events.reader import Reader
 from agent_api.problems import answer_of
+from agent_api.readers import told, valid_seconds, write
 from agent_api.sse import HEADERS, HEARTBEAT, HEARTBEAT_SECONDS
 from agent_api.waiting import CallerGone, Waits
 from protocol.access import Principal, require_agent
-from protocol.errors import BridgeError, Internal, Unauthenticated
 from protocol.runtime.auth import Verifier, bearer
 
 RETRY_MS = (500, 2500)  # at random, so that the readers of a process that ends do not come back all at once
 CHUNK_BYTES = 64 * 1024
-
-log = logging.getLogger(__name__)
 
 
 class EventsEndpoint:
@@ -52,53 +48,35 @@ class EventsEndpoint:
                 await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS]})
                 await _tell(reader, principal, send)
         except Exception as exc:
-            await write_answer(send, receive, answer_of(_told(exc)))
+            await write_answer(send, receive, answer_of(told(exc, "events")))
 
 
 async def _tell(reader: Reader, principal: Principal, send: Send) -> None:
     """Write what the reader gets, until something ends it."""
     try:
-        await _write(send, sse.opening(random.randint(*RETRY_MS), reader.position))  # noqa: S311  jitter
+        await write(send, sse.opening(random.randint(*RETRY_MS), reader.position))  # noqa: S311  jitter
         await _pass_on(reader, principal, send)
     except Exception as exc:
-        await _write(send, sse.end(_told(exc)), more=False)
+        await write(send, sse.end(told(exc, "events")), more=False)
 
 
 async def _pass_on(reader: Reader, principal: Principal, send: Send) -> None:
     known = reader.position  # what the other side resumes from
     while True:
         try:
-            async with asyncio.timeout(min(HEARTBEAT_SECONDS, _valid_seconds(principal))):
+            async with asyncio.timeout(min(HEARTBEAT_SECONDS, valid_seconds(principal))):
                 items = await reader.next()
         except TimeoutError:
             if reader.position != known:
                 known = reader.position
-                await _write(send, sse.advance(known))
+                await write(send, sse.advance(known))
             else:
-                await _write(send, HEARTBEAT)
+                await write(send, HEARTBEAT)
             continue
-        _valid_seconds(principal)
+        valid_seconds(principal)
         known = items[-1].position
         for chunk in _chunks(items):
-            await _write(send, chunk)
-
-
-async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
-    """Write, and wait where the other side does not read.
-
-    The turn's end is waited for because only then what was written in it reaches the socket, and shows whether it is
-    taken; a reader with much to catch up on would otherwise have all of it buffered.
-    """
-    await send({"type": "http.response.body", "body": data, "more_body": more})
-    await asyncio.sleep(0)
-
-
-def _valid_seconds(principal: Principal) -> float:
-    """Return for how long the token is still valid; raise `Unauthenticated` where it has expired."""
-    seconds = principal.expires_at - time.time()
-    if seconds <= 0:
-        raise Unauthenticated("the token has expired; get a fresh one and resume from the last id")
-    return seconds
+            await write(send, chunk)
 
 
 def _chunks(items: list[Item]) -> Iterator[bytes]:
@@ -122,11 +100,3 @@ def _read_head(scope: Scope) -> tuple[str | None, str]:
     authorization = headers.get(b"authorization")
     last_id = headers.get(b"last-event-id", b"")
     return None if authorization is None else authorization.decode("latin-1"), last_id.decode("latin-1")
-
-
-def _told(error: Exception) -> BridgeError:
-    """Return what a reader is told of an error; what is not one of ours goes to the log, not to the reader."""
-    if isinstance(error, BridgeError):
-        return error
-    log.error("a reader of events failed", exc_info=error)
-    return Internal("reading events failed; the log of the process says why")

@@ -2,22 +2,17 @@
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncIterator
 from typing import Any
 
 import click
-from nats.aio.msg import Msg
 
 from agentbridge import output
 from agentbridge.commands.help import Command
 from agentbridge.commands.options import TO_CALL, as_json, needs_settings
 from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
-from protocol import codec, subjects
-from protocol.errors import ConfigurationError, InvalidRequest
+from agentbridge.taps import Tap
+from protocol import subjects
 from protocol.ids import is_token
-from protocol.runtime.nats import Connection
-
-MAX_WAITING = 1000
 
 
 @click.command(cls=Command)
@@ -54,7 +49,9 @@ async def _show(
     tapped = _subjects(tenant, client, events=bool(names) or not changes, changes=changes or not names)
     shown = 0
     async with connected(settings) as connection:
-        async for message in _tap(connection, tapped):
+        tap = Tap(connection)
+        await tap.listen(tapped)
+        async for message in tap.messages():
             if "event" in message and names and not _named(str(message["event"]), names):
                 continue
             click.echo(output.one_line(message) if as_json else describe(message))
@@ -68,35 +65,6 @@ def _subjects(tenant: str, client: str | None, *, events: bool, changes: bool) -
         raise click.BadParameter("no client has such an id", param_hint="--client")
     who = client or "*"
     return [subjects.events_of(tenant, who)] * events + [subjects.client_changes_of(tenant, who)] * changes
-
-
-async def _tap(connection: Connection, tapped: list[str]) -> AsyncIterator[dict[str, Any]]:
-    """Yield the messages on these subjects; what a slow terminal has not taken waits in NATS's own buffers."""
-    queue: asyncio.Queue[Msg | None] = asyncio.Queue(MAX_WAITING)
-    for subject in tapped:
-        await connection.subscribe(subject, queue.put)
-    await connection.verify_permissions()
-    connection.failed.add_done_callback(lambda _: queue.put_nowait(None))
-    click.echo(f"listening on {' and '.join(tapped)}; Ctrl-C ends", err=True)
-    while True:
-        message = await queue.get()
-        if message is None:
-            raise ConfigurationError("NATS closed the connection for good: see the log of nats-server")
-        content = _content(message)
-        if content is not None:
-            yield content
-
-
-def _content(message: Msg) -> dict[str, Any] | None:
-    """Return what a message says, None where it is not one of ours."""
-    try:
-        content = codec.decode_value(message.data)
-    except InvalidRequest:
-        content = None
-    if isinstance(content, dict):
-        return content
-    click.echo(f"ignored a message on {output.printable(message.subject)} that is not ours", err=True)
-    return None
 
 
 def _named(name: str, patterns: tuple[str, ...]) -> bool:

@@ -15,8 +15,10 @@ from support.wait import until
 
 from agentbridge import nats_config
 from protocol import codec, subjects
+from protocol.audit import AuditFilter, AuditRecord
 from protocol.errors import ConfigurationError
 from protocol.runtime import jetstream
+from protocol.runtime.audit_history import AuditHistory
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.nats import Connection, connect
 from protocol.runtime.responder import Responder
@@ -225,6 +227,21 @@ async def test_agent_api_reads_the_streams(as_user: As) -> None:
         assert not await refused(api)
 
 
+@pytest.mark.parametrize("user", ["api", "console"])
+async def test_audit_is_read_backwards(as_user: As, user: str) -> None:
+    async with as_user("registry") as registry, as_user("gateway") as gateway, as_user(user) as reader:
+        await make_streams(registry)
+        record = AuditRecord(
+            at="2026-01-01T00:00:00.000Z", tenant="acme", outcome="success", duration_ms=1, by="gateway"
+        )
+        await jetstream.publish(gateway, subjects.audit("acme", "c1", "success"), codec.encode(record), {})
+        history = AuditHistory(reader)
+        await history.start()
+        page = await history.page("acme", AuditFilter(), 10)
+        assert [found.record for found in page.found] == [record]
+        assert not await refused(reader)
+
+
 FORBIDDEN_TO_PUBLISH = {
     "gateway": [
         "$KV.agentbridge_clients.default.c1",
@@ -273,6 +290,11 @@ FORBIDDEN_TO_PUBLISH = {
     "console": [
         "$KV.agentbridge_clients.default.c1",
         "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.INFO.agentbridge_events",
+        "$JS.API.DIRECT.GET.agentbridge_events",
+        "$JS.API.STREAM.PURGE.agentbridge_audit",
+        "$JS.API.STREAM.MSG.DELETE.agentbridge_audit",
+        "agentbridge.default.audit.c1.success",
         "agentbridge.default.event.c1.saved",
         "agentbridge.default.client.c1.connected",
         "agentbridge._registry.report",

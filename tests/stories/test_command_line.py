@@ -209,6 +209,39 @@ async def test_events_may_be_chosen(up: Up, connecting: Any) -> None:
         assert out.decode().split()[1:] == [app.client_id, "todo", "ann", "todo.added"]
 
 
+async def test_audit_shows_the_past_and_goes_on_with_what_comes(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as app:
+        await up.command("call", app.client_id, "add", "title=secret-text")
+        await up.command("call", app.client_id, "fail")
+        await until(lambda: audited(up, app.client_id, 2), 20)
+        table = await up.command("audit", "--client", app.client_id)
+        assert table.code == 0
+        first, second = table.out.splitlines()
+        assert f"command-line -> {app.client_id} todo ann  add  success" in first
+        assert f"command-line -> {app.client_id} todo ann  fail  command_failed full" in second
+        assert "secret-text" not in table.out
+
+        chosen = ["--client", app.client_id, "--outcome", "success", "--since", "1h", "--limit", "1", "--json"]
+        following = await up.begin("audit", *chosen, "--follow")
+        assert following.stdout is not None
+        async with asyncio.timeout(20):
+            assert json.loads(await following.stdout.readline())["target"] == "add"
+            for target in ("fail", "add"):
+                await up.command("call", app.client_id, target, "title=x", "--request-id", f"new-{target}")
+            record = json.loads(await following.stdout.readline())
+            assert (record["requestId"], record["via"], record["by"]) == ("new-add", "console", "gateway")
+            following.send_signal(signal.SIGINT)
+            assert await following.wait() == 130
+
+    assert (await up.command("audit", "--client", "nobody")).err.splitlines() == ["nothing is recorded"]
+    assert "no client has such an id" in (await up.command("audit", "--client", "no.body")).err
+    assert "is no duration" in (await up.command("audit", "--since", "soon")).err
+
+
+async def audited(up: Up, client_id: str, number: int) -> bool:
+    return len((await up.command("audit", "--client", client_id, "--json")).out.splitlines()) == number
+
+
 async def test_agent_s_own_nats_user_can_call_and_watch(up: Up, connecting: Any) -> None:
     found = up.run_file
     user = {"AGENTBRIDGE_NATS_USER": found["agentNatsUser"], "AGENTBRIDGE_NATS_PASSWORD": found["agentNatsPassword"]}
@@ -220,9 +253,10 @@ async def test_agent_s_own_nats_user_can_call_and_watch(up: Up, connecting: Any)
 async def test_user_without_the_permission_is_told_so(up: Up) -> None:
     found = up.run_file
     user = {"AGENTBRIDGE_NATS_USER": found["agentNatsUser"], "AGENTBRIDGE_NATS_PASSWORD": found["agentNatsPassword"]}
-    refused = await up.command("health", **user)
-    assert refused.code == 1
-    assert "lacks permissions" in refused.err.splitlines()[-1]
+    for command in ("health", "audit"):
+        refused = await up.command(command, **user)
+        assert refused.code == 1
+        assert "lacks permissions" in refused.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ STREAM_OVER_HTTP = EXAMPLES.take(HTTP, "event: progress")
 READ_EVENTS = EXAMPLES.take(EVENTS, "curl -sN")
 EVENTS_READ = EXAMPLES.take(EVENTS, "event: client")
 COMMANDS_ON_A_WEBSOCKET = EXAMPLES.take("docs/agent-websocket.md", "/api/ws")
+READ_AUDIT = EXAMPLES.take("docs/audit.md", "/api/audit")
 COMMAND_LINE = EXAMPLES.take("docs/command-line.md", "agentbridge capabilities CLIENT")
 FIND_AND_CALL_OVER_NATS = EXAMPLES.take(NATS, "registry.find")
 SEVERAL_OVER_NATS = EXAMPLES.take(NATS, "async def ask_all")
@@ -124,6 +125,23 @@ def json_values(text: str) -> Iterator[Any]:
 def test_every_example_is_executed_or_covered_elsewhere_for_a_reason() -> None:
     """A block that is missing here is new: write a test that executes it, or say above what covers it."""
     assert sorted(EXAMPLES.taken) == sorted(EXAMPLES.all)
+
+
+async def test_snippet_of_the_audit_page_shows_who_called_what(terminal: Terminal) -> None:
+    up = terminal.up
+    async with application(up.run_file["gatewayUrl"], {"add": lambda _: "done"}, token=up.token("app", "ann")) as app:
+        await ask(terminal, "POST", "/api/command", json={"clientId": app.client_id, "command": {"target": "add"}})
+    shown = await until(lambda: shown_of(terminal, app.client_id), 20)
+
+    [record, *_], end = json.JSONDecoder().raw_decode(shown)
+    assert (record["clientId"], record["user"], record["target"]) == (app.client_id, "ann", "add")
+    assert f"-> {app.client_id} ann  add  success" in shown[end:]
+
+
+async def shown_of(terminal: Terminal, client_id: str) -> str:
+    """Return what the snippet prints once it has the record of this client."""
+    shown = await terminal.run(READ_AUDIT.code)
+    return shown if shown.count(client_id) >= 2 else ""
 
 
 @pytest.mark.browser

@@ -14,8 +14,9 @@ from support.examples import PAGES, ROOT
 from support.settings import settings_for
 
 from agent_api.app import ordinary_routes
+from agent_api.audit.contract import PATH as AUDIT_PATH
 from agent_api.command import CommandEndpoint
-from agent_api.events.endpoint import EventsEndpoint
+from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.health import Health
 from agent_api.routes import Directory
 from agent_api.settings import ApiSettings
@@ -152,8 +153,9 @@ async def test_routes_are_those_of_the_document() -> None:
     settings = settings_for(ApiSettings)
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
-    events, health = EventsEndpoint(unused, unused, unused), Health(unused, unused, unused)
-    app = ordinary_routes(command, events, Directory(unused, unused, unused), health)
+    readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
+    health = Health(unused, unused, unused)
+    app = ordinary_routes(command, readers, Directory(unused, unused, unused), health)
 
     assert routes_told() == {nameless(path) for path in app.openapi()["paths"]} | {"/docs", "/openapi.json"}
     assert {getattr(route, "path", "") for route in app.routes} >= {"/docs", "/openapi.json"}

@@ -11,10 +11,11 @@ from starlette.routing import Route
 from support.settings import settings_for
 
 from agent_api.app import ordinary_routes
+from agent_api.audit.contract import PATH as AUDIT_PATH
 from agent_api.bodies import MAX_ASKED, CommandResult, read_order
 from agent_api.command import CommandEndpoint
 from agent_api.contract import SCHEMAS
-from agent_api.events.endpoint import EventsEndpoint
+from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.health import Health
 from agent_api.intake import Intake
 from agent_api.openapi import Application
@@ -34,9 +35,9 @@ async def application() -> Application:
     settings = settings_for(ApiSettings)
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
-    events = EventsEndpoint(unused, unused, unused)
+    readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
     health = Health(unused, asyncio.Event(), Intake())
-    return ordinary_routes(command, events, Directory(unused, unused, unused), health)
+    return ordinary_routes(command, readers, Directory(unused, unused, unused), health)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ COMMANDS = [
     "capabilities",
     "call",
     "events",
+    "audit",
     "health",
 ]
 

@@ -1,0 +1,156 @@
+"""Records as they come, for each follower by an ordered consumer of its own: administrators are few."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from agent_api.events.positions import Position, epoch_of
+from protocol.audit import AuditFilter, read_record
+from protocol.errors import BridgeError, Overloaded, Unavailable
+from protocol.runtime.audit_history import AuditHistory
+from protocol.runtime.jetstream import JetStreamError
+from protocol.runtime.nats import Connection
+from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, Place
+from protocol.subjects import AUDIT_STREAM
+
+MAX_FOLLOWERS = 32
+MAX_UNREAD = 2000
+RETRY_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """A wanted record as it is stored."""
+
+    position: Position
+    data: bytes
+
+
+class Missed(NamedTuple):
+    """Records may have been missed; the follower goes on after `position`."""
+
+    position: Position
+
+
+Item = Record | Missed
+
+
+class Follower:
+    """One follower. `next()` returns what came; `close()` has it raise."""
+
+    def __init__(self, wanted: AuditFilter, position: Position) -> None:
+        self.position = position
+        self._wanted = wanted
+        self._unread: list[Item] = []
+        self._news = asyncio.Event()
+        self._ended: BridgeError | None = None
+
+    async def next(self) -> list[Item]:
+        """Wait for records and return them. Raises the `BridgeError` that ends this follower."""
+        await self._news.wait()
+        self._news.clear()
+        if self._ended is not None:
+            raise self._ended
+        items, self._unread = self._unread, []
+        return items
+
+    def end(self, error: BridgeError) -> None:
+        """Have `next()` raise this."""
+        self._ended = self._ended or error
+        self._news.set()
+
+    def take(self, sequence: int, data: bytes) -> None:
+        """Take what stands at a sequence; a follower that does not read is ended."""
+        self.position = Position(self.position.epoch, sequence)
+        record = read_record(data)
+        if record is not None and self._wanted.wants(record):
+            self._add(Record(self.position, data))
+
+    def jump(self, position: Position) -> None:
+        """Go on elsewhere, and say that something may be missing."""
+        self.position = position
+        self._add(Missed(position))
+
+    def _add(self, item: Item) -> None:
+        if len(self._unread) >= MAX_UNREAD:
+            self._unread.clear()
+            self.end(Overloaded("you read too slowly; resume from the last id"))
+            return
+        self._unread.append(item)
+        self._news.set()
+
+
+class Feed:
+    """All followers of this process. Their consumers run in `tasks`."""
+
+    def __init__(self, connection: Connection, history: AuditHistory, tasks: asyncio.TaskGroup) -> None:
+        self._connection = connection
+        self._history = history
+        self._tasks = tasks
+        self._followers: set[Follower] = set()
+        self._closed: BridgeError | None = None
+
+    @contextlib.asynccontextmanager
+    async def open(self, tenant: str, wanted: AuditFilter, after: Position | None) -> AsyncIterator[Follower]:
+        """Give a follower, from now on or after a position.
+
+        Raises `Overloaded` where there are too many, `Unavailable` where the stream cannot be read, and what `close()`
+        was given.
+        """
+        if self._closed is not None:
+            raise self._closed
+        if len(self._followers) >= MAX_FOLLOWERS:
+            raise Overloaded("this process has as many followers of the audit stream as it takes; try again later")
+        info = await self._history.info()
+        now = Position(epoch_of(info.created), info.state.last_seq)
+        follower = Follower(wanted, after or now)
+        self._followers.add(follower)
+        task = self._tasks.create_task(self._follow(follower, wanted.subject(tenant)), name="follow the audit stream")
+        try:
+            yield follower
+        finally:
+            self._followers.discard(follower)
+            task.cancel()
+
+    def close(self, error: BridgeError) -> None:
+        """End every follower with this error; new ones are refused with it."""
+        self._closed = error
+        for follower in self._followers:
+            follower.end(error)
+
+    async def _follow(self, follower: Follower, subject: str) -> None:
+        while True:
+            try:
+                await self._consume(follower, subject)
+            except (BridgeError, JetStreamError, nats.errors.Error) as exc:
+                log.debug("a follower of the audit stream waits: %s", exc)
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                log.exception("a follower of the audit stream failed")
+                follower.end(Unavailable("following the audit stream failed; resume from the last id"))
+                return
+
+    async def _consume(self, follower: Follower, subject: str) -> None:
+        """Follow from where the follower is until the consumer breaks."""
+        info = await self._history.info()
+        epoch, first, last = epoch_of(info.created), info.state.first_seq, info.state.last_seq
+        position = follower.position
+        if position.epoch != epoch or position.sequence > last:
+            follower.jump(Position(epoch, max(first - 1, 0) if position.epoch != epoch else last))
+        elif position.sequence < first - 1:
+            follower.jump(Position(epoch, first - 1))
+
+        def take(msg: Msg, place: Place) -> None:
+            follower.take(place.stream_sequence, msg.data)
+
+        consumer = OrderedConsumer(self._connection, AUDIT_STREAM, Order(), take)
+        begin = follower.position.sequence + 1
+        async with consumer.deliver(subject, deliver_policy="by_start_sequence", opt_start_seq=begin):
+            while not await consumer.wait(HEARTBEAT_SECONDS):
+                pass

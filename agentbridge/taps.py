@@ -1,0 +1,53 @@
+"""Listening on NATS, live: what is published on some subjects from now on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import click
+from nats.aio.msg import Msg
+
+from agentbridge import output
+from protocol import codec
+from protocol.errors import ConfigurationError, InvalidRequest
+from protocol.runtime.nats import Connection
+
+MAX_WAITING = 1000
+
+
+class Tap:
+    """What comes on the subjects that it listens on; what a slow terminal has not taken waits in NATS's own buffers."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._queue: asyncio.Queue[Msg | None] = asyncio.Queue(MAX_WAITING)
+
+    async def listen(self, subjects: list[str]) -> None:
+        """Begin. Raises `ConfigurationError` where NATS does not permit it."""
+        for subject in subjects:
+            await self._connection.subscribe(subject, self._queue.put)
+        await self._connection.verify_permissions()
+        self._connection.failed.add_done_callback(lambda _: self._queue.put_nowait(None))
+        click.echo(f"listening on {' and '.join(subjects)}; Ctrl-C ends", err=True)
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what is ours, for ever."""
+        while True:
+            message = await self._queue.get()
+            if message is None:
+                raise ConfigurationError("NATS closed the connection for good: see the log of nats-server")
+            content = _content(message)
+            if content is not None:
+                yield content
+
+
+def _content(message: Msg) -> dict[str, Any] | None:
+    """Return what a message says, None where it is not one of ours."""
+    try:
+        content = codec.decode_value(message.data)
+    except InvalidRequest:
+        content = None
+    if isinstance(content, dict):
+        return content
+    click.echo(f"ignored a message on {output.printable(message.subject)} that is not ours", err=True)
+    return None

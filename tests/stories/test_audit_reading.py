@@ -1,0 +1,193 @@
+"""The audit stream over HTTP: pages, a live stream, and who may not read it."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import nats
+import pytest
+from support.app import App, Handler
+from support.audit import Record, recorded
+from support.bridge import Bridge
+from support.settings import admin_token, agent_token, app_token
+
+from protocol.subjects import AUDIT_STREAM
+
+
+def echo(parameters: dict[str, Any]) -> dict[str, Any]:
+    return parameters
+
+
+HANDLERS: dict[str, Handler] = {"echo": echo}
+EVENT_STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+async def app(bridge: Bridge) -> AsyncIterator[App]:
+    async with bridge.app(HANDLERS, token=app_token("ann")) as connected:
+        yield connected
+
+
+async def call(bridge: Bridge, app: App, *request_ids: str, target: str = "echo", token: str | None = None) -> None:
+    http = bridge.client(token or agent_token())
+    for request_id in request_ids:
+        body = {"clientId": app.client_id, "command": {"target": target, "requestId": request_id}}
+        await http.post("/api/command", json=body)
+
+
+async def page(bridge: Bridge, token: str | None = None, **query: Any) -> list[str]:
+    """Return the request ids on a page."""
+    answer = await bridge.client(token or admin_token()).get("/api/audit", params=query)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return [record["requestId"] for record in answer.json()]
+
+
+async def test_pages_are_newest_first_and_lead_to_each_other(bridge: Bridge, app: App) -> None:
+    await call(bridge, app, *(f"r{number}" for number in range(7)))
+    await recorded(bridge.nats_url, 7)
+
+    http, url, seen = bridge.admin(), "/api/audit?limit=3", list[Record]()
+    while url:
+        answer = await http.get(url)
+        seen += answer.json()
+        url = answer.links.get("next", {}).get("url", "")
+    assert [record["requestId"] for record in seen] == [f"r{number}" for number in range(6, -1, -1)]
+    assert await page(bridge, after=seen[4]["id"]) == ["r1", "r0"]
+    assert len({record["id"] for record in seen}) == 7
+
+
+async def test_filters_narrow(bridge: Bridge, app: App) -> None:
+    await call(bridge, app, "good")
+    await call(bridge, app, "bad", target="unknown", token=agent_token("other"))
+    await recorded(bridge.nats_url, 2)
+    for query, expected in (
+        ({"outcome": "success"}, ["good"]),
+        ({"target": "unknown"}, ["bad"]),
+        ({"agent": "other"}, ["bad"]),
+        ({"clientId": app.client_id}, ["bad", "good"]),
+        ({"clientId": "_none"}, []),
+        ({"clientId": app.client_id, "outcome": "timeout"}, []),
+        ({"since": "2026-01-01T00:00:00Z"}, ["bad", "good"]),
+        ({"until": "2026-01-01T00:00:00Z"}, []),
+    ):
+        assert await page(bridge, **query) == expected, query
+
+
+async def test_tenants_are_apart_and_agents_are_refused(bridge: Bridge, app: App) -> None:
+    await call(bridge, app, "ours")
+    await call(bridge, app, "theirs", token=agent_token(tenant="acme"))
+    await recorded(bridge.nats_url, 2)
+    assert await page(bridge) == ["ours"]
+    assert await page(bridge, admin_token(tenant="acme")) == ["theirs"]
+    assert await page(bridge, admin_token(tenant="third")) == []
+    for token, status in ((agent_token(), 403), (app_token(), 403), (None, 401)):
+        for headers in ({}, EVENT_STREAM):
+            answer = await bridge.client(token).get("/api/audit", headers=headers)
+            assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+
+
+async def test_wrong_questions_are_refused_by_their_name(bridge: Bridge) -> None:
+    http = bridge.admin()
+    for query in ("limit=0", "outcome=*", "clientId=a.%3E", "after=1", "since=soon", "x=1"):
+        answer = await http.get(f"/api/audit?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+        assert f"`{query.split('=')[0]}`" in answer.json()["message"]
+
+
+async def test_an_id_of_a_former_stream_is_a_conflict(bridge: Bridge) -> None:
+    answer = await bridge.admin().get("/api/audit?after=20200101-5")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
+
+class Stream:
+    """The audit stream as a reader gets it."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._lines = answer.aiter_lines()
+        self.ident = ""
+
+    async def next(self) -> tuple[str, Any]:
+        """Return the next event's name and data, past ids alone and heartbeats."""
+        name = ""
+        async with asyncio.timeout(10):
+            async for line in self._lines:
+                field, _, value = line.partition(": ")
+                if field == "id":
+                    self.ident = value
+                elif field == "event":
+                    name = value
+                elif field == "data":
+                    return name, json.loads(value)
+        raise AssertionError("the stream ended")
+
+    async def begun(self) -> None:
+        """Wait for the first id."""
+        async with asyncio.timeout(10):
+            async for line in self._lines:
+                if line.startswith("id: "):
+                    self.ident = line.removeprefix("id: ")
+                    return
+
+
+@contextlib.asynccontextmanager
+async def following(bridge: Bridge, token: str | None = None, last: str = "", **query: Any) -> AsyncIterator[Stream]:
+    http = bridge.client(token or admin_token())
+    headers = EVENT_STREAM | ({"Last-Event-ID": last} if last else {})
+    async with http.stream("GET", "/api/audit", headers=headers, params=query) as answer:
+        assert answer.status_code == httpx.codes.OK, await answer.aread()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield Stream(answer)
+
+
+async def test_a_stream_tells_what_comes_and_is_resumed_without_a_hole(bridge: Bridge, app: App) -> None:
+    await call(bridge, app, "before")
+    await recorded(bridge.nats_url, 1)
+    async with following(bridge, outcome="success") as stream:
+        await stream.begun()
+        await call(bridge, app, "r1")
+        await call(bridge, app, "bad", target="unknown")
+        name, record = await stream.next()
+        assert (name, record["requestId"], record["id"]) == ("record", "r1", stream.ident)
+    await call(bridge, app, "r2", "r3")
+    async with following(bridge, last=stream.ident) as stream:
+        assert [(await stream.next())[1]["requestId"] for _ in range(3)] == ["bad", "r2", "r3"]
+        await call(bridge, app, "r4")
+        assert (await stream.next())[1]["requestId"] == "r4"
+
+
+async def test_a_stream_is_told_of_a_gap_where_the_history_is_another(bridge: Bridge, app: App) -> None:
+    await call(bridge, app, "r1")
+    await recorded(bridge.nats_url, 1)
+    async with following(bridge, last="20200101000000-5") as stream:
+        name, gap = await stream.next()
+        assert (name, gap["from"]) == ("gap", stream.ident)
+        assert (await stream.next())[1]["requestId"] == "r1"
+
+
+async def test_a_stream_ends_with_its_token_and_at_the_processes_end(bridge: Bridge) -> None:
+    async with following(bridge, admin_token(ttl_seconds=2)) as short, following(bridge) as long:
+        assert (await short.next())[1]["code"] == "unauthenticated"
+        await long.begun()
+        bridge.agent_apis[0].signal(signal.SIGTERM)
+        assert await long.next() == (
+            "end",
+            {
+                "code": "unavailable",
+                "message": "this process is shutting down; come back and resume from the last id",
+                "retryable": True,
+            },
+        )
+
+
+async def test_without_its_stream_the_audit_is_unavailable(bridge: Bridge) -> None:
+    await bridge.registries[0].kill()
+    client = bridge.admin()
+    connection = await nats.connect(bridge.nats_url)
+    await connection.jetstream().delete_stream(AUDIT_STREAM)
+    await connection.close()
+    for headers in ({}, EVENT_STREAM):
+        assert (await client.get("/api/audit", headers=headers)).status_code == httpx.codes.SERVICE_UNAVAILABLE
