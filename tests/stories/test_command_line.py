@@ -131,6 +131,14 @@ async def test_call_prints_the_result(up: Up, connecting: Any) -> None:
         assert (answer["requestId"], answer["status"], answer["clientId"]) == ("mine", "success", app.client_id)
 
 
+async def test_call_under_a_key_is_executed_once(up: Up, connecting: Any) -> None:
+    async with connecting("ann") as app:
+        arguments = ["call", app.client_id, "add", "title=Milk", "--idempotency-key", "mine", "--json"]
+        first, again = [json.loads((await up.command(*arguments)).out) for _ in range(2)]
+        assert (first["status"], first.get("replayed"), again["replayed"]) == ("success", None, True)
+        assert len(app.all_received(type="command")) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
