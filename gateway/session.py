@@ -9,7 +9,6 @@ here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What a
 """
 
 import enum
-from collections import deque
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,6 +18,7 @@ from gateway.pace import Pace
 from gateway.progress import Progress, Remind, Tell
 from protocol.access import ClientView, Principal, require
 from protocol.audit import Asked, asked_by
+from protocol.bad_frames import BadFrames
 from protocol.errors import (
     BridgeError,
     Cancelled,
@@ -48,8 +48,6 @@ from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.records import MAX_METADATA_BYTES, ClientRecord
 from protocol.reports import EndReason
 
-MAX_BAD_FRAMES = 200
-BAD_FRAMES_WINDOW_SECONDS = 10.0
 UNANSWERED_SECONDS = 2.0
 UNANSWERED_PONG_SECONDS = 5.0
 
@@ -172,7 +170,7 @@ class Session:
         self._pace = pace or Pace()
         self._in_flight: dict[str, InFlight] = {}
         self._by_caller: dict[tuple[str, str], InFlight] = {}
-        self._bad_frames: deque[float] | None = None
+        self._bad_frames: BadFrames | None = None
         self._next_wire_id = 0
         self._heard = now
         self._pinged: float | None = None
@@ -298,11 +296,8 @@ class Session:
         told = Send(ErrorFrame(error.code.value, error.message, ident, error.details))
         if error.meaning.retryable:
             return [told]
-        window = self._bad_frames = self._bad_frames if self._bad_frames is not None else deque()
-        window.append(now)
-        while window[0] < now - BAD_FRAMES_WINDOW_SECONDS:
-            window.popleft()
-        if len(window) > MAX_BAD_FRAMES:
+        self._bad_frames = self._bad_frames or BadFrames()
+        if self._bad_frames.one_more(now):
             return [Close(CloseCode.POLICY, "too many bad frames", EndReason.BAD_FRAMES)]
         return [told]
 

@@ -28,12 +28,12 @@ from protocol.ids import new_client_id
 from protocol.messages import CommandResponse, error_headers, failure, timestamp
 from protocol.records import ClientRecord
 from protocol.reports import EndReason
+from protocol.runtime.expiry import Expiry
 from protocol.runtime.nats import Connection
 
 LINGER_SECONDS = 1.0
 TICK_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
-MAX_TIMER_SECONDS = 86_400.0
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class LiveSession:
         self.refreshing = False
         self._gateway = gateway
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry = Expiry()
 
     @property
     def key(self) -> str:
@@ -112,20 +112,15 @@ class LiveSession:
 
     def watch_expiry(self) -> None:
         """Close the socket when its token ends, without leeway."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        remaining = self.core.principal.expires_at - time.time()
-        if remaining <= 0:
-            self.close(CloseCode.REFUSED, "token expired", EndReason.TOKEN_EXPIRED)
-        elif remaining != float("inf"):
-            delay = min(remaining, MAX_TIMER_SECONDS)
-            self._expiry = self._gateway.loop.call_later(delay, self.watch_expiry)
+        self._expiry.watch(self.core.principal.expires_at, self._token_ended)
 
     def end(self) -> None:
         """End the core and stop all timers."""
         self.perform(self.core.end(self._gateway.loop.time()))
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._expiry.stop()
+
+    def _token_ended(self) -> None:
+        self.close(CloseCode.REFUSED, "token expired", EndReason.TOKEN_EXPIRED)
 
     def _answer(self, effect: Answer) -> None:
         timer = self._timers.pop(effect.command.wire_id, None)

@@ -12,8 +12,7 @@ from typing import Any, assert_never
 
 from agent_api.gathering import Gathered
 from agent_api.socket import frames
-from agent_api.socket.session import (
-    AgentSession,
+from agent_api.socket.effects import (
     Close,
     Effect,
     InFlight,
@@ -22,10 +21,10 @@ from agent_api.socket.session import (
     Ping,
     Send,
     Start,
-    State,
     Stop,
     Verify,
 )
+from agent_api.socket.session import AgentSession, State
 from agent_api.socket.streams import Streams
 from agent_api.socket.surroundings import Surroundings
 from protocol.access import require_agent

@@ -11,11 +11,22 @@ here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What t
 import enum
 from typing import NamedTuple, assert_never
 
-import msgspec
-
 from agent_api.bodies import Order, order_of
 from agent_api.events.filters import WILDCARD, Filters
 from agent_api.gathering import SUCCESS, Gathered
+from agent_api.socket.effects import (
+    Close,
+    Effect,
+    InFlight,
+    Leave,
+    Open,
+    Ping,
+    Send,
+    Start,
+    Stop,
+    Stream,
+    Verify,
+)
 from agent_api.socket.frames import (
     AgentFrame,
     AskCapabilitiesFrame,
@@ -23,7 +34,6 @@ from agent_api.socket.frames import (
     CommandFrame,
     ProgressFrame,
     ResponseFrame,
-    ServerFrame,
     SubscribeFrame,
     UnsubscribeFrame,
     refusal,
@@ -65,78 +75,6 @@ class Limits(NamedTuple):
     max_command_timeout_ms: int
     ping_interval_seconds: float
     ping_timeout_seconds: float
-
-
-class InFlight(msgspec.Struct, eq=False):
-    """A command that has no response yet. `size` is that of its frame, in bytes.
-
-    `held` is the newest progress of each client that the agent was too slow for.
-    """
-
-    ident: str
-    order: Order
-    size: int
-    started: float
-    wants_progress: bool
-    held: dict[str, ProgressFrame] = msgspec.field(default_factory=dict)
-
-
-class Stream(msgspec.Struct, eq=False):
-    """What an agent is told until it wants that no more: messages that pass `filters`, or else capabilities."""
-
-    ident: str
-    filters: Filters | None = None
-    since: str | None = None
-
-
-class Send(NamedTuple):
-    """Send a frame to the agent."""
-
-    frame: ServerFrame
-
-
-class Start(NamedTuple):
-    """Have a command executed, and report what comes of it by `answered` or `failed`."""
-
-    command: InFlight
-
-
-class Stop(NamedTuple):
-    """Cancel a command that was started; what comes of it is not wanted any more."""
-
-    command: InFlight
-
-
-class Open(NamedTuple):
-    """Begin to tell an agent something, and report by `ended` where that comes to an end."""
-
-    stream: Stream
-
-
-class Leave(NamedTuple):
-    """Tell it no more."""
-
-    stream: Stream
-
-
-class Verify(NamedTuple):
-    """Verify a fresh token, and report by `refreshed` or `refused`."""
-
-    frame: AuthFrame
-
-
-class Ping(NamedTuple):
-    """Send a WebSocket ping, and call `heard` when its pong comes."""
-
-
-class Close(NamedTuple):
-    """Close the socket."""
-
-    code: int
-    reason: str
-
-
-Effect = Send | Start | Stop | Open | Leave | Verify | Ping | Close
 
 
 class AgentSession:

@@ -17,9 +17,10 @@ from agent_api.events.positions import Position
 from agent_api.events.reader import Reader
 from agent_api.finding import clients_of
 from agent_api.socket import frames
+from agent_api.socket.effects import Effect, Stream
 from agent_api.socket.frames import GapFrame, PositionFrame, SubscribedFrame
 from agent_api.socket.outlook import Watch
-from agent_api.socket.session import AgentSession, Effect, Stream
+from agent_api.socket.session import AgentSession
 from agent_api.socket.surroundings import Surroundings
 from protocol.access import Principal
 from protocol.errors import BridgeError, Internal

@@ -13,26 +13,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent_api.gathering import Gathered
 from agent_api.socket import frames
-from agent_api.socket.frames import CapabilitiesFrame, ErrorFrame, ProgressFrame, ResponseFrame
-from agent_api.socket.session import (
-    MAX_IN_FLIGHT,
-    MAX_IN_FLIGHT_BYTES,
-    MAX_STREAMS,
-    AgentSession,
+from agent_api.socket.effects import (
     Close,
     Effect,
     InFlight,
     Leave,
-    Limits,
     Open,
     Ping,
     Send,
     Start,
-    State,
     Stop,
     Stream,
     Verify,
 )
+from agent_api.socket.frames import CapabilitiesFrame, ErrorFrame, ProgressFrame, ResponseFrame
+from agent_api.socket.session import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_STREAMS, AgentSession, Limits, State
 from protocol.access import AGENT, Principal
 from protocol.bad_frames import MAX_BAD_FRAMES
 from protocol.errors import BridgeError, ClientLost, Code, Conflict, InvalidFrame, Overloaded, Unavailable
