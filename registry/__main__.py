@@ -52,6 +52,7 @@ async def start(settings: RegistrySettings, connection: Connection, tasks: async
     tasks.create_task(watch.run(), name="watch")
     responder = Responder(connection, tasks, SERVICE, {}, secrets.token_hex(11))
     await Endpoints(mirror, store, syncs, watch, hearing, Verifier(settings)).serve(responder)
+    await connection.flush()  # who reads that it serves may ask at once
     process.announce("registry")
     return Registry(responder, announcer, settings.drain_seconds)
 
