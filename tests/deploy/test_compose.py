@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from support import engine
+from support.agent_socket import agent_socket
 from support.app import application, never, socket_of
 from support.deployment import Container, Deployment, running_deployment
 from support.examples import Examples
@@ -17,7 +18,6 @@ from support.ledger import CUT_OFF, SUCCESS, UNREACHED, Ledger
 from support.load import Fleet, Load, OverHttp, ending_tasks
 from support.settings import app_token
 from support.wait import until
-from websockets.exceptions import InvalidStatus
 
 pytestmark = pytest.mark.docker
 
@@ -149,9 +149,9 @@ async def test_one_port_serves_agents_and_applications(deployment: Deployment, h
 
 
 async def test_agents_websockets_go_to_agent_apis(deployment: Deployment) -> None:
-    with contextlib.suppress(InvalidStatus):
-        async with socket_of(deployment.url, app_token(), "/api/ws") as socket:
-            assert json.loads(await socket.recv()).get("type") != "connection"
+    async with agent_socket(deployment.url) as agent:
+        await agent.send({"type": "ping"})
+        await agent.received(type="pong")
 
 
 async def test_applications_are_spread_over_all_gateways(deployment: Deployment, http: httpx.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ IMAGE = "nats:2.12-alpine"
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
 CLIENT_PORT = 4222
 START_SECONDS = 10
+FIRST_PORT, FIRST_GIVEN_PORT = 15_000, 32_768
 
 
 class NatsServer:
@@ -145,11 +147,12 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port of loopback that is free now, from below those that the kernel gives to whoever asks for any."""
+    while True:
+        port = random.randrange(FIRST_PORT, FIRST_GIVEN_PORT)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def _docker_answers() -> bool:
