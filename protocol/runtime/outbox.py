@@ -8,6 +8,7 @@ here joins the same buffer, so the order with everything else that the library s
 import asyncio
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from nats.aio.client import Client
 
@@ -60,7 +61,7 @@ class Outbox:
         """Hand all that is pending to the socket; where the connection has just broken, it was forgotten with it."""
         self._scheduled = False
         transport = client._transport  # noqa: SLF001
-        if transport is None or not client.is_connected or not client._pending:  # noqa: SLF001
+        if transport is None or not client.is_connected or not client._pending or _is_closing(transport):  # noqa: SLF001
             return
         messages, client._pending = client._pending, []  # noqa: SLF001
         client._pending_data_size = 0  # noqa: SLF001
@@ -71,6 +72,12 @@ class Outbox:
         writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
         in_socket = writer.transport.get_write_buffer_size() if writer is not None else 0
         return int(client.pending_data_size) + in_socket
+
+
+def _is_closing(transport: Any) -> bool:
+    """Tell whether the socket is gone, which the library may learn a turn later."""
+    writer = getattr(transport, "_io_writer", None)
+    return writer is None or bool(writer.transport.is_closing())
 
 
 @lru_cache(maxsize=4096)

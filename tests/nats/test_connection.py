@@ -9,6 +9,7 @@ from typing import Any
 import nats
 import nats.errors
 import pytest
+import uvloop
 from conftest import MakeNats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -202,6 +203,25 @@ async def test_nothing_unsent_is_sent_after_the_reconnect(private_nats: NatsServ
     info = await manager.jetstream().stream_info("kept", subjects_filter=">")
     assert info.state.subjects == {"kept.after": 1}
     await manager.close()
+
+
+def test_publish_before_the_library_knows_that_the_socket_is_gone_is_forgotten(shared_nats_url: str) -> None:
+    """The loop of our processes throws where the standard one says nothing."""
+    complaints = list[dict[str, Any]]()
+
+    async def publish_meanwhile() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with connect(settings(shared_nats_url), "tests", "tests") as connection:
+            transport: Any = connection.client._transport
+            transport._io_writer.transport.abort()
+            with contextlib.suppress(Unavailable):
+                while not connection.reconnects:
+                    connection.publish_now("a", b"")
+                    await asyncio.sleep(0)
+            await until(lambda: connection.reconnects)
+
+    uvloop.run(publish_meanwhile())
+    assert complaints == []
 
 
 async def test_what_waits_to_be_written_is_bounded(private_nats: NatsServer, connection: Connection) -> None:
