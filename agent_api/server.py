@@ -92,6 +92,11 @@ class HttpServer(uvicorn.Server):
         for connection in self._open_connections():
             connection.close_where_arriving(0)
         self.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHUTDOWN_SECONDS / 2):
+                await self._ended.wait()
+        for connection in self._open_connections():
+            connection.abort_where_unread(0)
         await self._ended.wait()
 
     def _open_connections(self) -> list[HttpConnection]:

@@ -15,7 +15,8 @@ from nats.aio.client import Client as NatsClient
 from support.agent_api import http_client, running_agent_api
 from support.events import Said, data_of, make_stream, reading, tell
 from support.nats_server import NatsServer
-from support.settings import agent_token
+from support.processes import Process
+from support.settings import agent_token, environment
 
 from agent_api.events import hub
 from agent_api.events.ring import Ring
@@ -191,8 +192,23 @@ async def test_stalled_reader_is_told_and_dropped_while_its_neighbours_get_every
     assert said.endswith(b"0\r\n\r\n")
 
 
+async def test_stalled_readers_do_not_keep_a_process_from_its_end(
+    client: NatsClient, private_nats: NatsServer, tmp_path: Path
+) -> None:
+    process = Process("agent_api", tmp_path / "api", environment(private_nats.url))
+    try:
+        await process.start()
+        async with stalled_reader(process), stalled_reader(process):
+            for _ in range(80):
+                await tell(client, "e", "x" * 100_000)
+            assert await process.terminate() == 0
+        assert "Traceback" not in process.log
+    finally:
+        process.end()
+
+
 @contextlib.asynccontextmanager
-async def stalled_reader(api: AgentApi) -> AsyncIterator[asyncio.StreamReader]:
+async def stalled_reader(api: AgentApi | Process) -> AsyncIterator[asyncio.StreamReader]:
     """Give a reader whose socket takes little, from which nobody reads yet."""
     host, port = api.url.removeprefix("http://").split(":")
     sock = socket.socket()
