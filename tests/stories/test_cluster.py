@@ -1,12 +1,19 @@
 """A NATS cluster of three servers, with three replicas of everything, that loses each kind of server under load."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.app import App
 from support.cluster import Cluster, Node, bridge_on, running_cluster
+from support.events import data_of, reading
 from support.ledger import SUCCESS
+from support.settings import agent_token
 from support.story import Story, told
+from support.wait import until
+
+from protocol.subjects import EVENTS_STREAM
 
 TRUTH_SECONDS = 10
 FROZEN_TRUTH_SECONDS = 20  # followers of a leader that is silent, not gone, wait 4 to 9 s before they elect another
@@ -90,3 +97,46 @@ async def test_commands_flow_while_one_server_of_three_is_left(story: Story, clu
     await story.fleet.join(1, story.tasks)
     await story.truth_is_told(TRUTH_SECONDS)
     await story.end(SUCCESS, LOST, UNAVAILABLE)
+
+
+async def test_readers_of_events_miss_nothing_when_the_leader_of_the_stream_is_lost(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    async with (
+        bridge_on(cluster, tmp_path / "bridge", gateways=1, agent_apis=2, registries=1) as bridge,
+        bridge.app() as app,
+    ):
+        await cluster.whole()
+        one, other = (bridge.client(agent_token(), number) for number in range(2))
+        async with reading(one, clients="false") as stays:
+            async with reading(one, clients="false") as leaves:
+                await tell(app, range(20))
+                assert data_of(await leaves.take(20)) == list(range(20))
+            victim = await cluster.leader(EVENTS_STREAM)
+            victim.kill()
+            await tell(app, range(20, 40))
+            async with reading(other, leaves.last_id, clients="false") as returns:
+                assert data_of(await returns.take(20, 10)) == list(range(20, 40))
+                await victim.start()
+                await cluster.whole()
+                await tell(app, range(40, 60))
+                assert data_of(await returns.take(20, 10)) == list(range(40, 60))
+            assert data_of(await stays.take(60, 10)) == list(range(60))
+
+
+async def tell(app: App, numbers: range) -> None:
+    """Have an application tell of an event for each number, each until it is stored: once, whatever is repeated."""
+    for number in numbers:
+        await store(app, f"event-{number}", number)
+
+
+async def store(app: App, ident: str, number: int) -> None:
+    answers = 0
+    while not app.all_received(type="ack", id=ident):
+        await app.send({"type": "event", "event": "e", "data": number, "id": ident})
+        answers += 1
+        await until(partial(answered, app, ident, answers), 10)
+
+
+def answered(app: App, ident: str, times: int) -> bool:
+    return len(app.all_received(id=ident)) >= times

@@ -94,9 +94,9 @@ class Cluster:
         for node in self.nodes:
             node.kill()
 
-    async def leader(self) -> Node:
-        """Return the node that leads the clients bucket."""
-        name = (await self._infos())[0]["cluster"]["leader"]
+    async def leader(self, stream: str = CLIENTS_STREAM) -> Node:
+        """Return the node that leads a stream, the clients bucket's above all."""
+        name = (await self._infos())[STREAMS.index(stream)]["cluster"]["leader"]
         return next(node for node in self.nodes if node.name == name)
 
     async def is_whole(self) -> bool:
