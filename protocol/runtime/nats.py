@@ -163,12 +163,23 @@ class Connection:
         await self._flushes.join()
 
     async def verify_permissions(self) -> None:
-        """Raise `ConfigurationError` where the server refused a subscription or publish of this process's start."""
-        await self.flush()
-        await self.flush()
+        """Raise `ConfigurationError` where the server refused a subscription or publish of this process's start.
+
+        A server that goes away meanwhile is waited for, like any other time.
+        """
+        while not await self._has_flushed_twice() and not self.failed.done():
+            await asyncio.sleep(RECONNECT_WAIT_SECONDS)
         self._started = True
         if self._violations:
             raise ConfigurationError(f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}")
+
+    async def _has_flushed_twice(self) -> bool:
+        try:
+            await self.flush()
+            await self.flush()
+        except Unavailable:
+            return False
+        return True
 
     def _require_room(self, payload: bytes, headers: dict[str, str] | None) -> None:
         """Raise `PayloadTooLarge` for more than the server takes, headers included.

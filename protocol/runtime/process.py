@@ -83,7 +83,7 @@ async def _serve(
     service = await _unless(stop, start(configured, connection, tasks))
     if service is None:
         return 0
-    await connection.verify_permissions()
+    await _unless(stop, connection.verify_permissions())
     _tune_garbage_collector()
     code = await _until_stopped(stop, connection)
     await _drain(service, configured.drain_seconds)

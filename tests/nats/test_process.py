@@ -131,7 +131,8 @@ async def test_signal_ends_a_process_while_nats_is_away(probes: Probes, private_
     process = await probes.make(private_nats.url, drain_seconds=1).start()
     getattr(private_nats, end)()
     await until(lambda: "lost NATS" in process.log, 10)
-    assert await process.terminate() == 0
+    code = await process.terminate()
+    assert code == 0, process.log
     assert "Traceback" not in process.log
 
 
