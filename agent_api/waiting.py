@@ -52,7 +52,7 @@ class Waits:
         """End every wait, and with it its command."""
         self._given_up = True
         for patience in self._watchers:
-            patience.reschedule(self._loop.time())
+            self._end(patience)
 
     def _watch(self, receive: Receive, patience: asyncio.Timeout) -> None:
         watcher = self._tasks.create_task(self._until_gone(receive, patience), name="watch an HTTP caller")
@@ -61,7 +61,12 @@ class Waits:
     async def _until_gone(self, receive: Receive, patience: asyncio.Timeout) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        patience.reschedule(self._loop.time())
+        self._end(patience)
+
+    def _end(self, patience: asyncio.Timeout) -> None:
+        """End a wait; one whose end has begun is still in the table while its work winds up, and cannot end again."""
+        if patience.when() is None:
+            patience.reschedule(self._loop.time())
 
     def _reason(self) -> Exception:
         if not self._given_up:

@@ -90,7 +90,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     def wants(self, record: AuditRecord) -> bool:
         """Tell whether a record passes."""
         return (
-            (self.client_id is None or self.client_id == record.client_id)
+            (self.client_id is None or self.client_id == (record.client_id or subjects.NO_CLIENT))
             and (self.agent is None or self.agent == record.agent)
             and (self.target is None or self.target == record.target)
             and (self.outcome is None or self.outcome == record.outcome)

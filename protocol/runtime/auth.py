@@ -232,6 +232,8 @@ def _principal(claims: _Claims) -> Principal:
         raise _WrongClaim("role must be app, agent or admin")
     if not is_token(claims.tenant):
         raise _WrongClaim("tenant must be 1 to 64 letters, digits, '-' or '_'")
+    if not claims.sub.isprintable():
+        raise _WrongClaim("sub must be printable text")
     return Principal(
         sub=claims.sub,
         role=claims.role,

@@ -27,6 +27,7 @@ from protocol.errors import (
     DeadlineExceeded,
     Internal,
     Overloaded,
+    PayloadTooLarge,
     Unavailable,
 )
 from protocol.ids import new_request_id
@@ -376,7 +377,7 @@ class Caller:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 reply = await self._exchange(group, codec.encode(ProbeRequest(request_ids=request_ids)), future)
-        except (TimeoutError, Unavailable):
+        except (TimeoutError, Unavailable, PayloadTooLarge):
             return Evidence.SILENCE, None
         return (Evidence.NO_RESPONDERS, None) if _is_no_responders(reply) else (Evidence.ANSWER, reply)
 

@@ -102,6 +102,7 @@ async def test_good_token_names_its_principal() -> None:
         ({"iat": NOW + DAY}, "the token is not valid yet"),
         ({"role": "root"}, "the token's claims are wrong: role must be app, agent or admin"),
         ({"role": ["admin"]}, "the token's claims are wrong: "),
+        ({"sub": "\ud800"}, "the token's claims are wrong: sub must be printable text"),
         ({"role": ""}, "the token's claims are wrong: role must be app, agent or admin"),
         ({"sub": ""}, "the token's claims are wrong: "),
         ({"sub": "x" * 257}, "the token's claims are wrong: "),
