@@ -22,7 +22,7 @@ MAX_CODE_CHARS = 128
 _FIRST_SECOND, _LAST_SECOND = 86_400, 253_370_764_800  # of 1970-01-02 and 9999-01-01
 
 
-class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False):
+class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """A command's outcome: `success` or the code of an error; `code` is the application's own where it failed.
 
     `at` is when it was decided, RFC 3339 in UTC, `duration_ms` what the command took until then, `by` who decided.
@@ -33,6 +33,9 @@ class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
     at: str
     tenant: str
+    outcome: str
+    duration_ms: int
+    by: str
     client_id: str | None = None
     user: str | None = None
     app: str | None = None
@@ -42,11 +45,8 @@ class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     action: str | None = None
     request_id: str | None = None
     via: str | None = None
-    outcome: str
     code: str | None = None
     replayed: bool = False
-    duration_ms: int
-    by: str
     parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 

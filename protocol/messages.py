@@ -221,11 +221,11 @@ def header_text(text: str) -> str:
 
 def timestamp(unix_seconds: float) -> str:
     """Return an instant as RFC 3339 in UTC with milliseconds, as `at` and `connectedAt` carry it."""
-    seconds, milliseconds = divmod(int(unix_seconds * 1000), 1000)
-    return f"{_whole_seconds(seconds)}.{milliseconds:03}Z"
+    return _instant(int(unix_seconds * 1000))
 
 
-@lru_cache(maxsize=16)
-def _whole_seconds(unix_seconds: int) -> str:
-    """Return an instant without its fraction; thousands of messages a second carry the same."""
-    return datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC).isoformat().removesuffix("+00:00")
+@lru_cache(maxsize=256)
+def _instant(unix_milliseconds: int) -> str:
+    """Return an instant; under load several messages carry the same."""
+    instant = datetime.datetime.fromtimestamp(unix_milliseconds // 1000, datetime.UTC)
+    return f"{instant.isoformat()[:-6]}.{unix_milliseconds % 1000:03}Z"
