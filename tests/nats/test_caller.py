@@ -12,7 +12,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from support.nats_server import NatsServer
 from support.settings import settings_for
-from support.wait import until
+from support.wait import subscribed, until
 
 from protocol import subjects
 from protocol.errors import (
@@ -49,13 +49,13 @@ class Gateway:
 
     async def serve(self) -> None:
         await self.nats.subscribe(subjects.command(*C1), cb=self._take)
-        await self.nats.flush()
+        await subscribed(self.nats)
 
     async def answer(self, number: int = 0, result: Any = "done", body: bytes | None = None) -> None:
         await self.nats.publish(
             self.calls[number].reply, response_to(self.calls[number], result) if body is None else body
         )
-        await self.nats.flush()
+        await subscribed(self.nats)
 
     async def reached(self, number: int = 1) -> None:
         await until(lambda: len(self.calls) >= number)
@@ -259,7 +259,7 @@ async def test_many_commands_on_a_silent_gateway_are_all_lost_within_3_seconds(s
 async def test_tap_that_counts_as_interest_is_found_out_by_its_silence(stage: Stage) -> None:
     tap = await stage.client()
     await tap.subscribe("agentbridge.>")
-    await tap.flush()
+    await subscribed(tap)
     assert isinstance(await ended(stage.start(), 3), ClientLost)
 
 
@@ -321,7 +321,7 @@ async def test_odd_answers_to_probes_end_nothing(stage: Stage) -> None:
             await msg.respond(next(odd, b"[]"))
 
     await client.subscribe(subjects.command(*C1), cb=answer)
-    await client.flush()
+    await subscribed(client)
     call = stage.start()
     await until(lambda: len(gateway.probes) >= 3, 6)
     assert not call.done()

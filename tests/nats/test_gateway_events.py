@@ -13,7 +13,7 @@ from nats.js.api import StreamConfig
 from support.app import App, application
 from support.gateways import shared_gateway
 from support.processes import Process
-from support.wait import until
+from support.wait import subscribed, until
 
 EVENTS = "agentbridge.*.event.*.*"
 Feed = list[tuple[str, dict[str, Any]]]
@@ -62,7 +62,7 @@ async def heard(observer: NatsClient, subject: str = EVENTS) -> Feed:
         feed.append((msg.subject, json.loads(msg.data)))
 
     await observer.subscribe(subject, cb=take)
-    await observer.flush()
+    await subscribed(observer)
     return feed
 
 
@@ -150,7 +150,7 @@ async def test_answer_of_somebody_else_than_the_stream_is_no_ack(observer: NatsC
         await msg.respond(next(bodies))
 
     await observer.subscribe(EVENTS, cb=answer)
-    await observer.flush()
+    await subscribed(observer)
     for _ in range(7):
         refusal = await app.acknowledged({"type": "event", "event": "saved"})
         assert (refusal["type"], refusal["code"]) == ("error", "unavailable")

@@ -14,7 +14,7 @@ from support.app import App, application, never
 from support.gateways import Agent, agent, gateway_process, shared_gateway
 from support.processes import Process
 from support.settings import agent_token, bearer, settings_for
-from support.wait import until
+from support.wait import subscribed, until
 
 from protocol import codec, subjects
 from protocol.errors import ClientLost
@@ -296,7 +296,7 @@ async def test_odd_words_on_the_way_are_ignored(plain: Agent, listening: Listeni
         await plain.nats.publish(to, json.dumps({**good, "seq": 8}).encode())
 
     await plain.nats.subscribe(subjects.command("default", "liar"), cb=lie)
-    await plain.nats.flush()
+    await subscribed(plain.nats)
     assert (await listening.call("liar")).status == "success"
     assert (await listening.call("liar")).status == "success"
     assert [message.seq for message in listening.heard] == [7, 7]

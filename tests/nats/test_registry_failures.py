@@ -17,7 +17,7 @@ from support.nats_server import NatsServer
 from support.processes import Process
 from support.registry import observer, registries
 from support.settings import environment
-from support.wait import until
+from support.wait import subscribed, until
 
 from protocol import codec, subjects
 from protocol.reports import PeerHeard, PeerHeardRequest
@@ -70,7 +70,7 @@ async def test_peer_that_hears_the_gateway_vetoes(tmp_path: Path, private_nats: 
             await msg.respond(codec.encode(PeerHeard(100)))
 
         peer = await watching.nats.subscribe(subjects.REGISTRY_PEER_HEARD, cb=veto)
-        await watching.nats.flush()
+        await subscribed(watching.nats)
         gateway.mute = True
         async with asyncio.timeout(2 * TRUTH_SECONDS):
             await until(lambda: len(asked) >= 2, 2 * TRUTH_SECONDS)
@@ -91,7 +91,7 @@ async def test_suspect_that_answers_again_is_not_announced_anew(tmp_path: Path, 
             await msg.respond(codec.encode(PeerHeard(0)))
 
         await watching.nats.subscribe(subjects.REGISTRY_PEER_HEARD, cb=thaw_and_veto)
-        await watching.nats.flush()
+        await subscribed(watching.nats)
         gateway.mute = True
         await until(lambda: gateway.syncs)
         await gateway.connect(record("b"))

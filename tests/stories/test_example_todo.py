@@ -20,7 +20,7 @@ from support.browser import open_page
 from support.nats_server import NatsServer, free_port
 from support.processes import Process
 from support.settings import SECRET, agent_token
-from support.wait import until
+from support.wait import subscribed, until
 
 from agentbridge.data_folder import RunFile, claim, published
 
@@ -173,7 +173,7 @@ async def test_event_of_the_page_is_seen_on_nats(example: Example) -> None:
     client_id = await example.client_id()
     async with await nats.connect(example.bridge.nats_url) as client:
         events = await client.subscribe("agentbridge.default.event.>")
-        await client.flush()
+        await subscribed(client)
         await example.page.get_by_label("What needs doing?").fill("Buy eggs")
         await example.page.get_by_label("What needs doing?").press("Enter")
         seen = await events.next_msg(timeout=5)
@@ -225,7 +225,7 @@ async def test_page_comes_back_after_a_restart_of_the_gateway_with_what_it_had_t
     page, gateway = example.page, example.bridge.gateways[0]
     async with await nats.connect(example.bridge.nats_url) as client:
         events = await client.subscribe("agentbridge.default.event.>")
-        await client.flush()
+        await subscribed(client)
         assert await gateway.terminate() == 0
         await expect(page.locator("#phase")).not_to_have_text("Connected")
         await page.get_by_label("What needs doing?").fill("Written offline")

@@ -17,7 +17,7 @@ from support.gateways import Agent, agent, gateway_process
 from support.nats_server import NatsServer
 from support.processes import Process
 from support.settings import admin_token, app_token, bearer
-from support.wait import until
+from support.wait import subscribed, until
 from websockets.exceptions import InvalidStatus
 
 from protocol import subjects
@@ -170,7 +170,7 @@ class Registry:
 async def registry(caller: Agent) -> Registry:
     listening = Registry()
     await caller.nats.subscribe(subjects.REGISTRY_REPORT, cb=listening.take)
-    await caller.nats.flush()
+    await subscribed(caller.nats)
     return listening
 
 

@@ -11,7 +11,7 @@ from support.nats_server import NatsServer
 from support.registry import observer
 from support.settings import settings_for
 from support.story import Inboxes, Story, told
-from support.wait import until
+from support.wait import subscribed, until
 
 from protocol.runtime.settings import Settings
 
@@ -32,7 +32,7 @@ async def story(tmp_path: Path, private_nats: NatsServer) -> AsyncIterator[Story
         observer(private_nats.url) as tap,
     ):
         await tap.nats.subscribe("_INBOX.>", cb=inboxes.take)
-        await tap.nats.flush()
+        await subscribed(tap.nats)
         yield story
         assert inboxes.answered_again() == []
         assert inboxes.answered

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from support.bridge import Bridge
 from support.settings import agent_token, app_token, bearer
+from support.wait import subscribed
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ async def test_subscriber_sees_the_applications_events_and_the_changes_of_client
 ) -> None:
     events = await plain.subscribe("agentbridge.default.event.>")
     changes = await plain.subscribe("agentbridge.default.client.>")
-    await plain.flush()
+    await subscribed(plain)
     async with bridge.app({"echo": echo}, app={"name": "todo"}) as app:
         await app.send({"type": "event", "event": "todo.added", "source": "list", "data": {"title": "Milk"}})
         event = await events.next_msg(timeout=5)

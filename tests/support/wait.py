@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, overload
 
+from nats.aio.client import Client
+
 T = TypeVar("T")
 
 POLL_SECONDS = 0.01
@@ -24,3 +26,9 @@ async def until(condition: Callable[[], Any], seconds: float = 5) -> Any:
             if value:
                 return value
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def subscribed(client: Client) -> None:
+    """Return when the server knows of all subscriptions: a flush of the library's may overtake one, a second can't."""
+    await client.flush()
+    await client.flush()
