@@ -16,6 +16,7 @@ from support.processes import Process
 from support.settings import agent_token, bearer, environment
 
 TIMEOUT_SECONDS = 5
+FROZEN_IS_GONE: dict[str, Any] = {"ping_interval": 1, "max_outstanding_pings": 2}  # another server is asked then
 
 
 class Announced:
@@ -75,7 +76,7 @@ class Observer:
 @contextlib.asynccontextmanager
 async def observer(url: str, **options: Any) -> AsyncIterator[Observer]:
     """Listen and ask, through restarts of the server; `options` are the connection's."""
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0, **options)
+    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0, **FROZEN_IS_GONE, **options)
     try:
         watching = Observer(client)
         await client.subscribe(subjects.ALL_CLIENT_CHANGES, cb=watching.announced.take)
