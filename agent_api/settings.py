@@ -4,6 +4,7 @@ from protocol.errors import ConfigurationError
 from protocol.origins import Origins as AllowedOrigins
 from protocol.runtime.settings import (
     Bytes,
+    Count,
     KeepSeconds,
     Milliseconds,
     Origins,
@@ -28,6 +29,7 @@ class ApiSettings(Settings, frozen=True, kw_only=True):
     ping_interval_seconds: Seconds = 25.0
     ping_timeout_seconds: Seconds = 8.0
     send_buffer_bytes: Bytes = 1024 * 1024
+    max_sockets_per_agent: Count = 100
     idempotency_ttl_seconds: KeepSeconds = 86_400
     audit: Switch = "on"
     audit_parameters: Switch = "off"

@@ -96,6 +96,7 @@ class CloseCode:
     RESTARTING = 1012
     NO_CREDENTIALS = 4001
     REFUSED = 4003
+    TOO_MANY = 4029
 
 
 class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -1,7 +1,10 @@
 """Who may open an agents' WebSocket, the life of each from its handshake to its end, and the end of all at drain."""
 
 import asyncio
+import contextlib
 import logging
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection
@@ -37,6 +40,7 @@ class SocketDoor:
         self._origins = origins
         self._around = around
         self._live: set[LiveSocket] = set()
+        self._of_agent: Counter[tuple[str, str]] = Counter()
         self._limits = Limits(
             command_timeout_ms=settings.command_timeout_ms,
             max_command_timeout_ms=settings.max_command_timeout_ms,
@@ -118,9 +122,26 @@ class SocketDoor:
     async def _serve(self, socket: BoundedSocket) -> None:
         try:
             token, principal = await self._authenticate(socket)
+            with self._counted(principal):
+                await self._live_on(socket, token, principal)
         except _Turned as exc:
             socket.close_soon(exc.code, close_reason(exc.reason))
-            return
+
+    @contextlib.contextmanager
+    def _counted(self, principal: Principal) -> Iterator[None]:
+        """Count an agent's socket, and turn away one too many: what it may leave unread, or in flight, adds up."""
+        agent, bound = (principal.tenant, principal.sub), self._settings.max_sockets_per_agent
+        if self._of_agent[agent] >= bound:
+            raise _Turned(CloseCode.TOO_MANY, f"this agent has {bound} sockets open here; close one of them")
+        self._of_agent[agent] += 1
+        try:
+            yield
+        finally:
+            self._of_agent[agent] -= 1
+            if not self._of_agent[agent]:
+                del self._of_agent[agent]
+
+    async def _live_on(self, socket: BoundedSocket, token: str | None, principal: Principal) -> None:
         live = LiveSocket(AgentSession(principal, self._limits, socket.loop.time()), socket, token, self._around)
         self._live.add(live)
         try:

@@ -217,9 +217,10 @@ class AgentSession:
     def give_up(self, now: float) -> list[Effect]:
         """Answer every command in flight `cancelled`, and close."""
         error = Cancelled("the agent API shut down before the command had its answer; the command was cancelled")
-        self.drain()
-        withdrawn = [self._withdraw(command, error, now) for command in list(self._in_flight.values())]
-        return [*(effect for effects in withdrawn for effect in effects), *self._close_where_drained()]
+        effects = self.drain()
+        for command in list(self._in_flight.values()):
+            effects += self._withdraw(command, error, now)
+        return effects
 
     def close(self, code: int, reason: str) -> list[Effect]:
         """Close the socket; commands in flight are cancelled, nobody can be told."""

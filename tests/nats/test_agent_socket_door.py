@@ -121,6 +121,25 @@ async def test_more_sockets_than_a_process_takes_are_429(api: AgentApi, monkeypa
         assert refused.value.response.headers["Retry-After"] == "1"
 
 
+async def test_more_sockets_than_an_agent_may_have_are_4029(world: World, nats_url: str) -> None:
+    async with running_agent_api(nats_url, max_sockets_per_agent=2) as api, contextlib.AsyncExitStack() as stack:
+        for token in (agent_token(), agent_token(), agent_token("other"), agent_token(tenant="acme")):
+            socket = await stack.enter_async_context(opened(api.url, token))
+            assert await answers(socket)
+        async with opened(api.url, agent_token()) as refused:
+            assert await close_code(refused) == 4029
+            assert "2 sockets" in (refused.close_reason or "")
+    assert not api._sockets._of_agent
+
+
+async def test_closed_socket_makes_room_for_another(world: World, nats_url: str) -> None:
+    async with running_agent_api(nats_url, max_sockets_per_agent=1) as api:
+        for _ in range(3):
+            async with opened(api.url, agent_token()) as socket:
+                assert await answers(socket)
+            await until(lambda: not api._sockets._of_agent)
+
+
 async def test_what_is_sent_at_once_with_the_handshake_done_is_taken(world: World, api: AgentApi) -> None:
     await world.hold("c1", lambda message: True)
     async with agent_socket(api.url) as agent:

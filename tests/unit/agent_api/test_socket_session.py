@@ -335,6 +335,10 @@ def test_giving_up_tells_what_is_cancelled_and_closes() -> None:
     assert core.give_up(now=1) == []
 
 
+def test_giving_up_an_idle_socket_closes_it() -> None:
+    assert socket().give_up(now=1) == [Close(1012, "the agent API is shutting down")]
+
+
 def test_end_cancels_commands_and_ends_subscriptions() -> None:
     core = socket()
     running, stream = started(core), opened(core, {"type": "capabilities", "id": "s"})
