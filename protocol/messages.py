@@ -125,7 +125,10 @@ class EventMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
 
 class ClientChange(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A client has connected, been updated or gone. `revision` is the session's own counter."""
+    """A client has connected, been updated or gone. `revision` is the session's own counter.
+
+    With the reason `renamed`, `app` is what the application called itself until now.
+    """
 
     change: str
     client_id: str

@@ -4,6 +4,9 @@ What has been written to the bucket is announced, for each client in that order,
 announcements wait in a bounded queue and are repeated until the stream has them. Their message id names the bucket's
 revision that they are about, so that a repeat, be it another registry's, is stored once; the session's own revision
 would not do, for a client that was withdrawn and returns is announced with the same one.
+
+An application that changes its name is announced under the former one besides, for readers who see only that: it goes
+out of their sight, and no other message says so.
 """
 
 import asyncio
@@ -27,6 +30,7 @@ from registry.crowd import for_each
 MAX_WAITING = 50_000
 BATCH = 500
 RETRY_SECONDS = 0.25
+RENAMED = "renamed"  # why there is an announcement under a former name
 Change = Literal["connected", "updated", "disconnected"]
 Client = ClientRecord | Removal
 
@@ -53,15 +57,13 @@ class Announcer:
 
     async def announce(self, change: Change, client: Client, revision: int, reason: str | None = None) -> None:
         """Queue an announcement of what the bucket's `revision` did; wait where too many are queued already."""
-        key = subjects.client_key(client.tenant, client.client_id)
-        # No tenant begins with `_`, so no application can take this id with an event's.
-        message_id = f"_client.{key}.{revision}"
-        if message_id not in self._ids:  # a repeated report's first one may still be waiting
-            subject = subjects.client_change(client.tenant, client.client_id, change)
-            body = codec.encode(_message(change, client, reason))
-            await self._waiting.put(_Announcement(key, subject, body, message_id))
-            self._ids.add(message_id)
-            self._queued += 1
+        await self._queue(change, client, client.app_name, revision, reason)
+
+    async def announce_update(self, before: ClientRecord, after: ClientRecord, revision: int) -> None:
+        """Queue an announcement of a change, and where it is one of the application's name, first under the former."""
+        if before.app_name not in ("", after.app_name):
+            await self._queue("updated", after, before.app_name, revision, RENAMED)
+        await self._queue("updated", after, after.app_name, revision, None)
 
     async def run(self) -> None:
         """Publish what is queued, for ever."""
@@ -77,6 +79,17 @@ class Announcer:
         goal = self._queued
         async with self._progress:
             await self._progress.wait_for(lambda: self._stored >= goal)
+
+    async def _queue(self, change: Change, client: Client, app: str, revision: int, reason: str | None) -> None:
+        key = subjects.client_key(client.tenant, client.client_id)
+        # No tenant begins with `_`, so no application can take this id with an event's.
+        message_id = f"_client.{key}.{revision}" + (f".{RENAMED}" if reason == RENAMED else "")
+        if message_id not in self._ids:  # a repeated report's first one may still be waiting
+            subject = subjects.client_change(client.tenant, client.client_id, change)
+            body = codec.encode(_message(change, client, app, reason))
+            await self._waiting.put(_Announcement(key, subject, body, message_id))
+            self._ids.add(message_id)
+            self._queued += 1
 
     async def _note_stored(self, batch: list[_Announcement]) -> None:
         self._ids.difference_update(announcement.message_id for announcement in batch)
@@ -111,12 +124,12 @@ class Announcer:
             log.error("the events stream refused %s: %s", announcement.subject, exc)
 
 
-def _message(change: Change, client: Client, reason: str | None) -> ClientChange:
+def _message(change: Change, client: Client, app: str, reason: str | None) -> ClientChange:
     return ClientChange(
         change=change,
         client_id=client.client_id,
         user=client.user,
-        app=client.app_name,
+        app=app,
         at=timestamp(time.time()),
         revision=client.revision,
         reason=reason,

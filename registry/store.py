@@ -123,8 +123,14 @@ class Store:
             except WrongRevision:
                 stored = await self._read(key)
             else:
-                return await self._announcer.announce("updated" if stored.record else "connected", record, revision)
+                return await self._announce(stored.record, record, revision)
         raise _contended()
+
+    async def _announce(self, before: ClientRecord | None, after: ClientRecord, revision: int) -> None:
+        if before is None:
+            await self._announcer.announce("connected", after, revision)
+        else:
+            await self._announcer.announce_update(before, after, revision)
 
     async def _end(self, gateway_id: str, removal: Removal) -> None:
         """Remove the record of a session that has ended, unless the client has another owner by now.

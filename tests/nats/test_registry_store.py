@@ -102,6 +102,24 @@ async def test_repeated_removal_is_stored_once_and_so_is_the_next_life_of_its_cl
         assert await stored_announcements(heir.connection) == 3
 
 
+async def test_application_that_changes_its_name_is_announced_under_both(private_nats: NatsServer) -> None:
+    """Who may see only the former name learns that the client goes, who may see only the present that it is there."""
+    async with halves(private_nats.url, 2) as ((half, _), announced):
+        for number, app in enumerate(({}, {"name": "todo"}, {"name": "todo", "version": "2"}, {"name": "notes"}), 1):
+            await half.store.apply(report(number, record("a", app=app, revision=number)))
+        await until(lambda: len(announced.messages) == 5)
+        told = [(each["change"], each["app"], each["revision"], each.get("reason")) for each in announced.messages]
+        assert told == [
+            ("connected", "", 1, None),
+            ("updated", "todo", 2, None),
+            ("updated", "todo", 3, None),
+            ("updated", "todo", 4, "renamed"),
+            ("updated", "notes", 4, None),
+        ]
+        await half.announcer.drain()
+        assert await stored_announcements(half.connection) == 5
+
+
 async def test_report_is_acknowledged_only_when_it_is_announced(
     private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

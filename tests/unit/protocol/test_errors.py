@@ -79,7 +79,7 @@ def test_code_of_a_newer_peer_is_internal() -> None:
     assert type(from_body(ErrorBody("of_tomorrow", "?", retryable=False))) is errors.Internal
 
 
-def test_close_codes_for_applications_are_in_the_private_range() -> None:
+def test_close_codes_are_in_the_private_range() -> None:
     codes = {name: value for name, value in vars(errors.CloseCode).items() if name.isupper()}
     assert len(set(codes.values())) == len(codes)
     assert all(1000 <= code <= 1012 or 4000 <= code <= 4999 for code in codes.values())
@@ -87,7 +87,7 @@ def test_close_codes_for_applications_are_in_the_private_range() -> None:
 
 @pytest.mark.parametrize("name", [name for name in vars(errors.CloseCode) if name.isupper()])
 def test_close_code_is_used(name: str) -> None:
-    sources = (path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
+    sources = (path.read_text() for folder in ("gateway", "agent_api") for path in (ROOT / folder).rglob("*.py"))
     assert any(re.search(rf"\bCloseCode\.{name}\b", source) for source in sources), (
         f"{name} is never sent or looked for"
     )
