@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from agent_api.bodies import Order
-from agent_api.gathering import Gathered, Send
+from agent_api.gathering import Gathered
 from agent_api.reaching import Reaching
 from agent_api.refusals import Refusals
+from agent_api.tries import Tries
 from protocol.access import Principal
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage
 from protocol.runtime.listening import OnProgress
@@ -29,8 +30,8 @@ class Calls(Protocol):
 class Keyed(Protocol):
     """Who sends the orders that have an idempotency key."""
 
-    def send(self, order: Order, principal: Principal, send: Send) -> Coroutine[Any, Any, CommandResponse | Gathered]:
-        """Return the one answer to the command under the order's key."""
+    def send(self, order: Order, tries: Tries) -> Coroutine[Any, Any, CommandResponse | Gathered]:
+        """Return the one answer to the command under the order's key; what no gateway answered is recorded."""
 
 
 class Commands:
@@ -63,10 +64,10 @@ class Commands:
         """
         passed_on = token if self._passes_tokens_on else None
         if order.command.idempotency_key is not None:
-            return self._once(order, principal, passed_on, heard)
+            return self._keyed.send(order, Tries(self.refusals, principal, partial(self._call, passed_on, heard)))
         if order.client_id is not None:
             address = ClientAddress(principal.tenant, order.client_id)
-            return self._recorded(principal, passed_on, heard, [], address, order.command)
+            return self._recorded(principal, passed_on, heard, address, order.command)
         return self._reach(order, principal, passed_on, heard)
 
     # --- each with its records: what a gateway answered is recorded there, all else here ---
@@ -76,16 +77,14 @@ class Commands:
         principal: Principal,
         token: str | None,
         heard: Heard | None,
-        failed: list[Exception],
         address: ClientAddress,
         command: CommandRequest,
     ) -> CommandResponse:
-        """Send to one client; an error instead of an answer is recorded, and noted in `failed`."""
+        """Send to the one client that is named; an error instead of an answer is recorded."""
         started = self._loop.time()
         try:
             return await self._call(token, heard, address, command)
         except Exception as exc:
-            failed.append(exc)
             self.refusals.refused(exc, principal, command, address.client_id, self._loop.time() - started)
             raise
 
@@ -93,34 +92,9 @@ class Commands:
         self, order: Order, principal: Principal, token: str | None, heard: Heard | None
     ) -> CommandResponse | Gathered:
         """Send to whom an order without a client means; that nobody is meant is recorded, too."""
-        failed: list[Exception] = []
-        try:
-            return await self._reaching.send(order, principal, partial(self._recorded, principal, token, heard, failed))
-        except Exception as exc:
-            if exc not in failed:
-                self.refusals.refused(exc, principal, order.command)
-            raise
-
-    async def _once(
-        self, order: Order, principal: Principal, token: str | None, heard: Heard | None
-    ) -> CommandResponse | Gathered:
-        """Send a command under a key, which may be answered from what is remembered."""
-        answers: list[CommandResponse] = []
-
-        async def call(address: ClientAddress, command: CommandRequest) -> CommandResponse:
-            answers.append(await self._call(token, heard, address, command))
-            return answers[-1]
-
-        started = self._loop.time()
-        try:
-            outcome = await self._keyed.send(order, principal, call)
-        except Exception as exc:
-            took = self._loop.time() - started
-            self.refusals.refused(exc, principal, order.command, order.client_id, took)
-            raise
-        if not answers and isinstance(outcome, CommandResponse):
-            self.refusals.answered(outcome, principal, order.command)
-        return outcome
+        tries = Tries(self.refusals, principal, partial(self._call, token, heard))
+        with tries.recorded(order.command):
+            return await self._reaching.send(order, principal, tries.send)
 
     def _call(
         self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest

@@ -12,8 +12,7 @@ from functools import partial
 import msgspec
 
 from protocol import codec
-from protocol.errors import BridgeError, Cancelled, ClientNotFound, Code, Internal, PayloadTooLarge
-from protocol.ids import is_token
+from protocol.errors import BridgeError, Cancelled, Code, Internal, PayloadTooLarge
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.subjects import ClientAddress
 
@@ -82,7 +81,8 @@ async def gather(
 ) -> Gathered:
     """Send a command to all these clients at once, and return when all have answered or `need` have succeeded.
 
-    Those that are still waiting then are cancelled, as all are where this is cancelled.
+    Those that are still waiting then are cancelled, as all are where this is cancelled. Whether an id can be one at all
+    is for `send` to say.
     """
     assert command.request_id is not None
     gathering = Gathering(client_ids, command.request_id, need, max_bytes)
@@ -105,8 +105,6 @@ async def answer_of(
     """Return a client's answer, or the error that takes its place; what is no error of ours goes to the log."""
     assert command.request_id is not None
     try:
-        if not is_token(client_id):
-            raise ClientNotFound
         return await send(command)
     except BridgeError as exc:
         return failure(command.request_id, exc, client_id)

@@ -11,9 +11,9 @@ from functools import partial
 from msgspec.structs import replace
 
 from agent_api.bodies import Order
-from agent_api.gathering import Gathered, Send
+from agent_api.gathering import Gathered
 from agent_api.reaching import Reaching
-from protocol.access import Principal
+from agent_api.tries import Tries
 from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
 from protocol.idempotency import content_of, entry_key
 from protocol.ids import new_request_id
@@ -33,7 +33,7 @@ class Keyed:
         self._loop = asyncio.get_running_loop()
         self._under_way: set[tuple[str, str, str]] = set()
 
-    async def send(self, order: Order, principal: Principal, send: Send) -> CommandResponse | Gathered:
+    async def send(self, order: Order, tries: Tries) -> CommandResponse | Gathered:
         """Return the one answer to the command under the order's key.
 
         Where it asks several clients, each has its own answer under the key. A twin may come under the same request id;
@@ -41,66 +41,65 @@ class Keyed:
         `Conflict` where the key was used for another command, `Unavailable` where what is remembered cannot be read:
         then nothing was sent.
         """
-        if order.scatter is not None:
-            return await self._reaching.send(order, principal, partial(self._send_to_one, principal, send))
-        return await self._send_once(order, principal, send)
+        with tries.recorded(order.command, order.client_id):
+            if order.scatter is not None:
+                return await self._reaching.send(order, tries.principal, partial(self._send_to_one, tries))
+            return await self._send_once(order, tries)
 
-    async def _send_to_one(
-        self, principal: Principal, send: Send, address: ClientAddress, command: CommandRequest
-    ) -> CommandResponse:
+    async def _send_to_one(self, tries: Tries, address: ClientAddress, command: CommandRequest) -> CommandResponse:
         """Send to one of several clients; the key is made its own, for a key names one execution."""
         assert command.idempotency_key is not None
         key = f"{address.client_id}:{command.idempotency_key}".encode()
         command = replace(command, idempotency_key=hashlib.sha256(key).hexdigest())
-        return await self._send_once(Order(address.client_id, command), principal, send)
+        with tries.recorded(command, address.client_id):
+            return await self._send_once(Order(address.client_id, command), tries)
 
-    async def _send_once(self, order: Order, principal: Principal, send: Send) -> CommandResponse:
-        given = order.request_id
+    async def _send_once(self, order: Order, tries: Tries) -> CommandResponse:
+        given, principal = order.request_id, tries.principal
         if (principal.tenant, principal.sub, given) in self._under_way:
             order = replace(order, command=replace(order.command, request_id=new_request_id()))
         mark = (principal.tenant, principal.sub, order.request_id)
         self._under_way.add(mark)
         try:
-            outcome = await self._send(order, principal, send)
+            outcome = await self._send(order, tries)
         finally:
             self._under_way.discard(mark)
         return replace(outcome, request_id=given)
 
-    async def _send(self, order: Order, principal: Principal, send: Send) -> CommandResponse:
-        key = _key(order, principal)
+    async def _send(self, order: Order, tries: Tries) -> CommandResponse:
+        key = _key(order, tries)
         stored = await self._entries.read(key)
         if stored.entry is None:
-            outcome = await self._reaching.send(order, principal, send)
+            outcome = await self._reaching.send(order, tries.principal, tries.send)
             assert isinstance(outcome, CommandResponse)
             if order.client_id is not None or not _is_conflict(outcome):
                 return outcome
             stored = await self._entries.read(key)  # a twin may have meant another client: then that is the one
-            if stored.entry is None:
+            if stored.entry is None or stored.entry.body != content_of(order.command):
                 return outcome
-        return await self._again(order, principal, stored, send)
+        return await self._again(order, tries, stored)
 
-    async def _again(self, order: Order, principal: Principal, stored: Stored, send: Send) -> CommandResponse:
+    async def _again(self, order: Order, tries: Tries, stored: Stored) -> CommandResponse:
         """Answer an order whose key was used."""
         deadline = self._deadline(order)
         entry = stored.entry
         assert entry is not None
         entry.require_same(content_of(order.command), order.client_id)
-        entry.require_visible(principal)
-        if entry.ended:
-            return entry.answer(order.request_id)
-        try:
-            return await send(ClientAddress(principal.tenant, entry.client_id), order.command)
-        except (ClientNotFound, Unavailable) as exc:
-            return await self._unreached(order, principal, deadline, exc)
+        entry.require_visible(tries.principal)
+        with tries.recorded(order.command, entry.client_id):
+            if entry.ended:
+                return tries.remembered(entry.answer(order.request_id), order.command)
+            try:
+                return await tries.ask(ClientAddress(tries.principal.tenant, entry.client_id), order.command)
+            except (ClientNotFound, Unavailable) as exc:
+                return await self._unreached(order, tries, deadline, exc)
 
-    async def _unreached(
-        self, order: Order, principal: Principal, deadline: float, error: BridgeError
-    ) -> CommandResponse:
+    async def _unreached(self, order: Order, tries: Tries, deadline: float, error: BridgeError) -> CommandResponse:
         """Wait for the outcome of a command whose client cannot be reached; where its gateway is gone, that is it.
 
         Raises `error` where the key is free again, so that nothing was executed, `DeadlineExceeded` at the end.
         """
-        key = _key(order, principal)
+        key = _key(order, tries)
         while self._loop.time() < deadline:
             stored = await self._entries.read(key)
             if stored.entry is None:
@@ -108,7 +107,7 @@ class Keyed:
             if stored.ended is None and await self._entries.is_gone(stored.entry.gateway_id):
                 stored = await self._entries.lose(key, stored)
             if stored.ended is not None:
-                return stored.ended.answer(order.request_id)
+                return tries.remembered(stored.ended.answer(order.request_id), order.command)
             await asyncio.sleep(POLL_SECONDS)
         raise DeadlineExceeded("the command under this key had no outcome in time; it may still run")
 
@@ -117,9 +116,9 @@ class Keyed:
         return self._loop.time() + order.command.timeout_ms / 1000
 
 
-def _key(order: Order, principal: Principal) -> str:
+def _key(order: Order, tries: Tries) -> str:
     assert order.command.idempotency_key is not None
-    return entry_key(principal, order.command.idempotency_key)
+    return entry_key(tries.principal, order.command.idempotency_key)
 
 
 def _is_conflict(outcome: CommandResponse) -> bool:

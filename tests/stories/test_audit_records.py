@@ -148,10 +148,17 @@ async def refuse_everything(bridge: Bridge, client_id: str, twin_id: str) -> Cou
     await post(409, to("fail", idempotencyKey="k1"))
     api("conflict")
 
-    several = await post(200, {"clientIds": [client_id, twin_id, "gone"], "command": {"target": "echo"}})
-    assert len(several.json()["results"]) == 3
-    gateway("success")
-    gateway("success")
+    for key in (None, "k2"):
+        command = {"target": "echo", "idempotencyKey": key}
+        several = await post(200, {"clientIds": [client_id, twin_id, "gone", "no.id"], "command": command})
+        assert len(several.json()["results"]) == 4
+        gateway("success")
+        gateway("success")
+        api("client_not_found")
+        api("client_not_found")
+    await post(200, {"clientIds": [client_id, twin_id, "gone"], "command": command})
+    api("success")  # remembered
+    api("success")
     api("client_not_found")
 
     async with agent(bridge.nats_url) as direct, asyncio.TaskGroup() as tasks:
@@ -203,6 +210,7 @@ async def test_every_outcome_is_recorded_once_by_whoever_decided_it(small: Bridg
     assert SECRET_PARAMETER not in text, "parameters, or an error's sentence"
     assert "eyJ" not in text, "a token"
     assert "k1" not in text, "an idempotency key"
+    assert sum(record.get("replayed", False) for record in records) == 3
     failed = next(record for record in records if record["outcome"] == "command_failed")
     assert failed["code"] == "E_USER"
     assert all(record["outcome"] in {"success", *Code} for record in records)

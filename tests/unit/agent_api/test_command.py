@@ -12,12 +12,14 @@ from support.known import Known, client
 from support.settings import SECRET, agent_token, settings_for
 
 from agent_api.balance import Balance
+from agent_api.bodies import Order
 from agent_api.candidates import Candidates
 from agent_api.command import CommandEndpoint
 from agent_api.commands import Commands
 from agent_api.intake import Intake
 from agent_api.reaching import Reaching
 from agent_api.settings import ApiSettings
+from agent_api.tries import Tries
 from agent_api.waiting import Waits
 from protocol.errors import ClientLost
 from protocol.messages import CommandRequest, CommandResponse
@@ -72,6 +74,13 @@ class Exchange:
         return answer
 
 
+class NoKeys:
+    """What sends orders with a key, of which there are none here."""
+
+    async def send(self, order: Order, tries: Tries) -> CommandResponse:
+        raise AssertionError
+
+
 class Bench:
     """The endpoint under test and its surroundings."""
 
@@ -83,7 +92,7 @@ class Bench:
         candidates, balance = Candidates(), Balance()
         self.known = Known(listeners=(candidates.observe, balance.observe))
         reaching = Reaching(self.known, candidates, balance, lambda address: 0, self.intake, 4096)
-        commands = Commands(self.caller, reaching, reaching, passes_tokens_on=settings.auth != "off")
+        commands = Commands(self.caller, reaching, NoKeys(), passes_tokens_on=settings.auth != "off")
         self.endpoint = CommandEndpoint(settings, Verifier(settings), commands, self.intake, self.waits)
 
     async def post(self, exchange: Exchange, **headers: str) -> Exchange:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_api.gathering import SUCCESS, Gathered, Gathering, gather
-from protocol.errors import BY_CODE, ClientLost, Code, Unavailable
+from protocol.errors import BY_CODE, ClientLost, ClientNotFound, Code, Unavailable
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.subjects import ClientAddress
 
@@ -140,8 +140,9 @@ async def test_failures_of_all_kinds_are_data() -> None:
         "c1": raising(ClientLost("gone")),
         "c2": at_once(error("c2", "command_failed")),
         "c3": raising(RuntimeError("the secret of the house")),
+        "c4": raising(ClientNotFound()),
     }
-    answer = told(await gather(["c1", "c2", "c3", "*"], "acme", COMMAND, None, ROOM, clients.send))
+    answer = told(await gather(["c1", "c2", "c3", "c4"], "acme", COMMAND, None, ROOM, clients.send))
     assert [each["error"]["code"] for each in answer["results"].values()] == [
         "client_lost",
         "command_failed",

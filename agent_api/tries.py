@@ -1,0 +1,56 @@
+"""One order's tries at clients, with one record each: the gateway's of what it answered, ours of all else."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from agent_api.gathering import Send
+from agent_api.refusals import Refusals
+from protocol.access import Principal
+from protocol.errors import ClientNotFound
+from protocol.ids import is_token
+from protocol.messages import CommandRequest, CommandResponse
+from protocol.subjects import ClientAddress
+
+
+class Tries:
+    """Sends one caller's command with `ask`, and records what comes instead of a gateway's answer."""
+
+    def __init__(self, refusals: Refusals, principal: Principal, ask: Send) -> None:
+        self.principal = principal
+        self.ask = ask
+        self._refusals = refusals
+        self._recorded: list[tuple[Exception, str | None]] = []
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        """Send to one client; an error instead of an answer is recorded.
+
+        Raises what `ask` does, and `ClientNotFound` for an id that no client can have.
+        """
+        with self.recorded(command, address.client_id):
+            if not is_token(address.client_id):
+                raise ClientNotFound
+            return await self.ask(address, command)
+
+    @contextlib.contextmanager
+    def recorded(self, command: CommandRequest, client_id: str | None = None) -> Iterator[None]:
+        """Record an error that ends this, unless that has been done; an id that no client can have stays out."""
+        started = self._loop.time()
+        try:
+            yield
+        except Exception as exc:
+            if not self._is_recorded(exc, client_id):
+                self._recorded.append((exc, client_id))
+                whose = client_id if client_id is not None and is_token(client_id) else None
+                self._refusals.refused(exc, self.principal, command, whose, self._loop.time() - started)
+            raise
+
+    def remembered(self, response: CommandResponse, command: CommandRequest) -> CommandResponse:
+        """Record an answer that no gateway gave, for it was remembered, and return it."""
+        self._refusals.answered(response, self.principal, command)
+        return response
+
+    def _is_recorded(self, error: Exception, client_id: str | None) -> bool:
+        """Tell whether an error was recorded for this client, or, for None, for any; several may share one object."""
+        return any(known is error and client_id in (None, whose) for known, whose in self._recorded)

@@ -1,0 +1,215 @@
+"""Orders under idempotency keys, with a bucket and gateways that the test plays."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import msgspec
+import pytest
+from support.known import Known, client
+
+from agent_api.balance import Balance
+from agent_api.bodies import read_order
+from agent_api.candidates import Candidates
+from agent_api.commands import Commands
+from agent_api.gathering import Gathered
+from agent_api.intake import Intake
+from agent_api.keyed import Keyed
+from agent_api.reaching import Reaching
+from agent_api.refusals import Refusals
+from protocol.access import AGENT, Principal
+from protocol.audit import AuditRecord
+from protocol.errors import BridgeError, ClientNotFound, Conflict, Overloaded, Unavailable
+from protocol.idempotency import Entry, content_of, entry_key
+from protocol.messages import CommandRequest, CommandResponse, failure
+from protocol.runtime.audit import AuditTrail
+from protocol.runtime.entries import Entries, Stored
+from protocol.runtime.listening import OnProgress
+from protocol.subjects import ClientAddress
+
+ANYBODY = Principal("agent", AGENT, "default", float("inf"))
+ANY = {"any": True}
+Gateway = Callable[[ClientAddress, CommandRequest], Coroutine[Any, Any, CommandResponse]]
+
+
+class Bucket:
+    """The entries, of which one for each key is enough here. `away` is raised by every reading."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, Entry] = {}
+        self.away: BridgeError | None = None
+        self.gone_gateways: set[str] = set()
+
+    async def read(self, key: str) -> Stored:
+        if self.away is not None:
+            raise self.away
+        return Stored(1, self.stored.get(key))
+
+    async def is_gone(self, gateway_id: str) -> bool:
+        return gateway_id in self.gone_gateways
+
+    async def lose(self, key: str, stored: Stored) -> Stored:
+        assert stored.entry is not None
+        self.stored[key] = stored.entry.lose()
+        return Stored(2, self.stored[key])
+
+
+class Records:
+    """The audit trail."""
+
+    def __init__(self) -> None:
+        self.all: list[AuditRecord] = []
+
+    def publish(self, record: AuditRecord) -> None:
+        self.all.append(record)
+
+
+class Bench:
+    """An agent API's commands. What a gateway does is `gateways[client id]`; else it says that all went well."""
+
+    def __init__(self) -> None:
+        candidates, balance = Candidates(), Balance()
+        self.known = Known(listeners=(candidates.observe, balance.observe))
+        reaching = Reaching(self.known, candidates, balance, lambda address: 0, Intake(100), 10_000)
+        self.bucket, self.trail = Bucket(), Records()
+        keyed = Keyed(cast("Entries", self.bucket), reaching)
+        refusals = Refusals(cast("AuditTrail", self.trail))
+        self.commands = Commands(self, reaching, keyed, refusals, passes_tokens_on=False)
+        self.gateways: dict[str, Gateway] = {}
+        self.sent: list[tuple[str, CommandRequest]] = []
+        self.heard: list[tuple[str, str]] = []
+
+    async def call(
+        self, address: ClientAddress, command: CommandRequest, token: str | None, on_progress: OnProgress | None = None
+    ) -> CommandResponse:
+        self.sent.append((address.client_id, command))
+        return await self.gateways.get(address.client_id, success)(address, command)
+
+    async def ask(self, whom: dict[str, Any], key: str | None = "k", timeout_ms: int = 1000, **command: Any) -> Any:
+        body = {"command": {"target": "f", "requestId": "mine", "idempotencyKey": key, **command}, **whom}
+        order = read_order(json.dumps(body).encode(), timeout_ms, timeout_ms)
+        outcome = await self.commands.send(order, ANYBODY, None)
+        return json.loads(msgspec.json.encode(outcome)) if isinstance(outcome, Gathered) else outcome
+
+    def remember(
+        self, client_id: str, key: str = "k", *, gateway_id: str = "gw-1", ended: bool = True, target: str = "f"
+    ) -> str:
+        """Have an entry under a key, and return where it lies."""
+        place = entry_key(ANYBODY, key)
+        entry = Entry(
+            body=content_of(CommandRequest(target=target)),
+            claim="claim",
+            gateway_id=gateway_id,
+            client_id=client_id,
+            user="ann",
+            request_id="first",
+            at="now",
+        )
+        outcome = CommandResponse(request_id="first", status="success", client_id=client_id, duration_ms=1)
+        self.bucket.stored[place] = entry.end(outcome, 10_000) if ended else entry
+        return place
+
+    @property
+    def records(self) -> list[tuple[str | None, str, bool]]:
+        """What was recorded here: whom it was for, how it ended, whether it was remembered."""
+        assert {record.request_id for record in self.trail.all} <= {"mine"}
+        return sorted((record.client_id or "", record.outcome, record.replayed) for record in self.trail.all)
+
+
+async def success(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+    assert command.request_id is not None
+    return CommandResponse(request_id=command.request_id, status="success", client_id=address.client_id, duration_ms=1)
+
+
+def raising(error: BridgeError) -> Gateway:
+    async def fail(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        raise error
+
+    return fail
+
+
+def refusing(error: BridgeError) -> Gateway:
+    async def refuse(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        assert command.request_id is not None
+        return failure(command.request_id, error, address.client_id)
+
+    return refuse
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+# --- records: of each client one, by the gateway where that answered ---
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_each_of_several_clients_that_no_gateway_answered_for_leaves_one_record(
+    bench: Bench, key: str | None
+) -> None:
+    bench.gateways = {"gone": raising(ClientNotFound()), "away": raising(Unavailable("why"))}
+    answer = await bench.ask({"clientIds": ["c1", "gone", "away", "c2", "no.id"]}, key)
+    assert [each["status"] for each in answer["results"].values()] == ["success", "error", "error", "success", "error"]
+    assert bench.records == [
+        ("", "client_not_found", False),
+        ("away", "unavailable", False),
+        ("gone", "client_not_found", False),
+    ]
+    assert "no.id" not in [client_id for client_id, _ in bench.sent]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_each_try_at_any_client_that_no_gateway_answered_leaves_one_record(bench: Bench, key: str | None) -> None:
+    for number in range(3):
+        bench.known.put(client(f"c{number}", "f"))
+        bench.gateways[f"c{number}"] = raising(Overloaded("why"))
+    assert (await bench.ask(ANY, key)).error.code == "overloaded"
+    assert bench.records == [(f"c{number}", "overloaded", False) for number in range(3)]
+
+
+async def test_nobody_meant_leaves_one_record_without_a_client(bench: Bench) -> None:
+    for whom in (ANY, {}):
+        with pytest.raises(BridgeError):
+            await bench.ask(whom)
+    assert bench.records == [("", "unknown_capability", False)] * 2
+
+
+async def test_what_is_remembered_is_recorded_once_for_its_client(bench: Bench) -> None:
+    bench.remember("c1")
+    for whom in ({"clientId": "c1"}, ANY, {}):
+        assert (await bench.ask(whom)).replayed
+    assert bench.records == [("c1", "success", True)] * 3
+
+
+async def test_each_remembered_answer_of_several_is_recorded(bench: Bench) -> None:
+    await bench.ask({"clientIds": ["c1", "c2"]})
+    for client_id, command in bench.sent:
+        assert command.idempotency_key is not None
+        bench.remember(client_id, command.idempotency_key)
+    answer = await bench.ask({"clientIds": ["c1", "c2", "c3"]})
+    assert [each.get("replayed") for each in answer["results"].values()] == [True, True, None]
+    assert bench.records == [("c1", "success", True), ("c2", "success", True)]
+
+
+async def test_command_whose_gateway_is_gone_is_recorded_once_as_lost(bench: Bench) -> None:
+    bench.remember("c1", ended=False)
+    bench.gateways["c1"] = raising(ClientNotFound())
+    bench.bucket.gone_gateways.add("gw-1")
+    assert (await bench.ask({"clientId": "c1"})).error.code == "client_lost"
+    assert bench.records == [("c1", "client_lost", True)]
+
+
+async def test_key_of_another_command_is_recorded_once(bench: Bench) -> None:
+    bench.remember("c1", target="other")
+    with pytest.raises(Conflict):
+        await bench.ask({"clientId": "c1"})
+    assert bench.records == [("c1", "conflict", False)]
+
+
+async def test_bucket_away_is_recorded_once_for_each_client(bench: Bench) -> None:
+    bench.bucket.away = Unavailable("why")
+    await bench.ask({"clientIds": ["c1", "c2"]})
+    with pytest.raises(Unavailable):
+        await bench.ask({"clientId": "c3"})
+    assert bench.records == [(client_id, "unavailable", False) for client_id in ("c1", "c2", "c3")]
