@@ -1,19 +1,18 @@
 """`GET /api/audit`: for administrators, who see the records of their own tenant."""
 
 import asyncio
-import contextlib
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
 from agent_api import sse
-from agent_api.asgi import read_head, write_answer
-from agent_api.audit.feed import Feed, Item, Record
+from agent_api.asgi import read_head
+from agent_api.audit.feed import Feed, Follower, Item, Record
 from agent_api.audit.queries import AuditQuery, next_link, read_query
 from agent_api.events.positions import Position, epoch_of
-from agent_api.problems import Answer, answer_of
-from agent_api.readers import told, valid_seconds, write
-from agent_api.waiting import CallerGone, Waits
+from agent_api.problems import Answer
+from agent_api.readers import ReaderStream, serve, valid_seconds, while_valid
+from agent_api.waiting import Waits
 from protocol import codec
 from protocol.access import Principal, require_admin
 from protocol.errors import Conflict, InvalidRequest
@@ -34,10 +33,10 @@ class AuditEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one reader until it has its page, or goes away."""
-        with contextlib.suppress(CallerGone):
-            await self._waits.for_answer(self._answer(scope, receive, send), receive)
+        stream = ReaderStream(receive, send, "the audit stream")
+        await serve(stream, self._answer(scope, stream), self._waits, receive)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, stream: ReaderStream) -> None:
         try:
             head = read_head(scope["headers"])
             principal = await self._verifier.verify(bearer(head.authorization))
@@ -45,12 +44,11 @@ class AuditEndpoint:
             fields = _fields(scope["query_string"])
             query = read_query(fields)
             if sse.is_wanted(head.accept):
-                await self._stream(principal, _resumed(query, scope), send)
-                return
-            answer = await self._page(principal, query, fields, scope["path"])
+                await self._stream(principal, _resumed(query, scope), stream)
+            else:
+                await stream.answer(await self._page(principal, query, fields, scope["path"]))
         except Exception as exc:
-            answer = answer_of(told(exc, "the audit stream"))
-        await write_answer(send, receive, answer)
+            await stream.end(exc)
 
     # --- a page ---
 
@@ -69,28 +67,40 @@ class AuditEndpoint:
 
     # --- a stream ---
 
-    async def _stream(self, principal: Principal, query: AuditQuery, send: Send) -> None:
+    async def _stream(self, principal: Principal, query: AuditQuery, stream: ReaderStream) -> None:
         """Follow; refusals come as ordinary answers before the stream has begun, and as its last word afterwards."""
         async with self._feed.open(principal.tenant, query.wanted, query.after) as follower:
-            await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS]})
+            await stream.begin()
             try:
-                await write(send, b"id: %b\n\n" % str(follower.position).encode())
-                while True:
-                    try:
-                        async with asyncio.timeout(min(sse.HEARTBEAT_SECONDS, valid_seconds(principal))):
-                            items = await follower.next()
-                    except TimeoutError:
-                        await write(send, sse.HEARTBEAT)
-                        continue
-                    valid_seconds(principal)
-                    await write(send, b"".join(map(_block, items)))
+                async with while_valid(principal):
+                    await _tell(follower, principal, stream)
             except Exception as exc:
-                await write(send, sse.block(b"end", codec.encode(told(exc, "the audit stream").body())), more=False)
+                await stream.end(exc)
+
+
+async def _tell(follower: Follower, principal: Principal, stream: ReaderStream) -> None:
+    """Write what the follower gets, until something ends it."""
+    await stream.tell([_advance(follower.passed)])
+    while True:
+        try:
+            async with asyncio.timeout(sse.HEARTBEAT_SECONDS):
+                items = await follower.next()
+        except TimeoutError:
+            await stream.tell([_advance(follower.passed)])
+            continue
+        valid_seconds(principal)
+        await stream.tell(map(_block, items))
+        del items  # for it may be long until there are others
 
 
 def with_id(position: Position, data: bytes) -> bytes:
     """Return a stored record, an object, with the id by which a reader goes on from it."""
     return b'{"id":"%b",%b' % (str(position).encode(), data[1:])
+
+
+def _advance(position: Position | None) -> bytes:
+    """Return an id without data, which a reader remembers and is told of nothing; without one, a heartbeat."""
+    return sse.HEARTBEAT if position is None else b"id: %b\n\n" % str(position).encode()
 
 
 def _block(item: Item) -> bytes:

@@ -18,7 +18,8 @@ from protocol.runtime.nats import Connection
 from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, Place
 from protocol.subjects import AUDIT_STREAM
 
-MAX_FOLLOWERS = 32
+MAX_FOLLOWERS = 64
+MAX_FOLLOWERS_PER_TENANT = 16
 MAX_UNREAD = 2000
 RETRY_SECONDS = 0.5
 
@@ -60,6 +61,11 @@ class Follower:
         items, self._unread = self._unread, []
         return items
 
+    @property
+    def passed(self) -> Position | None:
+        """What this follower may resume from, None while something that came has not been returned."""
+        return None if self._unread else self.position
+
     def end(self, error: BridgeError) -> None:
         """Have `next()` raise this."""
         self._ended = self._ended or error
@@ -93,7 +99,7 @@ class Feed:
         self._connection = connection
         self._history = history
         self._tasks = tasks
-        self._followers: set[Follower] = set()
+        self._followers: dict[Follower, str] = {}
         self._closed: BridgeError | None = None
 
     @contextlib.asynccontextmanager
@@ -103,19 +109,16 @@ class Feed:
         Raises `Overloaded` where there are too many, `Unavailable` where the stream cannot be read, and what `close()`
         was given.
         """
-        if self._closed is not None:
-            raise self._closed
-        if len(self._followers) >= MAX_FOLLOWERS:
-            raise Overloaded("this process has as many followers of the audit stream as it takes; try again later")
         info = await self._history.info()
+        self._require_room(tenant)  # with no turn of the loop until the follower is counted
         now = Position(epoch_of(info.created), info.state.last_seq)
         follower = Follower(wanted, after or now)
-        self._followers.add(follower)
+        self._followers[follower] = tenant
         task = self._tasks.create_task(self._follow(follower, wanted.subject(tenant)), name="follow the audit stream")
         try:
             yield follower
         finally:
-            self._followers.discard(follower)
+            del self._followers[follower]
             task.cancel()
 
     def close(self, error: BridgeError) -> None:
@@ -123,6 +126,13 @@ class Feed:
         self._closed = error
         for follower in self._followers:
             follower.end(error)
+
+    def _require_room(self, tenant: str) -> None:
+        if self._closed is not None:
+            raise self._closed
+        tenants = list(self._followers.values())
+        if len(tenants) >= MAX_FOLLOWERS or tenants.count(tenant) >= MAX_FOLLOWERS_PER_TENANT:
+            raise Overloaded("as many follow the audit stream at this process as it takes; close some of them")
 
     async def _follow(self, follower: Follower, subject: str) -> None:
         while True:

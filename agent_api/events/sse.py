@@ -1,4 +1,4 @@
-"""What readers get, as server-sent events: messages, gaps, places to resume from, and the last word."""
+"""What readers get, as server-sent events: messages, gaps, and places to resume from."""
 
 from agent_api.events.cursor import Item
 from agent_api.events.gaps import Gap
@@ -6,7 +6,6 @@ from agent_api.events.messages import Message
 from agent_api.events.positions import Position
 from agent_api.sse import block
 from protocol import codec
-from protocol.errors import BridgeError
 
 
 def opening(retry_ms: int, position: Position) -> bytes:
@@ -22,11 +21,6 @@ def advance(position: Position) -> bytes:
 def write(item: Item) -> bytes:
     """Return a message or a gap; a message is written once for all readers."""
     return item.written(_message) if isinstance(item, Message) else _gap(item)
-
-
-def end(error: BridgeError) -> bytes:
-    """Return the last word of a stream: why it ends. Its name is not `error`, which browsers use for their own."""
-    return block(b"end", codec.encode(error.body()))
 
 
 def _message(message: Message) -> bytes:

@@ -51,3 +51,19 @@ def test_line_breaks_of_an_application_stay_within_its_event(value: object, inde
     assert (lines[0], nothing, end) == (b"event: response", b"", b"")
     assert all(line.startswith(b"data: ") for line in lines[1:])
     assert json.loads(b"\n".join(line.removeprefix(b"data: ") for line in lines[1:])) == value
+
+
+@given(sizes=st.lists(st.integers(0, 20), max_size=12))
+def test_chunks_are_bounded_and_tell_where_blocks_end(sizes: list[int]) -> None:
+    blocks = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    ends = {sum(sizes[: number + 1]) for number in range(len(sizes))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sse, "CHUNK_BYTES", 8)
+        written = 0
+        for data, ends_block in sse.chunks(blocks):
+            assert 0 < len(data) <= 8
+            assert b"".join(blocks)[written : written + len(data)] == data
+            written += len(data)
+            assert not ends_block or written in ends
+            assert ends_block or written not in ends
+    assert written == sum(sizes)
