@@ -5,6 +5,10 @@ a stranger could hold memory and files with connections that never get on.
 """
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,6 +17,7 @@ from agent_api.writing import JoiningTransport
 
 MAX_HEAD_BYTES = 64 * 1024
 SOCKET_PATH = "/api/ws"
+MIN_READ_BYTES = 16 * 1024  # of what waits to be read, in the time in which some of it must be
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -20,6 +25,7 @@ class HttpConnection(HttpToolsProtocol):
 
     _arriving_since: float | None = None
     _unread_since: float | None = None
+    _unread_bytes = 0
     _head_bytes: int | None = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -59,7 +65,7 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Note that the peer does not read."""
         super().pause_writing()
-        self._unread_since = self.loop.time()
+        self._unread_since, self._unread_bytes = self.loop.time(), self._count_unread()
 
     def resume_writing(self) -> None:
         """Note that the peer reads again."""
@@ -72,6 +78,18 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.close()
 
     def abort_where_unread(self, for_seconds: float) -> None:
-        """Abort where an answer has gone unread for longer; only that ends a connection with unwritten bytes."""
-        if self._unread_since is not None and self.loop.time() - self._unread_since > for_seconds:
+        """Abort where next to nothing of an answer was read for longer; only that ends it with unwritten bytes."""
+        if self._unread_since is None:
+            return
+        now, unread = self.loop.time(), self._count_unread()
+        if unread <= self._unread_bytes - MIN_READ_BYTES:
+            self._unread_since, self._unread_bytes = now, unread
+        elif now - self._unread_since > for_seconds:
             self.transport.abort()
+
+    def _count_unread(self) -> int:
+        """Return how many bytes the peer has not acknowledged: ours, and the system's, which takes up megabytes."""
+        held = bytes(4)
+        with contextlib.suppress(OSError):  # not every kind of system tells
+            held = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
+        return self.transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
