@@ -144,7 +144,8 @@ class PositionFrame(msgspec.Struct, frozen=True, tag="position"):
 class CapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities"):
     """Clients that have come, changed or gone since the last frame; `added` and `updated` are records.
 
-    With `complete`, all frames together are what there is at `revision`; without, more is about to follow.
+    With `complete`, all frames together are what there is; without, more is about to follow. `revision` counts the
+    frames from 1.
     """
 
     id: str

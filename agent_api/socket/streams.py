@@ -68,7 +68,7 @@ class Streams:
         for reader in self._readers.values():
             reader.change_principal(principal)
         for watch in self._watches.values():
-            watch.change_principal(principal, clients_of(self._around.known, principal))
+            self._around.outlook.change_principal(watch, principal, clients_of(self._around.known, principal))
 
     async def _run(self, stream: Stream, owner: Owner) -> None:
         try:
@@ -131,7 +131,7 @@ class Streams:
     async def _show(self, watch: Watch) -> None:
         """Tell until the agent's picture is complete."""
         while not watch.sight.complete:
-            frame = watch.sight.step(self._around.known.clients(watch.tenant), self._around.known.revision)
+            frame = watch.sight.step(self._around.known.clients(watch.tenant))
             if frame is not None:
                 self._write(frames.encode(frame))
             await self._room()

@@ -1,7 +1,7 @@
 """What all agents' sockets of a process share."""
 
 import asyncio
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from agent_api.commands import Commands
 from agent_api.events.hub import Hub
@@ -11,21 +11,13 @@ from agent_api.socket.outlook import Outlook
 from protocol.runtime.auth import Verifier
 
 
-class Known(Clients, Protocol):
-    """Who knows the connected clients, and of which revision that is."""
-
-    @property
-    def revision(self) -> int:
-        """Return the revision that has been reached."""
-
-
 class Surroundings(NamedTuple):
     """What a socket needs beside itself; `tasks` are those of the process."""
 
     commands: Commands
     intake: Intake
     verifier: Verifier
-    known: Known
+    known: Clients
     hub: Hub
     outlook: Outlook
     tasks: asyncio.TaskGroup

@@ -1,15 +1,19 @@
 """What an agent is told of clients: a snapshot and then what changes, whatever changes in whatever order."""
 
+import tracemalloc
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.kv import record
 
+from agent_api.socket import scene, sight
 from agent_api.socket.frames import CapabilitiesFrame
-from agent_api.socket.outlook import Outlook
-from agent_api.socket.sight import MAX_FRAME_BYTES, MAX_LOOKS, Sight
+from agent_api.socket.outlook import Outlook, Watch
+from agent_api.socket.scene import MAX_LOOKS
+from agent_api.socket.sight import MAX_FRAME_BYTES
 from protocol.access import AGENT, Principal
 from protocol.discovery import Client
 from protocol.records import EMPTY_CAPABILITIES
@@ -23,152 +27,231 @@ def client(client_id: str, user: str = "ann", **fields: Any) -> Client:
     return Client(record(client_id, principal=user, **fields), EMPTY_CAPABILITIES)
 
 
-def encoded(client: Client) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode([client.record.client_id, client.record.user, client.record.revision]))
+class World:
+    """The clients of a tenant, and whoever watches them."""
+
+    def __init__(self) -> None:
+        self.outlook = Outlook()
+        self.clients: dict[str, Client] = {}
+
+    def put(self, *clients: Client) -> None:
+        for each in clients:
+            self.clients[each.record.client_id] = each
+            self.outlook.observe(f"default.{each.record.client_id}", None, Entry(1, each))
+
+    def remove(self, *client_ids: str) -> None:
+        for client_id in client_ids:
+            if self.clients.pop(client_id, None):
+                self.outlook.observe(f"default.{client_id}", Entry(1), None)
 
 
 class Agent:
     """Puts a picture together from frames."""
 
-    def __init__(self, principal: Principal = ANY) -> None:
-        self.sight = Sight("s", principal, encoded)
-        self.clients: dict[str, list[Any]] = {}
+    def __init__(self, world: World, principal: Principal = ANY) -> None:
+        self.world = world
+        self.watch: Watch = world.outlook.open("s", principal, world.clients)
+        self.clients: dict[str, Any] = {}
         self.frames: list[CapabilitiesFrame] = []
 
-    def look(self, clients: dict[str, Client], revision: int = 1) -> None:
-        while not self.sight.complete:
-            frame = self.sight.step(clients, revision)
-            if frame is not None:
-                self.take(frame)
+    def look(self) -> "Agent":
+        """Have everything told."""
+        while not self.watch.sight.complete:
+            self.step()
+        return self
+
+    def step(self) -> None:
+        frame = self.watch.sight.step(self.world.clients)
+        if frame is not None:
+            self.take(frame)
 
     def take(self, frame: CapabilitiesFrame) -> None:
         self.frames.append(frame)
+        assert frame.revision == len(self.frames)
         for raw in frame.added:
             added = msgspec.json.decode(raw)
-            assert added[0] not in self.clients
-            self.clients[added[0]] = added
+            assert added["clientId"] not in self.clients
+            self.clients[added["clientId"]] = added
         for raw in frame.updated:
             updated = msgspec.json.decode(raw)
-            assert updated[0] in self.clients
-            self.clients[updated[0]] = updated
+            assert updated["clientId"] in self.clients
+            self.clients[updated["clientId"]] = updated
         for client_id in frame.removed:
             del self.clients[client_id]
 
-
-def test_nobody_there_is_a_complete_picture() -> None:
-    agent = Agent()
-    agent.look({}, revision=5)
-    assert agent.frames == [CapabilitiesFrame("s", 5, True, [], [], [])]
+    def renew(self, principal: Principal) -> None:
+        self.world.outlook.change_principal(self.watch, principal, self.world.clients)
 
 
-def test_large_snapshot_comes_in_parts_of_which_the_last_is_complete() -> None:
-    agent = Agent()
-    clients = {f"c{number}": client(f"c{number}", "x" * 50) for number in range(3 * MAX_LOOKS)}
-    agent.sight.look_at(clients)
-    agent.look(clients)
-    assert agent.clients.keys() == clients.keys()
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def crowd(count: int, user: str = "ann", **fields: Any) -> list[Client]:
+    return [client(f"c{number}", user, **fields) for number in range(count)]
+
+
+def test_nobody_there_is_a_complete_picture(world: World) -> None:
+    assert Agent(world).look().frames == [CapabilitiesFrame("s", 1, True, [], [], [])]
+
+
+def test_large_snapshot_comes_in_parts_of_which_the_last_is_complete(world: World) -> None:
+    world.put(*crowd(3 * MAX_LOOKS))
+    agent = Agent(world).look()
+    assert agent.clients.keys() == world.clients.keys()
     assert [frame.complete for frame in agent.frames] == [*[False] * (len(agent.frames) - 1), True]
     assert max(sum(len(memoryview(raw)) for raw in frame.added) for frame in agent.frames) < 2 * MAX_FRAME_BYTES
 
 
-def test_burst_of_changes_of_one_client_is_told_once() -> None:
-    agent = Agent()
-    clients = {"c1": client("c1")}
-    agent.sight.look_at(clients)
-    agent.look(clients)
+def test_burst_of_changes_of_one_client_is_told_once(world: World) -> None:
+    world.put(client("c1"))
+    agent = Agent(world).look()
     for revision in range(2, 9):
-        clients["c1"] = client("c1", revision=revision)
-        agent.sight.look_at(["c1"])
-    agent.look(clients, 8)
-    assert len(agent.frames) == 2
-    assert (agent.frames[1].revision, agent.clients["c1"][2]) == (8, 8)
+        world.put(client("c1", revision=revision))
+    agent.look()
+    assert [len(frame.updated) for frame in agent.frames] == [0, 1]
+    assert agent.clients["c1"]["revision"] == 8
 
 
-def test_client_that_comes_and_goes_between_two_looks_is_not_told() -> None:
-    agent = Agent()
-    agent.look({})
-    agent.sight.look_at(["c1"])
-    agent.look({})
-    assert len(agent.frames) == 1
+def test_client_that_comes_and_goes_between_two_looks_is_not_told(world: World) -> None:
+    agent = Agent(world).look()
+    world.put(client("c1"))
+    world.remove("c1")
+    assert len(agent.look().frames) == 1
 
 
-def test_client_that_another_user_takes_over_is_gone_for_an_agent_limited_to_the_first() -> None:
-    agent = Agent(OF_ANN)
-    clients = {"c1": client("c1"), "c2": client("c2", "bob")}
-    agent.sight.look_at(clients)
-    agent.look(clients)
+def test_change_during_a_long_snapshot_is_told_once(world: World) -> None:
+    world.put(*crowd(3 * MAX_LOOKS))
+    agent = Agent(world)
+    while not agent.frames:
+        agent.step()
+    world.put(*crowd(3 * MAX_LOOKS, revision=2))
+    world.remove("c0", f"c{3 * MAX_LOOKS - 1}")
+    agent.look()
+    assert agent.clients.keys() == world.clients.keys()
+    assert all(each["revision"] == 2 for each in agent.clients.values())
+    assert sum(len(frame.added) for frame in agent.frames) < 3 * MAX_LOOKS
+
+
+def test_client_that_another_user_takes_over_is_gone_for_an_agent_limited_to_the_first(world: World) -> None:
+    world.put(client("c1"), client("c2", "bob"))
+    agent = Agent(world, OF_ANN).look()
     assert agent.clients.keys() == {"c1"}
-    clients |= {"c1": client("c1", "bob"), "c2": client("c2", "ann")}
-    agent.sight.look_at(clients)
-    agent.look(clients)
+    world.put(client("c1", "bob"), client("c2", "ann"))
+    agent.look()
     assert agent.clients.keys() == {"c2"}
     assert (agent.frames[-1].removed, len(agent.frames[-1].added)) == (["c1"], 1)
 
 
-def test_renewed_limits_take_effect_at_once() -> None:
-    agent = Agent()
-    clients = {"c1": client("c1"), "c2": client("c2", "bob")}
-    agent.sight.look_at(clients)
-    agent.look(clients)
-    agent.sight.change_principal(OF_ANN, clients)
-    agent.look(clients)
-    assert agent.clients.keys() == {"c1"}
+def test_renewed_limits_take_effect_at_once(world: World) -> None:
+    world.put(client("c1"), client("c2", "bob"))
+    agent = Agent(world).look()
+    agent.renew(OF_ANN)
+    assert agent.look().clients.keys() == {"c1"}
+    assert (agent.frames[-1].added, agent.frames[-1].updated, agent.frames[-1].removed) == ([], [], ["c2"])
 
 
-def test_hidden_clients_cost_no_frame() -> None:
-    agent = Agent(OF_ANN)
-    agent.look({})
-    clients = {"c2": client("c2", "bob")}
-    agent.sight.look_at(clients)
-    agent.look(clients)
-    assert len(agent.frames) == 1
+def test_renewal_with_the_same_limits_costs_nothing(world: World) -> None:
+    world.put(*crowd(5))
+    agent = Agent(world, OF_ANN).look()
+    agent.watch.news.clear()
+    agent.renew(msgspec.structs.replace(OF_ANN, expires_at=9.0, permissions=frozenset("x")))
+    assert not agent.watch.news.is_set()
+    assert agent.watch.sight.complete
+
+
+@pytest.mark.parametrize("count", [1, MAX_LOOKS + 1, 3 * MAX_LOOKS + 500])
+def test_however_many_hidden_clients_there_are_and_change_nothing_tells(world: World, count: int) -> None:
+    world.put(*crowd(count, "bob"))
+    agent = Agent(world, OF_ANN).look()
+    agent.watch.news.clear()
+    world.put(*crowd(count, "bob", revision=2))
+    assert not agent.watch.news.is_set()
+    agent.look()
+    agent.renew(msgspec.structs.replace(OF_ANN, users=frozenset({"ann", "zoe"})))
+    agent.look()
+    assert agent.frames == [CapabilitiesFrame("s", 1, True, [], [], [])]
+    world.put(client("mine"))
+    agent.look()
+    assert [(frame.revision, frame.complete) for frame in agent.frames] == [(1, True), (2, True)]
+
+
+def test_agents_with_the_same_limits_share_what_they_see(world: World) -> None:
+    """What a picture costs each agent that is up to date does not grow with the number of clients."""
+    world.put(*crowd(10_000))
+    first = Agent(world).look()
+    sights = []
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            watch = world.outlook.open("s", ANY, world.clients)
+            while not watch.sight.complete:
+                watch.sight.step(world.clients)
+            sights.append(watch)
+        assert tracemalloc.get_traced_memory()[0] < 10 * 10_000
+    finally:
+        tracemalloc.stop()
+    assert len(first.clients) == 10_000
 
 
 changes = st.lists(
     st.tuples(
-        st.sampled_from(["c1", "c2", "c3"]), st.sampled_from(["ann", "bob", None]), st.integers(0, 2), st.booleans()
+        st.sampled_from(["c1", "c2", "c3"]), st.sampled_from(["ann", "bob", None]), st.integers(0, 3), st.booleans()
     )
 )
 
 
+@pytest.mark.parametrize(("looks", "frame_bytes"), [(1000, 65536), (1, 1)])
 @given(changes, st.booleans())
 def test_complete_picture_is_what_the_agent_may_see(
-    steps: list[tuple[str, str | None, int, bool]], limited: bool
+    looks: int,
+    frame_bytes: int,
+    steps: list[tuple[str, str | None, int, bool]],
+    limited: bool,
 ) -> None:
-    principal = OF_ANN if limited else ANY
-    agent, clients = Agent(principal), dict[str, Client]()
-    for revision, (client_id, user, looks, renews) in enumerate(steps):
-        clients.pop(client_id, None)
-        if user is not None:
-            clients[client_id] = client(client_id, user, revision=revision)
-        agent.sight.look_at([client_id])
-        if renews:
-            principal = ANY if principal is OF_ANN else OF_ANN
-            agent.sight.change_principal(principal, clients)
-        for _ in range(looks):
-            if frame := agent.sight.step(clients, revision):
-                agent.take(frame)
-    agent.look(clients)
-    visible = {key: each for key, each in clients.items() if principal is ANY or each.record.user == "ann"}
-    assert agent.clients == {key: msgspec.json.decode(encoded(each)) for key, each in visible.items()}
+    world, principal = World(), OF_ANN if limited else ANY
+    world.put(client("c2"), client("c3", "bob"))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (scene, sight):
+            patch.setattr(module, "MAX_LOOKS", looks)
+        patch.setattr(sight, "MAX_FRAME_BYTES", frame_bytes)
+        agent, stayer = Agent(world, principal), Agent(world, ANY)
+        for revision, (client_id, user, steps_between, renews) in enumerate(steps):
+            if user is None:
+                world.remove(client_id)
+            else:
+                world.put(client(client_id, user, revision=revision))
+            if renews:
+                principal = ANY if principal is OF_ANN else OF_ANN
+                agent.renew(principal)
+            for _ in range(steps_between):
+                agent.step()
+        agent.look()
+        stayer.look()
+    everything = {key: msgspec.json.decode(msgspec.json.encode(each.record)) for key, each in world.clients.items()}
+    visible = {key: each for key, each in everything.items() if principal is ANY or each["principal"] == "ann"}
+    assert (agent.clients, stayer.clients) == (visible, everything)
     assert agent.frames[-1].complete
 
 
-async def test_news_of_another_tenant_wakes_nobody_and_a_record_is_encoded_once() -> None:
-    outlook = Outlook()
-    one, two = outlook.open("s", ANY, []), outlook.open("s", ANY, [])
-    for watch in (one, two):
-        watch.news.clear()
-    outlook.observe("acme.c1", None, Entry(1))
-    assert not one.news.is_set()
-    outlook.observe("default.c1", None, Entry(1))
-    assert one.news.is_set()
-    assert two.news.is_set()
-    clients = {"c1": client("c1")}
-    first, second = one.sight.step(clients, 1), two.sight.step(clients, 1)
-    assert first is not None
-    assert second is not None
-    assert first.added[0] is second.added[0]
-    outlook.close(one)
-    outlook.close(two)
-    outlook.observe("default.c1", None, None)
+def test_news_of_another_tenant_wakes_nobody_and_a_record_is_encoded_once(world: World) -> None:
+    one, two = Agent(world).look(), Agent(world).look()
+    for each in (one, two):
+        each.watch.news.clear()
+    world.outlook.observe("acme.c1", None, Entry(1, client("c1")))
+    assert not one.watch.news.is_set()
+    world.put(client("c1"))
+    assert one.watch.news.is_set()
+    assert two.watch.news.is_set()
+    assert one.look().frames[-1].added[0] is two.look().frames[-1].added[0]
+
+
+def test_what_nobody_watches_is_forgotten(world: World) -> None:
+    world.put(client("c1"))
+    agents = [Agent(world).look(), Agent(world, OF_ANN).look()]
+    agents[1].renew(ANY)
+    for agent in agents:
+        world.outlook.close(agent.watch)
+    assert vars(world.outlook) == vars(Outlook())
+    world.put(client("c2"))

@@ -1,0 +1,81 @@
+"""What all agents with the same limits see of their tenant's clients: judged once for all of them, and kept once.
+
+Sans-I/O. Clients that nobody here may see leave no trace in it, so that nothing that is made of it can betray them.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from protocol.access import Principal, may, view_of
+from protocol.discovery import Client
+
+MAX_LOOKS = 1000
+
+
+class Scope(NamedTuple):
+    """What of a principal decides which clients it may see."""
+
+    tenant: str
+    users: frozenset[str] | None
+    apps: frozenset[str] | None
+    clients: frozenset[str] | None
+
+
+def scope_of(principal: Principal) -> Scope:
+    """Return what of a principal decides which clients it may see; all agents and administrators are equal in it."""
+    return Scope(principal.tenant, principal.users, principal.apps, principal.clients)
+
+
+class Onlooker(Protocol):
+    """Somebody who looks at a scene."""
+
+    def note(self, client_id: str, *, there: bool) -> None:
+        """Take the news that a client has changed, which was `there` before."""
+
+
+class Scene:
+    """What one scope shows: `clients`, by id, as soon as it is `ready`."""
+
+    def __init__(self, principal: Principal, client_ids: Iterable[str]) -> None:
+        """Begin with nothing; `client_ids` are all that the principal's tenant has now, to be looked at by `look()`."""
+        self.clients: dict[str, Client] = {}
+        self.onlookers: set[Onlooker] = set()
+        self._principal = principal
+        self._to_look_at = iter(tuple(client_ids))
+        self._ready = False
+        self._ids: tuple[str, ...] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether all clients of the tenant have been looked at."""
+        return self._ready
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all clients; one object for as long as none comes or goes."""
+        if self._ids is None:
+            self._ids = tuple(self.clients)
+        return self._ids
+
+    def look(self, clients: Mapping[str, Client]) -> None:
+        """Look at some more of those that there were in the beginning; `clients` are the tenant's as they are now."""
+        some = list(islice(self._to_look_at, MAX_LOOKS))
+        for client_id in some:
+            self.change(client_id, clients.get(client_id))
+        self._ready = len(some) < MAX_LOOKS
+
+    def change(self, client_id: str, client: Client | None) -> None:
+        """Take what a client is now, None for one that is gone; the mirror makes a new object for each change."""
+        seen = client if client is not None and may(self._principal, view_of(client.record)) else None
+        before = self.clients.get(client_id)
+        if seen is before:
+            return
+        if seen is None:
+            del self.clients[client_id]
+        else:
+            self.clients[client_id] = seen
+        if seen is None or before is None:
+            self._ids = None
+        for onlooker in self.onlookers:
+            onlooker.note(client_id, there=before is not None)
