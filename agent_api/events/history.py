@@ -8,6 +8,7 @@ nothing follows; and whether something is gone from the front is asked after the
 import asyncio
 import base64
 import itertools
+import logging
 from typing import Any
 
 import msgspec
@@ -28,7 +29,10 @@ MAX_READS = 16
 PAGE_MESSAGES = 256
 PAGE_BYTES = 64 * 1024
 READ_SECONDS = 2.0
+LOG_SECONDS = 60.0
 _END_OF_BATCH, _NOT_FOUND = "204", "404"
+
+log = logging.getLogger(__name__)
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -88,6 +92,7 @@ class History:
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
         self._batches: dict[str, _Batch] = {}
+        self._log_next = 0.0
 
     async def start(self) -> None:
         """Subscribe for what direct gets answer."""
@@ -109,6 +114,13 @@ class History:
             raise Unavailable("the stream of events is not there yet; try again in a moment")
         gap = gap_of(after, info)
         return Page(gap=gap) if gap else Page(page.messages, min(page.reached, info.state.last_seq))
+
+    def warn(self, why: str) -> None:
+        """Log that a reader was sent away because the past could not be read; not for each of many readers."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._log_next:
+            self._log_next = now + LOG_SECONDS
+            log.warning("readers of events are sent away, for what has happened before cannot be read: %s", why)
 
     async def _page(self, after: Position, until: int, subject: str) -> Page:
         batch = await self._batch(after, subject)

@@ -1,9 +1,8 @@
 """One reader, as its server holds it: waits for what comes next, wherever that has to be read from."""
 
 import asyncio
-import logging
 
-from agent_api.events.cursor import Cursor, Item
+from agent_api.events.cursor import Cursor, Item, Page
 from agent_api.events.flow import Flow
 from agent_api.events.history import History
 from agent_api.events.positions import Position
@@ -11,8 +10,7 @@ from protocol.access import Principal
 from protocol.errors import BridgeError, Unavailable
 
 RETRY_SECONDS = 0.5
-
-log = logging.getLogger(__name__)
+PATIENCE_SECONDS = 10.0  # for a page of the past
 
 
 class Reader:
@@ -25,6 +23,9 @@ class Reader:
         self._history = history
         self._ended: BridgeError | None = None
         self._woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._wants_page_since: float | None = None
+        self._why_none = "it was not our turn"
 
     @property
     def position(self) -> Position:
@@ -41,7 +42,7 @@ class Reader:
         """Wait for what comes next and return it: one or more messages and gaps, of bounded number and size.
 
         May be cancelled without loss. Raises the `BridgeError` that ends this reader: `Overloaded` where it has become
-        too slow, or what the hub was closed with.
+        too slow, `Unavailable` where the past cannot be read, or what the hub was closed with.
         """
         while True:
             if self._ended is not None:
@@ -63,6 +64,7 @@ class Reader:
         """Read a page of the past, become live, or wait."""
         if not self.cursor.live and not self._flow.attach(self):
             return await self._turn_page()
+        self._wants_page_since = None
         if self.cursor.waiting:
             self._woken.clear()
             await self._woken.wait()
@@ -72,17 +74,29 @@ class Reader:
 
     async def _turn_page(self) -> list[Item]:
         """Return the next page of the past; none where all of it is hidden, or where it cannot be read just now."""
-        cursor = self.cursor
-        before, subject = cursor.position, cursor.filters.subject(cursor.principal.tenant)
-        until = self._ring.last if self._ring.epoch == before.epoch else 0
-        try:
-            page = await self._history.read(before, until, subject)
-        except Unavailable as exc:
-            log.debug("cannot read the past: %s", exc.message)
-        else:
-            if cursor.position == before:  # the stream has not lost it meanwhile
-                items = cursor.turn(page)
-                if items or cursor.position != before:
-                    return items
+        cursor, before = self.cursor, self.cursor.position
+        page = await self._read_page(before)
+        if page is not None and cursor.position == before:  # the stream has not lost it meanwhile
+            items = cursor.turn(page)
+            if items or cursor.position != before:
+                return items
         await asyncio.sleep(RETRY_SECONDS)
         return []
+
+    async def _read_page(self, after: Position) -> Page | None:
+        """Return a page, None where there is none just now; raise `Unavailable` where that has been so for long."""
+        subject = self.cursor.filters.subject(self.cursor.principal.tenant)
+        until = self._ring.last if self._ring.epoch == after.epoch else 0
+        if self._wants_page_since is None:
+            self._wants_page_since = self._loop.time()
+        try:
+            async with asyncio.timeout_at(self._wants_page_since + PATIENCE_SECONDS):
+                page = await self._history.read(after, until, subject)
+        except Unavailable as exc:
+            self._why_none = exc.message
+            return None
+        except TimeoutError as exc:
+            self._history.warn(self._why_none)
+            raise Unavailable("what has happened before cannot be read now; come back with the last id") from exc
+        self._wants_page_since = None
+        return page

@@ -19,7 +19,7 @@ from support.processes import Process
 from support.settings import agent_token, bearer, environment
 from support.wait import until
 
-from agent_api.events import hub
+from agent_api.events import history, hub, reader
 from agent_api.events.ring import Ring
 from agent_api.service import AgentApi
 from agentbridge import nats_config
@@ -145,6 +145,26 @@ async def test_nats_that_returns_without_its_last_messages_is_a_gap(
         async with client_of(private_nats.url) as publisher:
             await tell(publisher, data="other")
         assert data_of(await stream.take(1)) == ["other"]
+
+
+async def test_reader_whose_past_cannot_be_read_is_sent_away_and_one_warning_tells_why(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(history, "READ_SECONDS", 0.05)
+    async with client_of(private_nats.url) as client:
+        await make_stream(client, allow_direct=False)
+        async with running_agent_api(private_nats.url) as api, http_client(api) as http:
+            last = await read_some(http, client, 3)
+        await tell(client, data=3)
+        async with running_agent_api(private_nats.url) as other, http_client(other) as http:
+            for _ in range(2):
+                async with reading(http, last.id) as stream:
+                    end = await stream.ended()
+                    assert (end.event, end.data["code"], end.data["retryable"]) == ("end", "unavailable", True)
+                    assert stream.last_id == last.id
+    assert [record.levelname for record in caplog.records if "sent away" in record.message] == ["WARNING"]
 
 
 async def test_user_of_the_template_may_do_what_readers_need(
