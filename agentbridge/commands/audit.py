@@ -1,8 +1,10 @@
 """`agentbridge audit`: who called what and how that ended, from the audit stream and as it happens."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import click
@@ -53,44 +55,72 @@ def audit(settings: CommandSettings, as_json: bool, limit: int, follow: bool, **
 async def _show(settings: CommandSettings, wanted: AuditFilter, limit: int, *, as_json: bool, follow: bool) -> None:
     tenant = tenant_of(token_of(settings))
     async with connected(settings) as connection:
-        tap = Tap(connection)
+        history, tap = AuditHistory(connection), Tap(connection)
+        await history.start()
+        await connection.verify_permissions()
+        begun = await _last_sequence(history, connection) if follow else 0
         if follow:  # before the past is read, so that nothing falls between
             await tap.listen([wanted.subject(tenant)])
-        past = await _past(connection, tenant, wanted, limit)
+        past = await _past(history, connection, tenant, wanted, limit)
         for found in past:
             _print(codec.decode_value(found.data), found.record, as_json=as_json)
         if follow:
-            shown = {found.data for found in past}
-            async for content, record in _live(tap, wanted, shown):
+            twice = Twice(found.data for found in past if found.sequence > begun)
+            async for content, record in _live(tap, wanted, twice):
                 _print(content, record, as_json=as_json)
         elif not past and not as_json:
             click.echo("nothing is recorded", err=True)
 
 
-async def _past(connection: Connection, tenant: str, wanted: AuditFilter, limit: int) -> list[Found]:
+class Twice:
+    """What was read of the past though it came while we were listening, and so comes again: once each."""
+
+    def __init__(self, stored: Iterable[bytes]) -> None:
+        self._coming = Counter(codec.encode(codec.decode_value(data)) for data in stored)
+
+    def take(self, content: dict[str, Any]) -> bool:
+        """Return whether what comes was shown already."""
+        data = codec.encode(content)
+        if not self._coming[data]:
+            return False
+        self._coming[data] -= 1
+        return True
+
+
+async def _last_sequence(history: AuditHistory, connection: Connection) -> int:
+    async with _permitted(connection):
+        return (await history.info()).state.last_seq
+
+
+async def _past(
+    history: AuditHistory, connection: Connection, tenant: str, wanted: AuditFilter, limit: int
+) -> list[Found]:
     """Return the newest records, the last one last."""
-    history = AuditHistory(connection)
-    await history.start()
-    await connection.verify_permissions()
     found: list[Found] = []
     before, more = None, True
     while more and len(found) < limit:
-        try:
+        async with _permitted(connection):
             page = await history.page(tenant, wanted, min(PAGE, limit - len(found)), before)
-        except Unavailable:
-            await connection.verify_permissions()  # what is not permitted looks like silence
-            raise
         found += page.found
         before, more = page.reached, page.more
     return found[::-1]
 
 
-async def _live(tap: Tap, wanted: AuditFilter, shown: set[bytes]) -> AsyncIterator[tuple[dict[str, Any], AuditRecord]]:
+@contextlib.asynccontextmanager
+async def _permitted(connection: Connection) -> AsyncIterator[None]:
+    """Have what is not permitted, which looks like silence, be told as such."""
+    try:
+        yield
+    except Unavailable:
+        await connection.verify_permissions()
+        raise
+
+
+async def _live(tap: Tap, wanted: AuditFilter, twice: Twice) -> AsyncIterator[tuple[dict[str, Any], AuditRecord]]:
     """Yield what comes, but for what has been shown already."""
     async for content in tap.messages():
-        data = codec.encode(content)
-        record = read_record(data)
-        if record is not None and wanted.wants(record) and data not in shown:
+        record = read_record(codec.encode(content))
+        if record is not None and wanted.wants(record) and not twice.take(content):
             yield content, record
 
 
