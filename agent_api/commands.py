@@ -5,12 +5,15 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from agent_api.bodies import Order
 from agent_api.gathering import Gathered
 from agent_api.reaching import Reaching
 from agent_api.refusals import Refusals
 from agent_api.tries import Tries
 from protocol.access import Principal
+from protocol.ids import new_request_id
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage
 from protocol.runtime.listening import OnProgress
 from protocol.subjects import ClientAddress
@@ -64,7 +67,7 @@ class Commands:
         """
         passed_on = token if self._passes_tokens_on else None
         if order.command.idempotency_key is not None:
-            return self._keyed.send(order, Tries(self.refusals, principal, partial(self._call, passed_on, heard)))
+            return self._keyed.send(order, Tries(self.refusals, principal, partial(self._call_anew, passed_on, heard)))
         if order.client_id is not None:
             address = ClientAddress(principal.tenant, order.client_id)
             return self._recorded(principal, passed_on, heard, address, order.command)
@@ -101,3 +104,14 @@ class Commands:
     ) -> Coroutine[Any, Any, CommandResponse]:
         on_progress = None if heard is None else partial(heard, address.client_id)
         return self._caller.call(address, command, token, on_progress)
+
+    async def _call_anew(
+        self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest
+    ) -> CommandResponse:
+        """Send a command under a request id of its own, and return the answer under the caller's.
+
+        Twins under one key may have the same id, through other agent APIs too; each is probed and cancelled by itself.
+        """
+        assert command.request_id is not None
+        sent = replace(command, request_id=new_request_id(), caller_request_id=command.request_id)
+        return replace(await self._call(token, heard, address, sent), request_id=command.request_id)

@@ -16,7 +16,6 @@ from agent_api.reaching import Reaching
 from agent_api.tries import Tries
 from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
 from protocol.idempotency import content_of, entry_key
-from protocol.ids import new_request_id
 from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.entries import Entries, Stored
 from protocol.subjects import ClientAddress
@@ -31,13 +30,11 @@ class Keyed:
         self._entries = entries
         self._reaching = reaching
         self._loop = asyncio.get_running_loop()
-        self._under_way: set[tuple[str, str, str]] = set()
 
     async def send(self, order: Order, tries: Tries) -> CommandResponse | Gathered:
         """Return the one answer to the command under the order's key.
 
-        Where it asks several clients, each has its own answer under the key. A twin may come under the same request id;
-        on its way it gets another one. Raises what `Reaching.send()` does,
+        Where it asks several clients, each has its own answer under the key. Raises what `Reaching.send()` does,
         `Conflict` where the key was used for another command, `Unavailable` where what is remembered cannot be read:
         then nothing was sent.
         """
@@ -55,18 +52,6 @@ class Keyed:
             return await self._send_once(Order(address.client_id, command), tries)
 
     async def _send_once(self, order: Order, tries: Tries) -> CommandResponse:
-        given, principal = order.request_id, tries.principal
-        if (principal.tenant, principal.sub, given) in self._under_way:
-            order = replace(order, command=replace(order.command, request_id=new_request_id()))
-        mark = (principal.tenant, principal.sub, order.request_id)
-        self._under_way.add(mark)
-        try:
-            outcome = await self._send(order, tries)
-        finally:
-            self._under_way.discard(mark)
-        return replace(outcome, request_id=given)
-
-    async def _send(self, order: Order, tries: Tries) -> CommandResponse:
         key = _key(order, tries)
         stored = await self._entries.read(key)
         if stored.entry is None:

@@ -39,7 +39,7 @@ class Audit:
             asked.role,
             asked.target,
             asked.action,
-            command.request_id,
+            asked.request_id or command.request_id,
             _via(command.reply),
             None if error is None or error.code != Code.COMMAND_FAILED else _own_code(error.details),
             response.replayed,
@@ -65,6 +65,7 @@ class Audit:
             return
         known = caller is None or caller.tenant == client.tenant
         kept = command is not None and self._with_parameters
+        own_id = None if command is None else command.caller_request_id
         self._trail.publish(
             AuditRecord(
                 at=timestamp(time.time()),
@@ -76,7 +77,7 @@ class Audit:
                 role=None if caller is None else caller.role,
                 target=None if command is None else command.target,
                 action=None if command is None else command.action,
-                request_id=request_id or None,
+                request_id=own_id or request_id or None,
                 via=_via(reply),
                 outcome=error.code.value,
                 duration_ms=0,

@@ -51,6 +51,11 @@ class Waiter(msgspec.Struct, eq=False):
         return self.client.client_id
 
     @property
+    def own_id(self) -> str:
+        """The id by which the caller knows the request."""
+        return self.asked.request_id or self.request_id
+
+    @property
     def key(self) -> WaiterKey:
         """By what the request is probed and cancelled."""
         return (self.client_id, self.caller.sub, self.request_id)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.claims import Claim, Claims, Stage, Waiter
 from gateway.recording import Recording
@@ -45,6 +46,11 @@ class Request(msgspec.Struct, frozen=True):
     request_id: str
     reply: str
     progress_to: str | None
+
+    @property
+    def own_id(self) -> str:
+        """The id by which the caller knows the request."""
+        return self.command.caller_request_id or self.request_id
 
 
 class _Refused(Exception):
@@ -135,7 +141,7 @@ class Idempotency:
 
     async def _pursue(self, claim: Claim, request: Request) -> None:
         """Find out whether the command may be executed; execute it, or give all that wait what there is instead."""
-        with logs.about(request.session.core.client_id, request.request_id):
+        with logs.about(request.session.core.client_id, request.own_id):
             try:
                 ended = await self._claim(claim, request)
                 if ended is None:
@@ -202,10 +208,10 @@ class Idempotency:
             raise Cancelled("nobody waits for the command any more")
         now, nonce, deadline = self._loop.time(), claim.entry.claim, max(waiter.deadline for waiter in claim.waiters)
         lead = claim.waiters[0]  # the first request may have given up meanwhile
-        command = msgspec.structs.replace(request.command, timeout_ms=max(1, round((deadline - now) * 1000)))
+        command = replace(request.command, timeout_ms=max(1, round((deadline - now) * 1000)))
         try:
             effects = request.session.core.call(
-                lead.caller, command, lead.request_id, lead.reply, now, lead.progress_to, nonce
+                lead.caller, command, lead.own_id, lead.reply, now, lead.progress_to, nonce
             )
         except BridgeError as exc:
             raise _Refused(exc) from exc
@@ -226,8 +232,8 @@ class Idempotency:
 
     def _tell(self, claim: Claim, response: CommandResponse) -> None:
         for waiter in self._claims.dismiss(claim):
-            own = waiter is claim.first
-            self._answer(waiter, response if own else replayed(response, waiter.request_id))
+            own = replace(response, request_id=waiter.request_id)
+            self._answer(waiter, own if waiter is claim.first else replayed(response, waiter.request_id))
 
     def _give_up(self, claim: Claim, answer: Callable[[Waiter], CommandResponse]) -> None:
         """Answer all who wait for a claim that came to nothing, unless its command is with the client already."""
@@ -271,7 +277,7 @@ class Idempotency:
             user=core.view.user,
             app=core.view.app,
             permissions=sorted(offer.permissions) if offer is not None else [],
-            request_id=request.request_id,
+            request_id=request.own_id,
             at=timestamp(time.time()),
         )
 

@@ -51,18 +51,22 @@ class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What a record says of a command that is under way, beside its ids. `parameters` where they are recorded."""
+    """What a record says of a command that is under way, beside its ids. `parameters` where they are recorded.
+
+    `request_id` is the caller's, where the command has come under another one.
+    """
 
     role: str
     target: str
     action: str | None
     parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    request_id: str | None = None
 
 
 def asked_by(caller: Principal, command: CommandRequest, *, with_parameters: bool) -> Asked:
     """Return what a record will say of a command."""
     parameters = kept_parameters(command.parameters) if with_parameters else msgspec.UNSET
-    return Asked(caller.role, command.target, command.action, parameters)
+    return Asked(caller.role, command.target, command.action, parameters, command.caller_request_id)
 
 
 def kept_parameters(parameters: msgspec.Raw) -> msgspec.Raw:

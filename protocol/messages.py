@@ -28,7 +28,11 @@ PROGRESS_HEADER = "Agentbridge-Progress"
 class CommandRequest(
     msgspec.Struct, frozen=True, tag_field="op", tag="call", rename="camel", omit_defaults=True, kw_only=True
 ):
-    """A command for one client. `timeout_ms` is what remains; `sent_at` is the caller's clock in Unix milliseconds."""
+    """A command for one client. `timeout_ms` is what remains; `sent_at` is the caller's clock in Unix milliseconds.
+
+    `caller_request_id` is how the caller knows a command under an idempotency key which was given a `request_id` of its
+    own on the way, so that it is not taken for a twin that came by another way under the same id.
+    """
 
     target: _Short
     action: Annotated[str, msgspec.Meta(max_length=256)] | None = None
@@ -37,6 +41,7 @@ class CommandRequest(
     timeout_ms: Annotated[int, msgspec.Meta(le=MAX_UNIX_MS)] | None = None
     idempotency_key: str | None = None
     sent_at: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)] | None = None
+    caller_request_id: str | None = None
 
 
 class CancelRequest(
@@ -181,6 +186,8 @@ def check_command(command: CommandRequest) -> CommandRequest:
     """Return the command where its ids, parameters and timeout are sound; raise `InvalidRequest` otherwise."""
     if command.request_id is not None:
         check_printable(command.request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
+    if command.caller_request_id is not None:
+        check_printable(command.caller_request_id, "`callerRequestId`", MAX_REQUEST_ID_CHARS)
     if command.idempotency_key is not None:
         check_printable(command.idempotency_key, "`idempotencyKey`", MAX_IDEMPOTENCY_KEY_CHARS)
     if not codec.is_object(command.parameters):

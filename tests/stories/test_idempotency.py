@@ -1,19 +1,25 @@
 """Commands under idempotency keys over HTTP, across agent APIs and gateways, and after a gateway's death."""
 
 import asyncio
+import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from nats.aio.msg import Msg
 from support.agent_socket import agent_socket
 from support.app import App, AppFault, Handler, never
+from support.audit import recorded
 from support.bridge import Bridge, running_bridge
-from support.gateways import agent
+from support.gateways import Agent, agent
 from support.nats_server import NatsServer
 from support.settings import agent_token
-from support.wait import until
+from support.wait import subscribed, until
+
+from protocol import subjects
 
 REPLAYED = "idempotency-replayed"
 
@@ -252,26 +258,71 @@ async def test_nats_away_is_unavailable_and_its_return_brings_the_outcome_back(
 
 
 async def test_closed_connection_cancels_the_command_unless_a_twin_waits(story: Story) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        first = tasks.create_task(story.post("slow", command={"requestId": "r1"}))
+    """Both have one request id, and come through different agent APIs: each is cancelled by itself all the same."""
+    async with asyncio.TaskGroup() as tasks, sent(story) as wire:
+        first = tasks.create_task(story.post("slow", command={"requestId": "same"}))
         await until(lambda: story.executed)
-        twin = tasks.create_task(story.post("slow", api=1, command={"requestId": "r2"}))
-        async with agent(story.bridge.nats_url) as direct:
-            probe = {"op": "probe", "requestIds": ["r1", "r2"]}
-
-            async def waiting() -> list[str]:
-                found: list[str] = (await direct.ask(story.app.client_id, probe))["inFlight"]
-                return found
-
-            await until(lambda: _is(waiting, ["r1", "r2"]))
-            first.cancel()
-            await until(lambda: _is(waiting, ["r2"]))
-            assert not story.app.all_received(type="cancel")
-            twin.cancel()
-            assert await story.app.received(type="cancel")
+        twin = tasks.create_task(story.post("slow", api=1, command={"requestId": "same"}))
+        await until(lambda: wire.in_flight(2))
+        twin.cancel()
+        await until(lambda: wire.in_flight(1))
+        third = tasks.create_task(story.post("slow", api=1, command={"requestId": "same"}))
+        await until(lambda: wire.in_flight(2))
+        assert not first.done()
+        third.cancel()
+        await until(lambda: wire.in_flight(1))
+        assert not story.app.all_received(type="cancel")
+        first.cancel()
+        assert await story.app.received(type="cancel")
     again = await story.post("slow")
     assert (again.status_code, again.json()["code"]) == (499, "cancelled")
 
 
-async def _is(waiting: Any, expected: list[str]) -> bool:
-    return bool(await waiting() == expected)
+class Wire:
+    """The commands that were sent to the application's subject."""
+
+    def __init__(self, story: Story, observer: Agent) -> None:
+        self._story = story
+        self._observer = observer
+        self.commands: list[dict[str, Any]] = []
+
+    async def in_flight(self, number: int) -> bool:
+        """Tell whether so many of them wait for their answer."""
+        ids = [command["requestId"] for command in self.commands]
+        probe = {"op": "probe", "requestIds": ids}
+        return len(set((await self._observer.ask(self._story.app.client_id, probe))["inFlight"])) == number
+
+    async def take(self, message: Msg) -> None:
+        operation = json.loads(message.data)
+        if operation.get("op", "call") == "call":
+            self.commands.append(operation)
+
+
+@contextlib.asynccontextmanager
+async def sent(story: Story) -> AsyncIterator[Wire]:
+    """Observe what is sent to the application from now on."""
+    async with agent(story.bridge.nats_url) as observer:
+        wire = Wire(story, observer)
+        await observer.nats.subscribe(subjects.command("default", story.app.client_id), cb=wire.take)
+        await subscribed(observer.nats)
+        yield wire
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_caller_s_own_id_is_in_all_that_it_is_told_and_in_the_record(story: Story, several: bool) -> None:
+    body: dict[str, Any] = {"command": {"target": "never", "requestId": "mine"}}
+    body |= {"clientIds": [story.app.client_id]} if several else {"clientId": story.app.client_id}
+    headers = {"Idempotency-Key": "k1", "Accept": "text/event-stream"}
+    async with sent(story) as wire, asyncio.TaskGroup() as tasks:
+        stream = tasks.create_task(story.bridge.http.post("/api/command", json=body, headers=headers))
+        command = await story.app.received(type="command")
+        await story.app.send({"type": "progress", "requestId": command["requestId"], "progress": 1})
+        answer = {"type": "response", "requestId": command["requestId"], "status": "success", "result": 1}
+        await story.app.send(answer)
+    assert "mine" not in [command["requestId"] for command in wire.commands]
+    progress, response = [
+        json.loads(line[6:]) for line in stream.result().text.split("\n") if line.startswith("data: ")
+    ]
+    whole = response["results"][story.app.client_id] if several else response
+    assert (progress["requestId"], whole["requestId"], whole["result"]) == ("mine", "mine", 1)
+    assert [record["requestId"] for record in await recorded(story.bridge.nats_url, 1)] == ["mine"]

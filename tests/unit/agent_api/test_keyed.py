@@ -213,3 +213,28 @@ async def test_bucket_away_is_recorded_once_for_each_client(bench: Bench) -> Non
     with pytest.raises(Unavailable):
         await bench.ask({"clientId": "c3"})
     assert bench.records == [(client_id, "unavailable", False) for client_id in ("c1", "c2", "c3")]
+
+
+# --- ids ---
+
+
+@pytest.mark.parametrize("whom", [{"clientId": "c1"}, ANY, {}, {"clientIds": ["c1", "c2"]}])
+async def test_keyed_command_goes_under_an_id_of_its_own_and_is_answered_under_the_caller_s(
+    bench: Bench, whom: dict[str, Any]
+) -> None:
+    bench.known.put(client("c1", "f"))
+    for _ in range(2):
+        answer = await bench.ask(whom)
+        told = (
+            [each["requestId"] for each in answer["results"].values()] if "clientIds" in whom else [answer.request_id]
+        )
+        assert set(told) == {"mine"}
+    commands = [command for _, command in bench.sent]
+    assert {command.caller_request_id for command in commands} == {"mine"}
+    assert len({"mine", *(command.request_id for command in commands)}) == len(commands) + 1
+
+
+async def test_command_without_a_key_goes_under_the_caller_s_id(bench: Bench) -> None:
+    await bench.ask({"clientId": "c1"}, key=None)
+    [(_, command)] = bench.sent
+    assert (command.request_id, command.caller_request_id) == ("mine", None)
