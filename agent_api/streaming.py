@@ -6,7 +6,6 @@ which come at once are ordinary answers with their own status.
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
@@ -16,12 +15,14 @@ from starlette.types import Message, Receive, Send
 from agent_api import sse
 from agent_api.asgi import write_answer
 from agent_api.commands import Heard
+from agent_api.held import Held, size_of
 from agent_api.problems import Answer, Header
 from protocol import codec
 from protocol.messages import ProgressMessage
 
 BEGIN_AFTER_SECONDS = 1.0
 MAX_WAITING = 8
+MAX_WAITING_BYTES = 256 * 1024
 
 Work = Callable[[Receive, Heard], Coroutine[Any, Any, Answer | None]]
 
@@ -48,7 +49,7 @@ class _Writer:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._waiting: deque[ProgressMessage] = deque(maxlen=MAX_WAITING)
+        self._waiting: Held[tuple[str, int], ProgressMessage] = Held(MAX_WAITING, MAX_WAITING_BYTES)
         self._news = asyncio.Event()
         self._request_read = False
         self._begun = False
@@ -61,9 +62,9 @@ class _Writer:
             self.wake()
         return message
 
-    def take(self, _: str, message: ProgressMessage) -> None:
+    def take(self, client_id: str, message: ProgressMessage) -> None:
         """Have progress written when the caller has read what came before; the oldest is forgotten."""
-        self._waiting.append(message)
+        self._waiting.put((client_id, message.seq), message, size_of(message))
         self.wake()
 
     def wake(self) -> None:
@@ -98,7 +99,7 @@ class _Writer:
 
     async def _write_waiting(self) -> None:
         while self._waiting:
-            await self._write(sse.block(b"progress", codec.encode(self._waiting.popleft())))
+            await self._write(sse.block(b"progress", codec.encode(self._waiting.pop_oldest())))
 
     async def _write(self, data: bytes) -> None:
         await self._begin()

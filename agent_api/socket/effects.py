@@ -11,17 +11,13 @@ from protocol.frames import AuthFrame
 
 
 class InFlight(msgspec.Struct, eq=False):
-    """A command that has no response yet. `size` is that of its frame, in bytes.
-
-    `held` is the newest progress of each client that the agent was too slow for.
-    """
+    """A command that has no response yet. `size` is that of its frame, in bytes."""
 
     ident: str
     order: Order
     size: int
     started: float
     wants_progress: bool
-    held: dict[str, ProgressFrame] = msgspec.field(default_factory=dict)
 
 
 class Stream(msgspec.Struct, eq=False):
@@ -36,6 +32,12 @@ class Send(NamedTuple):
     """Send a frame to the agent."""
 
     frame: ServerFrame
+
+
+class Mention(NamedTuple):
+    """Send a frame that the agent can do without, unless so much is unread that this would cost it the socket."""
+
+    frame: ProgressFrame
 
 
 class Start(NamedTuple):
@@ -79,4 +81,4 @@ class Close(NamedTuple):
     reason: str
 
 
-Effect = Send | Start | Stop | Open | Leave | Verify | Ping | Close
+Effect = Send | Mention | Start | Stop | Open | Leave | Verify | Ping | Close

@@ -11,12 +11,14 @@ from functools import partial
 from typing import Any, assert_never
 
 from agent_api.gathering import Gathered
+from agent_api.held import size_of
 from agent_api.socket import frames
 from agent_api.socket.effects import (
     Close,
     Effect,
     InFlight,
     Leave,
+    Mention,
     Open,
     Ping,
     Send,
@@ -79,8 +81,8 @@ class LiveSocket:
         """Do what the core has decided, in order and without yielding."""
         for effect in effects:
             match effect:
-                case Send(frame=frame):
-                    self._socket.send_text(frames.encode(frame))
+                case Send() | Mention():
+                    self._tell(effect)
                 case Start(command=command):
                     self._start(command)
                 case Stop(command=command):
@@ -164,12 +166,21 @@ class LiveSocket:
         return self._around.commands.send(command.order, self.core.principal, self._token, heard)
 
     def _progressed(self, command: InFlight, client_id: str, message: ProgressMessage) -> None:
-        self.perform(self.core.progressed(command, client_id, message, congested=self._congested))
+        self.perform(self.core.progressed(command, client_id, message, congested=self._congested(message)))
 
-    @property
-    def _congested(self) -> bool:
-        """Whether the agent reads so slowly that only what it cannot do without is sent."""
-        return self._socket.unread_bytes > self._socket.send_buffer_bytes // CONGESTED_AT
+    def _congested(self, message: ProgressMessage) -> bool:
+        """Tell whether the agent reads so slowly that it is to be spared this."""
+        unread = self._socket.unread_bytes
+        return unread > self._socket.send_buffer_bytes // CONGESTED_AT or not self._fits(size_of(message), unread)
+
+    def _tell(self, effect: Send | Mention) -> None:
+        data = frames.encode(effect.frame)
+        if isinstance(effect, Send) or self._fits(len(data), self._socket.unread_bytes):
+            self._socket.send_text(data)
+
+    def _fits(self, size: int, unread: int) -> bool:
+        """Tell whether there is room for so much; to an agent that has read everything anything may be sent."""
+        return not unread or unread + size <= self._socket.send_buffer_bytes
 
     # --- the token ---
 

@@ -14,11 +14,13 @@ from typing import NamedTuple, assert_never
 from agent_api.bodies import Order, order_of
 from agent_api.events.filters import WILDCARD, Filters
 from agent_api.gathering import SUCCESS, Gathered
+from agent_api.held import Held, size_of
 from agent_api.socket.effects import (
     Close,
     Effect,
     InFlight,
     Leave,
+    Mention,
     Open,
     Ping,
     Send,
@@ -58,6 +60,8 @@ from protocol.subjects import MAX_EVENT_NAME_BYTES
 MAX_IN_FLIGHT = 256
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
 MAX_STREAMS = 32
+MAX_HELD = 1000
+MAX_HELD_BYTES = 256 * 1024
 
 
 class State(enum.Enum):
@@ -86,6 +90,7 @@ class AgentSession:
         self._limits = limits
         self._in_flight: dict[str, InFlight] = {}
         self._in_flight_bytes = 0
+        self._held: Held[tuple[InFlight, str], ProgressFrame] = Held(MAX_HELD, MAX_HELD_BYTES)
         self._streams: dict[str, Stream] = {}
         self._refreshing = False
         self._bad_frames = BadFrames()
@@ -143,14 +148,17 @@ class AgentSession:
     def progressed(
         self, command: InFlight, client_id: str, message: ProgressMessage, *, congested: bool
     ) -> list[Effect]:
-        """Pass on how far a command has come; to an agent that reads slowly, the newest alone, before the response."""
+        """Pass on how far a command has come; to an agent that reads slowly, the newest alone, before the response.
+
+        What is held of all its commands is bounded; the oldest is forgotten.
+        """
         if not self._waits(command):
             return []
         frame = _progress(command.ident, client_id, message)
         if congested:
-            command.held[client_id] = frame
+            self._held.put((command, client_id), frame, size_of(message))
             return []
-        command.held.pop(client_id, None)
+        self._held.drop((command, client_id))
         return [Send(frame)]
 
     def answered(self, command: InFlight, outcome: CommandResponse | Gathered, now: float) -> list[Effect]:
@@ -235,6 +243,7 @@ class AgentSession:
         stops += [Leave(stream) for stream in self._streams.values()]
         self._in_flight.clear()
         self._streams.clear()
+        self._held.clear()
         return stops
 
     # --- inside ---
@@ -292,7 +301,8 @@ class AgentSession:
     def _settle(self, command: InFlight, response: ResponseFrame) -> list[Effect]:
         del self._in_flight[command.ident]
         self._in_flight_bytes -= command.size
-        return [*map(Send, command.held.values()), Send(response), *self._close_where_drained()]
+        held = self._held.take(lambda key: key[0] is command) if self._held else []
+        return [*map(Mention, held), Send(response), *self._close_where_drained()]
 
     def _close_where_drained(self) -> list[Effect]:
         if self.state is not State.DRAINING or self._in_flight:

@@ -324,6 +324,22 @@ async def test_agent_that_reads_gets_what_is_larger_than_the_bound(world: World,
         assert len((await agent.call("c1", "f"))["result"]) == 300_000
 
 
+async def test_progress_never_costs_a_slow_agent_its_socket(
+    world: World, api: AgentApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(message: dict[str, object]) -> str:
+        told = {"requestId": message["requestId"], "seq": 1, "progress": 1, "data": "x" * 20_000}
+        await world.nats.publish(world.headers[-1]["Agentbridge-Progress"], json.dumps(told).encode())
+        return "done"
+
+    await world.hold("c1", work)
+    async with agent_socket(api.url) as agent:
+        for unread, told in ((0, 1), (UNREAD // 4, 2), (UNREAD - 10_000, 2), (UNREAD, 2)):
+            monkeypatch.setattr(BoundedSocket, "unread_bytes", unread)
+            assert (await agent.call("c1", "f"))["result"] == "done"
+            assert len(agent.all_received(type="progress")) == told
+
+
 async def test_silent_agent_is_closed(world: World, nats_url: str) -> None:
     """A peer that does the handshake, sends a command and then answers nothing, not even pings."""
     await world.hold("c1", never)

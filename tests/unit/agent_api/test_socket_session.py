@@ -18,6 +18,7 @@ from agent_api.socket.effects import (
     Effect,
     InFlight,
     Leave,
+    Mention,
     Open,
     Ping,
     Send,
@@ -27,7 +28,15 @@ from agent_api.socket.effects import (
     Verify,
 )
 from agent_api.socket.frames import CapabilitiesFrame, ErrorFrame, ProgressFrame, ResponseFrame
-from agent_api.socket.session import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_STREAMS, AgentSession, Limits, State
+from agent_api.socket.session import (
+    MAX_HELD_BYTES,
+    MAX_IN_FLIGHT,
+    MAX_IN_FLIGHT_BYTES,
+    MAX_STREAMS,
+    AgentSession,
+    Limits,
+    State,
+)
 from protocol.access import AGENT, Principal
 from protocol.bad_frames import MAX_BAD_FRAMES
 from protocol.errors import BridgeError, ClientLost, Code, Conflict, InvalidFrame, Overloaded, Unavailable
@@ -71,7 +80,7 @@ def success(*, replayed: bool = False) -> CommandResponse:
 
 
 def sent(effects: list[Effect]) -> list[Any]:
-    return [effect.frame for effect in effects if isinstance(effect, Send)]
+    return [effect.frame for effect in effects if isinstance(effect, Send | Mention)]
 
 
 def codes(effects: list[Effect]) -> list[str]:
@@ -192,6 +201,28 @@ def test_held_progress_is_forgotten_for_a_newer_one() -> None:
     core.progressed(running, "c1", progress(1), congested=True)
     core.progressed(running, "c1", progress(2), congested=False)
     assert len(sent(core.answered(running, success(), now=1))) == 1
+
+
+def test_progress_held_for_a_slow_agent_is_bounded_in_bytes_and_responses_are_not_dropped() -> None:
+    """An agent that has stalled, and an application that tells much of each of its commands."""
+    core = socket()
+    running = [started(core, str(number)) for number in range(20)]
+    large = msgspec.structs.replace(progress(1), data=msgspec.Raw(b"1" * (MAX_HELD_BYTES // 4)))
+    for each in running:
+        for client_id in ("c1", "c2"):
+            assert core.progressed(each, client_id, large, congested=True) == []
+    kinds = [[type(effect) for effect in core.answered(each, success(), now=1)] for each in running]
+    assert kinds == [[Send]] * 18 + [[Mention, Mention, Send]] * 2
+
+
+def test_newest_progress_is_held_however_large_it_is() -> None:
+    core = socket()
+    running = started(core)
+    for seq in (1, 2):
+        large = msgspec.structs.replace(progress(seq), data=msgspec.Raw(b"1" * MAX_HELD_BYTES * 2))
+        core.progressed(running, f"c{seq}", large, congested=True)
+    held, _ = sent(core.answered(running, success(), now=1))
+    assert held.seq == 2
 
 
 # --- what is told unasked ---

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.types import Receive
 from support.wait import until
@@ -11,7 +12,7 @@ from support.wait import until
 from agent_api import sse, streaming
 from agent_api.commands import Heard
 from agent_api.problems import Answer
-from agent_api.streaming import MAX_WAITING, stream
+from agent_api.streaming import MAX_WAITING, MAX_WAITING_BYTES, stream
 from protocol.messages import ProgressMessage
 
 DONE = Answer(200, b'{"success":true}')
@@ -43,12 +44,12 @@ class Caller:
         await receive()
         return await self.answer
 
-    async def tell(self, *numbers: int) -> None:
+    async def tell(self, *numbers: int, data: bytes = b"1") -> None:
         """Tell progress at once, and let the stream act upon it."""
         await self.turns()
         assert self.heard is not None
         for number in numbers:
-            self.heard("c1", ProgressMessage(request_id="r1", seq=number, progress=number))
+            self.heard("c1", ProgressMessage(request_id="r1", seq=number, progress=number, data=msgspec.Raw(data)))
         await self.turns()
 
     async def turns(self) -> None:
@@ -152,6 +153,18 @@ async def test_slow_reader_misses_progress_but_not_the_newest_nor_the_answer(
     caller.reads.set()
     await ended(streamed)
     assert caller.events == ["1", "2", *map(str, range(1000 - MAX_WAITING, 1000)), "response"]
+
+
+async def test_what_waits_for_a_slow_reader_is_bounded_in_bytes(caller: Caller, streamed: asyncio.Task[None]) -> None:
+    await caller.tell(1)
+    caller.reads.clear()
+    await caller.tell(2)
+    await caller.tell(3, 4, data=b"1" * MAX_WAITING_BYTES)
+    await caller.tell(5, 6, data=b"1" * (MAX_WAITING_BYTES // 2))
+    caller.answer.set_result(DONE)
+    caller.reads.set()
+    await ended(streamed)
+    assert caller.events == ["1", "2", "5", "6", "response"]
 
 
 async def test_silent_command_is_shown_alive(
