@@ -77,6 +77,7 @@ class Hub:
                 yield reader
             finally:
                 self._flow.remove(reader)
+                reader.let_go()
 
     def close(self, error: BridgeError) -> None:
         """End every reader with this error; new ones are refused with it."""

@@ -5,7 +5,9 @@ import asyncio
 from agent_api.events.cursor import Cursor, Item, Page
 from agent_api.events.flow import Flow
 from agent_api.events.history import History
+from agent_api.events.messages import Message
 from agent_api.events.positions import Position
+from agent_api.events.ring import size_of
 from protocol.access import Principal
 from protocol.errors import BridgeError, Unavailable
 
@@ -25,6 +27,7 @@ class Reader:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wants_page_since: float | None = None
+        self._held_bytes = 0
         self._why_none = "it was not our turn"
 
     @property
@@ -44,12 +47,18 @@ class Reader:
         May be cancelled without loss. Raises the `BridgeError` that ends this reader: `Overloaded` where it has become
         too slow, `Unavailable` where the past cannot be read, or what the hub was closed with.
         """
+        self.let_go()
         while True:
             if self._ended is not None:
                 raise self._ended
             items = self.cursor.take(self._ring) or await self._go_on()
             if items:
                 return items
+
+    def let_go(self) -> None:
+        """Count what was returned before as held no more; `next()` does."""
+        if self._held_bytes:
+            self._hold(0)
 
     def wake(self) -> None:
         """Have `next()` look again."""
@@ -78,6 +87,7 @@ class Reader:
         page = await self._read_page(before)
         if page is not None and cursor.position == before:  # the stream has not lost it meanwhile
             items = cursor.turn(page)
+            self._hold(sum(size_of(item) for item in items if isinstance(item, Message)))
             if items or cursor.position != before:
                 return items
         await asyncio.sleep(RETRY_SECONDS)
@@ -85,18 +95,25 @@ class Reader:
 
     async def _read_page(self, after: Position) -> Page | None:
         """Return a page, None where there is none just now; raise `Unavailable` where that has been so for long."""
-        subject = self.cursor.filters.subject(self.cursor.principal.tenant)
+        filters, tenant = self.cursor.filters, self.cursor.principal.tenant
         until = self._ring.last if self._ring.epoch == after.epoch else 0
         if self._wants_page_since is None:
             self._wants_page_since = self._loop.time()
+        patient_until = self._wants_page_since + PATIENCE_SECONDS
         try:
-            async with asyncio.timeout_at(self._wants_page_since + PATIENCE_SECONDS):
-                page = await self._history.read(after, until, subject)
-        except Unavailable as exc:
-            self._why_none = exc.message
-            return None
-        except TimeoutError as exc:
+            async with asyncio.timeout_at(patient_until):
+                page = await self._history.read(after, until, filters, tenant)
+        except (Unavailable, TimeoutError) as exc:
+            if isinstance(exc, Unavailable):
+                self._why_none = exc.message
+            if self._loop.time() < patient_until:
+                return None
             self._history.warn(self._why_none)
             raise Unavailable("what has happened before cannot be read now; come back with the last id") from exc
         self._wants_page_since = None
         return page
+
+    def _hold(self, size: int) -> None:
+        """Count that this reader holds so much of the past."""
+        self._history.budget.hold(self.cursor.principal.tenant, size - self._held_bytes)
+        self._held_bytes = size

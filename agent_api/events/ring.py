@@ -40,7 +40,7 @@ class Ring:
         self.last = sequence
         if message is not None:
             self._by_number[self._oldest + len(self._by_number)] = message
-            self._bytes += _size(message)
+            self._bytes += size_of(message)
             while len(self._by_number) > self._max_messages or self._bytes > self._max_bytes:
                 self._forget_oldest()
 
@@ -53,10 +53,10 @@ class Ring:
     def _forget_oldest(self) -> None:
         message = self._by_number.pop(self._oldest)
         self._oldest += 1
-        self._bytes -= _size(message)
+        self._bytes -= size_of(message)
         self.floor = message.position.sequence
 
 
-def _size(message: Message) -> int:
+def size_of(message: Message) -> int:
     """Return about how many bytes a message holds: its data, and the same once more as written for readers."""
     return 2 * len(message.data) + OVERHEAD_BYTES

@@ -21,6 +21,7 @@ from protocol.subjects import AUDIT_STREAM
 STRETCH = 256
 MAX_GETS = 200
 MAX_LOOKED_THROUGH = 8192
+MAX_PAGE_BYTES = 1024 * 1024
 MAX_PAGES_AT_ONCE = 4
 CLOCKS_APART_SECONDS = 60  # between the gateways, which write `at`, and the server, which knows when it stored
 
@@ -97,6 +98,7 @@ class _Reading:
         self._since = None if wanted.since is None else _shifted(wanted.since, -CLOCKS_APART_SECONDS)
         self._gets = 0
         self._looked_through = 0
+        self._bytes = 0
 
     async def end_before(self, instant: str, end: int) -> int:
         """Return the sequence below which everything was stored before an instant."""
@@ -132,7 +134,7 @@ class _Reading:
                 return False
             self.reached = message.sequence
             self._take(message)
-            if len(self.found) == self._limit:
+            if len(self.found) == self._limit or self._bytes >= MAX_PAGE_BYTES:
                 return False
         self.reached = first
         return True
@@ -142,6 +144,7 @@ class _Reading:
         record = read_record(message.data)
         if record is not None and self._wanted.wants(record):
             self.found.append(Found(message.sequence, record, message.data))
+            self._bytes += len(message.data)
 
 
 async def last_stretch(first_from: First, low: int, high: int) -> tuple[int, int] | None:

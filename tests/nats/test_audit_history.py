@@ -101,6 +101,17 @@ async def test_filters_are_looked_for_within_bounds_and_a_short_page_says_that_t
     assert len(pages) <= 4
 
 
+async def test_page_is_bounded_by_bytes_too(
+    connection: Connection, history: AuditHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.runtime.audit_history.MAX_PAGE_BYTES", 250)
+    await store(connection, 1, count=6)
+    first = await history.page("default", EVERYTHING, 100)
+    second = await history.page("default", EVERYTHING, 100, first.reached)
+    assert (ids(first), first.more) == (["6", "5"], True)
+    assert ids(second) == ["4", "3"]
+
+
 async def test_times_narrow(connection: Connection, history: AuditHistory) -> None:
     await store(connection, 1, count=10)
     assert len((await history.page("default", AuditFilter(since=at(-60)), 100)).found) == 10

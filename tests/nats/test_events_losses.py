@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -16,13 +17,19 @@ from support.agent_api import http_client, never, running_agent_api, world_at
 from support.events import Said, data_of, make_stream, reading, tell
 from support.nats_server import NatsServer
 from support.processes import Process
-from support.settings import agent_token, bearer, environment
+from support.settings import agent_token, bearer, environment, settings_for
 from support.wait import until
 
-from agent_api.events import history, hub, reader
+from agent_api.events import budget, history, hub, reader
+from agent_api.events.filters import Filters
+from agent_api.events.gaps import Gap
+from agent_api.events.hub import Hub
 from agent_api.events.ring import Ring
 from agent_api.service import AgentApi
+from agent_api.settings import ApiSettings
 from agentbridge import nats_config
+from protocol.access import AGENT, Principal
+from protocol.runtime.nats import connect
 from protocol.subjects import EVENTS_STREAM
 
 
@@ -239,6 +246,36 @@ async def test_stalled_readers_do_not_keep_a_process_from_its_end(
         assert "ASGI" not in process.log
     finally:
         process.end()
+
+
+async def test_past_that_is_held_is_bounded_for_each_tenant_and_others_wait_until_it_is_taken(
+    client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "MAX_BYTES_PER_TENANT", 1)
+    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.01)
+    ours, theirs = (Principal("a", AGENT, tenant, math.inf) for tenant in ("default", "acme"))
+    since = "1-0"
+    for tenant in ("default", "acme"):
+        await tell(client, tenant=tenant)
+    async with (
+        connect(settings_for(ApiSettings, private_nats.url), "agent_api", "test") as connection,
+        asyncio.TaskGroup() as tasks,
+        asyncio.timeout(10),
+    ):
+        hub = Hub(connection)
+        await hub.start()
+        following = tasks.create_task(hub.run())
+        async with hub.open(ours, Filters(), since) as waiting, hub.open(theirs, Filters(), since) as other:
+            async with hub.open(ours, Filters(), since) as stalled:
+                for each in (stalled, waiting, other):
+                    assert isinstance((await each.next())[0], Gap)
+                assert len(await stalled.next()) == 1
+                assert len(await other.next()) == 1
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await waiting.next()
+            assert len(await waiting.next()) == 1
+        following.cancel()
 
 
 @contextlib.asynccontextmanager
