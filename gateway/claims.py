@@ -4,7 +4,7 @@
         └──────────────drop──────────────▶ (forgotten)
 
 A claim is one attempt to execute a command at most once; its waiters are the requests that asked for it, the first one
-and its twins. They come and go without touching the command, until the last one cancels.
+and its twins. They come and go without touching the command, until the last one cancels or has waited long enough.
 """
 
 import asyncio
@@ -71,6 +71,11 @@ class Claim(msgspec.Struct, eq=False):
     waiters: list[Waiter] = []
     revision: int = 0
     response: CommandResponse | None = None
+
+    @property
+    def hangs_on_one(self) -> bool:
+        """Whether the command is with the client for one request alone, so that it ends with that one's wait."""
+        return self.stage is Stage.RUNNING and len(self.waiters) == 1
 
     def waiter(self, key: WaiterKey) -> Waiter | None:
         """Return the longest waiting request that goes by this key; a twin may have been sent under the same id."""

@@ -113,7 +113,7 @@ class Idempotency:
         waiter = claim.waiter(key) if claim is not None else None
         if claim is None or waiter is None:
             return False
-        if claim.stage is Stage.RUNNING and len(claim.waiters) == 1:
+        if claim.hangs_on_one:
             session.perform(core.cancel(caller, claim.entry.claim, reason, self._loop.time()))
         else:
             self._refuse(waiter, Cancelled("the caller cancelled the command"))
@@ -155,6 +155,8 @@ class Idempotency:
                 self._give_up(claim, _refusal(exc))
             except Exception:
                 log.exception("a command under an idempotency key failed")
+                if claim.stage is Stage.CLAIMING:
+                    self._recording.free_soon(claim)
                 self._give_up(claim, _refusal(Internal("the gateway failed; its log says why")))
 
     async def _claim(self, claim: Claim, request: Request) -> Entry | None:
@@ -193,7 +195,9 @@ class Idempotency:
         try:
             longest = self._limits.max_command_timeout_ms / 1000 + ENTRY_SECONDS
             revision = await self._entries.write(claim.key, claim.entry, expected, at_least_seconds=longest)
-        except Unavailable:
+        except WrongRevision:
+            raise
+        except Exception:
             self._recording.free_soon(claim)  # it may have been written nevertheless
             raise
         if self._loop.time() - asked > CLAIM_SECONDS:
@@ -242,7 +246,12 @@ class Idempotency:
                 self._answer(waiter, answer(waiter))
 
     def _expire(self, waiter: Waiter) -> None:
+        """End a request's wait, and its command where nobody else waits for that."""
         claim = self._claims.waiting.get(waiter.key)
+        session = self._sessions.find(waiter.client.tenant, waiter.client_id)
+        if claim is not None and claim.hangs_on_one and session is not None:
+            session.perform(session.core.give_up(waiter.caller, claim.entry.claim, self._loop.time()))
+            return
         sent = claim is not None and claim.stage is not Stage.CLAIMING
         left = "may still run" if sent else "was not executed"
         self._refuse(waiter, DeadlineExceeded(f"there was no answer in time; the command {left}"))

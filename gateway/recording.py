@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.claims import Claim, Claims
 from protocol import codec
-from protocol.errors import BridgeError, Unavailable
+from protocol.errors import BridgeError
 from protocol.idempotency import Entry
 from protocol.messages import CommandResponse
 from protocol.runtime.entries import Entries, Stored
@@ -57,7 +57,7 @@ class Recording:
             await self._entries.remove(claim.key, claim.revision)
         except WrongRevision:
             log.debug("the key of request %s is somebody else's already", claim.entry.request_id)
-        except Unavailable:
+        except BridgeError:
             self._start(self._free(claim))
 
     def free_soon(self, claim: Claim) -> None:
@@ -104,7 +104,7 @@ class Recording:
                 return ""
             except WrongRevision:
                 stored = await self._read(claim)
-            except Unavailable:
+            except BridgeError:
                 stored = None
             if stored is None:
                 await asyncio.sleep(pause)
@@ -126,7 +126,7 @@ class Recording:
             try:
                 await self._entries.remove(claim.key, stored.revision)
                 return
-            except (WrongRevision, Unavailable):
+            except (WrongRevision, BridgeError):
                 await asyncio.sleep(pause)
 
     async def _read(self, claim: Claim) -> Stored | None:

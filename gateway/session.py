@@ -225,6 +225,11 @@ class Session:
             return []
         return self._withdraw(command, Cancelled("the caller cancelled the command"), reason, now)
 
+    def give_up(self, caller: Principal, request_id: str, now: float) -> list[Effect]:
+        """Answer `timeout` for a command before its own deadline; no effects where it is not in flight."""
+        command = self._by_caller.get((caller.sub, request_id))
+        return [] if command is None else self.deadline_passed(command.wire_id, now)
+
     def is_in_flight(self, caller: Principal, request_id: str) -> bool:
         """Tell whether a command of this caller's still waits for the client."""
         return (caller.sub, request_id) in self._by_caller

@@ -16,7 +16,7 @@ from support.wait import until
 from gateway.__main__ import start
 from gateway.settings import GatewaySettings
 from protocol import codec, subjects
-from protocol.errors import Unavailable
+from protocol.errors import Internal, Unavailable
 from protocol.idempotency import Entry
 from protocol.reports import ReportAck
 from protocol.runtime.entries import Entries
@@ -24,6 +24,8 @@ from protocol.runtime.nats import connect
 from registry.streams import Streams
 
 Body = dict[str, Any]
+UNREADABLE = Internal("the acknowledgement is none")
+LOST = Unavailable("the acknowledgement is lost")
 
 
 class _Done(Exception):
@@ -37,7 +39,7 @@ class Gate:
         self.open = asyncio.Event()
         self.open.set()
         self.reached = 0
-        self.acknowledges = True
+        self.error: Exception | None = None
         self.written: list[Entry] = []
 
     async def write(self, entries: Entries, key: str, entry: Entry, expected: int = 0, **more: Any) -> int:
@@ -45,8 +47,8 @@ class Gate:
         await self.open.wait()
         revision = await _write(entries, key, entry, expected, **more)
         self.written.append(entry)
-        if not self.acknowledges:
-            raise Unavailable("the acknowledgement is lost")
+        if self.error is not None:
+            raise self.error
         return revision
 
 
@@ -184,26 +186,55 @@ async def test_client_that_goes_while_the_key_is_claimed_has_not_executed_it(
         assert (await keyed(caller, heir, "r2"))["status"] == "success"
 
 
-async def test_claim_whose_acknowledgement_is_lost_is_not_executed_and_may_be_sent_again(
-    gate: Gate, app: App, caller: Agent
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (LOST, "unavailable", True),
+        (UNREADABLE, "internal", False),
+        (RuntimeError("a fault of ours"), "internal", False),
+    ],
+)
+async def test_claim_whose_writing_failed_somehow_is_not_executed_and_may_be_sent_again(
+    gate: Gate, app: App, caller: Agent, error: Exception, code: str, retryable: bool
 ) -> None:
-    gate.acknowledges = False
+    gate.error = error
     answer = await keyed(caller, app, "r1")
-    assert (answer["error"]["code"], answer["error"]["retryable"]) == ("unavailable", True)
+    assert (answer["error"]["code"], answer["error"]["retryable"]) == (code, retryable)
     assert (executed(app), len(gate.written)) == (0, 1)
-    gate.acknowledges = True
+    gate.error = None
     assert "replayed" not in await keyed(caller, app, "r2")
     assert (await keyed(caller, app, "r3"))["replayed"] is True
     assert executed(app) == 1
 
 
-async def test_outcome_whose_acknowledgement_is_lost_is_written_once(gate: Gate, app: App, caller: Agent) -> None:
-    app.handlers["echo"] = lambda parameters: setattr(gate, "acknowledges", False)
+@pytest.mark.parametrize("error", [LOST, UNREADABLE])
+async def test_outcome_whose_acknowledgement_is_lost_or_unreadable_is_written_once(
+    gate: Gate, app: App, caller: Agent, error: Exception
+) -> None:
+    app.handlers["echo"] = lambda parameters: setattr(gate, "error", error)
     assert (await keyed(caller, app, "r1"))["status"] == "success"
     await until(lambda: len(gate.written) == 2)
-    gate.acknowledges = True
+    gate.error = None
     counted = json.loads((await caller.nats.request("$SRV.STATS.agentbridge-gateway", b"", timeout=5)).data)
     (data,) = [each["data"] for each in counted["endpoints"] if each["name"] == "ping"]
     assert (data["keyedCommands"], data["outcomesNotRecorded"]) == (1, 0)
     assert (await keyed(caller, app, "r2"))["replayed"] is True
+    assert executed(app) == 1
+
+
+async def test_key_whose_removal_is_answered_by_a_stranger_is_freed_a_moment_later(
+    app: App, caller: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, removed = Entries.remove, list[str]()
+
+    async def misunderstood(entries: Entries, key: str, expected: int) -> None:
+        removed.append(key)
+        if len(removed) == 1:
+            raise UNREADABLE
+        await remove(entries, key, expected)
+
+    monkeypatch.setattr(Entries, "remove", misunderstood)
+    refused = {"target": "nothing", "idempotencyKey": "k"}
+    assert await caller.refused(app.client_id, refused) == "unknown_capability"
+    assert (await keyed(caller, app, "r2"))["status"] == "success"
     assert executed(app) == 1

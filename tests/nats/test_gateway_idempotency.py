@@ -288,6 +288,31 @@ async def test_application_is_told_when_the_last_request_is_cancelled(here: Surr
     assert here.executed() == 1
 
 
+async def test_application_is_told_when_the_last_request_has_waited_long_enough(here: Surroundings) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(here.call("slow", requestId="r1", timeoutMs=20_000))
+        await until(here.executed)
+        twin = tasks.create_task(here.call("slow", requestId="r2", timeoutMs=500))
+        await until(lambda: in_flight(here, {"op": "probe", "requestIds": ["r2"]}, 1))
+        assert await here.caller.ask(here.app.client_id, {"op": "cancel", "requestId": "r1"}) == {"cancelled": True}
+    codes = [call.result()["error"]["code"] for call in (first, twin)]
+    assert (codes, (await here.app.received(type="cancel"))["reason"]) == (["cancelled", "timeout"], "timeout")
+    assert (await here.ended())["outcome"]["error"]["code"] == "timeout"
+    again = await here.call("slow")
+    assert (again["error"]["code"], again["replayed"]) == ("timeout", True)
+    assert here.executed() == 1
+
+
+async def test_request_that_has_waited_long_enough_leaves_the_command_to_its_twin(here: Surroundings) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(here.call("slow", requestId="r1"))
+        await until(here.executed)
+        assert (await here.call("slow", requestId="r2", timeoutMs=50))["error"]["code"] == "timeout"
+        assert not here.app.all_received(type="cancel")
+        here.release.set()
+    assert first.result()["status"] == "success"
+
+
 async def test_client_that_goes_is_client_lost_to_all_and_remembered(here: Surroundings, tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as tasks:
         calls = [tasks.create_task(here.call("never")) for _ in range(2)]
