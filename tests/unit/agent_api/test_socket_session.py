@@ -1,91 +1,33 @@
 """An agent's socket without a socket: one response to each accepted command, whatever happens in whatever order."""
 
-import contextlib
 import json
-from collections import Counter
-from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from support.agent_core import ANN, Frame, codes, command, opened, progress, sent, socket, started, success, taken
 
 from agent_api.gathering import Gathered
 from agent_api.socket import frames
 from agent_api.socket.effects import (
     Close,
-    Effect,
-    InFlight,
     Leave,
     Mention,
-    Open,
     Ping,
     Send,
-    Start,
     Stop,
-    Stream,
     Verify,
 )
-from agent_api.socket.frames import CapabilitiesFrame, ErrorFrame, ProgressFrame, ResponseFrame
+from agent_api.socket.frames import ErrorFrame, ProgressFrame, ResponseFrame
 from agent_api.socket.session import (
     MAX_HELD_BYTES,
     MAX_IN_FLIGHT,
     MAX_IN_FLIGHT_BYTES,
     MAX_STREAMS,
-    AgentSession,
-    Limits,
     State,
 )
-from protocol.access import AGENT, Principal
 from protocol.bad_frames import MAX_BAD_FRAMES
-from protocol.errors import BridgeError, ClientLost, Code, Conflict, InvalidFrame, Overloaded, Unavailable
+from protocol.errors import ClientLost, Code, Conflict, InvalidFrame, Overloaded, Unavailable
 from protocol.frames import AckFrame, PongFrame
-from protocol.messages import CommandResponse, ProgressMessage
-
-ANN = Principal("ann", AGENT, "default", float("inf"))
-LIMITS = Limits(30_000, 300_000, ping_interval_seconds=25, ping_timeout_seconds=8)
-Frame = dict[str, Any]
-
-
-def socket() -> AgentSession:
-    return AgentSession(ANN, LIMITS, now=0)
-
-
-def taken(core: AgentSession, frame: Frame, now: float = 0, size: int = 10) -> list[Effect]:
-    """Have the core take a frame as its shell does; what it raises is raised."""
-    return core.take(frames.decode(json.dumps(frame).encode(), text=True), size, now)
-
-
-def command(ident: str = "a", **fields: Any) -> Frame:
-    return {"type": "command", "id": ident, "clientId": "c1", "command": {"target": "f", "requestId": "r"}, **fields}
-
-
-def started(core: AgentSession, ident: str = "a", now: float = 0, **fields: Any) -> InFlight:
-    [effect] = taken(core, command(ident, **fields), now)
-    assert isinstance(effect, Start)
-    return effect.command
-
-
-def opened(core: AgentSession, frame: Frame) -> Stream:
-    [effect] = taken(core, frame)
-    assert isinstance(effect, Open)
-    return effect.stream
-
-
-def success(*, replayed: bool = False) -> CommandResponse:
-    return CommandResponse(
-        request_id="r", status="success", result=msgspec.Raw(b"1"), client_id="c1", duration_ms=5, replayed=replayed
-    )
-
-
-def sent(effects: list[Effect]) -> list[Any]:
-    return [effect.frame for effect in effects if isinstance(effect, Send | Mention)]
-
-
-def codes(effects: list[Effect]) -> list[str]:
-    return [getattr(frame, "error", frame).code for frame in sent(effects)]
-
 
 # --- commands ---
 
@@ -171,10 +113,6 @@ def test_id_in_use_is_a_conflict(first: Frame, second: Frame) -> None:
 
 
 # --- progress ---
-
-
-def progress(seq: int) -> ProgressMessage:
-    return ProgressMessage(request_id="r", seq=seq, progress=float(seq))
 
 
 def test_progress_is_passed_on_until_the_response() -> None:
@@ -375,123 +313,3 @@ def test_end_cancels_commands_and_ends_subscriptions() -> None:
     running, stream = started(core), opened(core, {"type": "capabilities", "id": "s"})
     assert core.end() == [Stop(running), Leave(stream)]
     assert core.answered(running, success(), now=1) == []
-
-
-class SocketMachine(RuleBasedStateMachine):
-    """An agent with few ids, and shells that finish its commands whenever they like."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.core = socket()
-        self.now = 0.0
-        self.accepted: list[InFlight] = []
-        self.responses: Counter[str] = Counter()
-        self.commands: Counter[str] = Counter()
-        self.stopped: list[InFlight] = []
-        self.finished: list[InFlight] = []
-
-    def perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Start(command=running):
-                    self.accepted.append(running)
-                    self.commands[running.ident] += 1
-                case Stop(command=running):
-                    self.stopped.append(running)
-                case Send(frame=ResponseFrame(id=ident)):
-                    self.responses[ident] += 1
-                case _:
-                    pass
-
-    @rule(ident=st.sampled_from("abc"), kind=st.sampled_from(["command", "command", "cancel", "capabilities"]))
-    def agent_sends(self, ident: str, kind: str) -> None:
-        if self.core.state is State.CLOSED:
-            return
-        frame = command(ident) if kind == "command" else {"type": kind, "id": ident}
-        try:
-            self.perform(taken(self.core, frame, self.now))
-        except BridgeError as exc:
-            self.perform(self.core.refuse(exc, ident, self.now))
-
-    @rule(pick=st.integers(0), good=st.booleans())
-    def command_finishes(self, pick: int, good: bool) -> None:
-        if self.accepted:
-            running = self.accepted[pick % len(self.accepted)]
-            if good:
-                self.perform(self.core.answered(running, success(), self.now))
-            else:
-                self.perform(self.core.failed(running, ClientLost("gone"), self.now))
-            self.finished.append(running)
-
-    @rule(seconds=st.floats(0, 30))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        self.perform(self.core.tick(self.now))
-
-    @rule(how=st.sampled_from(["drain", "give_up", "end", "heard", "heard"]))
-    def process_decides(self, how: str) -> None:
-        match how:
-            case "drain":
-                self.perform(self.core.drain())
-            case "give_up":
-                self.perform(self.core.give_up(self.now))
-            case "end":
-                self.perform(self.core.end())
-            case _:
-                self.core.heard(self.now)
-
-    @invariant()
-    def every_accepted_command_has_one_response_or_waits(self) -> None:
-        if self.core.state is not State.CLOSED:
-            assert self.commands.total() - self.responses.total() == self.core.commands_in_flight
-        for ident, count in self.responses.items():
-            assert count <= self.commands[ident]
-
-    @invariant()
-    def nothing_is_left_running_behind_a_closed_socket(self) -> None:
-        if self.core.state is State.CLOSED:
-            assert self.core.commands_in_flight == 0
-            assert all(each in self.stopped or each in self.finished for each in self.accepted)
-
-
-TestSocketMachine = SocketMachine.TestCase
-TestSocketMachine.settings = settings(max_examples=60, stateful_step_count=30)
-
-
-@given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), st.booleans())
-@example(b'{"type":"command","id":"a","command":' + b"[" * 3000, True)
-@example(b'{"type":"cancel","id":"\xff"}', True)
-@example(b'{"type":"subscribe","id":1}', True)
-def test_arbitrary_bytes_are_a_bad_frame_and_nothing_else(data: bytes, text: bool) -> None:
-    with pytest.raises(InvalidFrame):
-        frames.decode(data, text=text)
-    assert frames.identify(data) is None or isinstance(frames.identify(data), str)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
-    max_leaves=9,
-)
-KINDS = ["command", "cancel", "subscribe", "unsubscribe", "capabilities", "auth", "ping"]
-FIELDS = ["id", "token", "command", "clientId", "clientIds", "match", "gather", "any", "events", "clients", "since"]
-
-
-@given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), json_values))
-def test_frames_of_any_content_are_taken_or_refused(kind: str, fields: Frame) -> None:
-    core = socket()
-    with contextlib.suppress(BridgeError):
-        taken(core, {"type": kind, **fields})
-
-
-def test_empty_lists_of_clients_are_written_out() -> None:
-    frame = CapabilitiesFrame("s", 7, True, [], [], ["c1"])
-    assert json.loads(frames.encode(frame)) == {
-        "type": "capabilities",
-        "id": "s",
-        "revision": 7,
-        "complete": True,
-        "added": [],
-        "updated": [],
-        "removed": ["c1"],
-    }
