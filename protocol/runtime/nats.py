@@ -186,7 +186,7 @@ class Connection:
 
         The library counts the payload alone; a server that gets more than it takes closes the whole connection.
         """
-        size = len(payload) + (len(header_block(tuple(headers.items()))) if headers else 0)
+        size = len(payload) + (len(header_block(headers)) if headers else 0)
         if size > self.client.max_payload:
             raise PayloadTooLarge("the message is larger than NATS takes")
 

@@ -6,8 +6,7 @@ here joins the same buffer, so the order with everything else that the library s
 """
 
 import asyncio
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nats.aio.client import Client
@@ -15,7 +14,7 @@ from nats.aio.client import Client
 from protocol.errors import PayloadTooLarge, Unavailable
 
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
-_PREAMBLE = b"NATS/1.0\r\n"
+_PREAMBLE = "NATS/1.0\r\n"
 _LINE_BREAKS = str.maketrans("\r\n", "  ")  # a value must not be able to end its line
 
 
@@ -34,7 +33,7 @@ class Outbox:
         """
         if not client.is_connected or self._unsent_bytes(client) > MAX_UNSENT_BYTES:
             raise Unavailable("NATS is away; try again in a moment")
-        block = b"" if not headers else header_block(tuple(headers.items()))
+        block = header_block(headers) if headers else b""
         size = len(payload) + len(block)
         if size > client.max_payload:
             raise PayloadTooLarge("the message is larger than NATS takes")
@@ -80,8 +79,15 @@ def _is_closing(transport: Any) -> bool:
     return writer is None or bool(writer.transport.is_closing())
 
 
-@lru_cache(maxsize=4096)
-def header_block(headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return headers as they travel (ADR-4). An agent sends the same token with each command, hence the cache."""
-    lines = "".join(f"{name}: {value.translate(_LINE_BREAKS).strip()}\r\n" for name, value in headers)
-    return _PREAMBLE + lines.encode() + b"\r\n"
+def header_block(headers: Mapping[str, str]) -> bytes:
+    """Return headers as they travel (ADR-4).
+
+    To look for line breaks that are not there is as quick as a cache, which progress and message ids, new each time,
+    would always miss.
+    """
+    block = _PREAMBLE
+    for name, value in headers.items():
+        if "\n" in value or "\r" in value:
+            value = value.translate(_LINE_BREAKS)
+        block += f"{name}: {value.strip()}\r\n"
+    return (block + "\r\n").encode()
