@@ -63,10 +63,11 @@ AUDIT: dict[str, Any] = {
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
         ),
         parameter("after", "an id: go on with what is older, in a stream with what came later", _ID),
+        parameter("lastEventId", "as `after`, and before it: what libraries send that cannot send the header", _ID),
         {
             "name": "Last-Event-ID",
             "in": "header",
-            "description": "for a stream as `after`, and before it: what browsers send when they come back",
+            "description": "for a stream as `after`, and before it: what readers send when they come back",
             "schema": {"type": "string"},
         },
     ],

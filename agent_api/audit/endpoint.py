@@ -122,6 +122,6 @@ def _fields(query: bytes) -> list[tuple[str, str]]:
 def _resumed(query: AuditQuery, scope: Scope) -> AuditQuery:
     """Return the query with the place where a reader that comes back was: `Last-Event-ID` goes before `after`."""
     last = dict(scope["headers"]).get(b"last-event-id")
-    if last is None:
+    if not last:
         return query
     return query._replace(after=read_query([("after", last.decode("latin-1"))]).after)

@@ -13,7 +13,8 @@ from protocol.subjects import NO_CLIENT
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_TEXT_CHARS = 1024
 OUTCOMES = (SUCCESS, *(code.value for code in Code))
-FIELDS = ("clientId", "agent", "target", "outcome", "since", "until", "limit", "after")
+AFTER, LAST_ID = "after", "lastEventId"  # the second is what some libraries that follow come back with
+FIELDS = ("clientId", "agent", "target", "outcome", "since", "until", "limit", AFTER, LAST_ID)
 
 
 class AuditQuery(NamedTuple):
@@ -43,13 +44,13 @@ def read_query(parameters: Iterable[tuple[str, str]]) -> AuditQuery:
         since=instant(given["since"], "`since`") if "since" in given else None,
         until=instant(given["until"], "`until`") if "until" in given else None,
     )
-    return AuditQuery(wanted, _limit(given.get("limit")), _position(given.get("after")))
+    return AuditQuery(wanted, _limit(given.get("limit")), _position(given, LAST_ID) or _position(given, AFTER))
 
 
 def next_link(path: str, parameters: Iterable[tuple[str, str]], after: Position) -> str:
     """Return the `Link` header (RFC 8288) that asks for the page of what is older than `after`."""
-    kept = [(name, value) for name, value in parameters if name != "after"]
-    return f'<{path}?{urlencode([*kept, ("after", str(after))])}>; rel="next"'
+    kept = [(name, value) for name, value in parameters if name not in (AFTER, LAST_ID)]
+    return f'<{path}?{urlencode([*kept, (AFTER, str(after))])}>; rel="next"'
 
 
 def _client(text: str | None) -> str | None:
@@ -70,10 +71,11 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _position(text: str | None) -> Position | None:
+def _position(given: dict[str, str], name: str) -> Position | None:
+    text = given.get(name)
     if text is None:
         return None
     position = parse_position(text)
     if position is None:
-        raise InvalidRequest("`after`: must be the id of a record")
+        raise InvalidRequest(f"`{name}`: must be the id of a record")
     return position

@@ -31,10 +31,11 @@ EVENTS: dict[str, Any] = {
             {"enum": list(CLIENTS_CHOICES)},
         ),
         parameter("since", "an id: begin with what came after it"),
+        parameter("lastEventId", "as `since`, and before it: what libraries send that cannot send the header"),
         {
             "name": "Last-Event-ID",
             "in": "header",
-            "description": "as `since`, and before it: what browsers send when they come back",
+            "description": "as `since` and `lastEventId`, and before them: what readers send when they come back",
             "schema": {"type": "string"},
         },
     ],

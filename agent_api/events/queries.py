@@ -11,13 +11,16 @@ from protocol.subjects import MAX_EVENT_NAME_BYTES
 MAX_NAMES = 32
 MAX_TEXT_CHARS = 256
 MAX_QUERY_FIELDS = 64
-EVENT, CLIENTS, SINCE = "event", "clients", "since"
-SINGLE = ("clientId", "user", "app", CLIENTS, SINCE)
+EVENT, CLIENTS, SINCE, LAST_ID = "event", "clients", "since", "lastEventId"
+SINGLE = ("clientId", "user", "app", CLIENTS, SINCE, LAST_ID)
 CLIENTS_CHOICES = ("true", "false", "only")
 
 
 def read_query(query: bytes) -> tuple[Filters, str | None]:
-    """Return the filters and the position `since`; raise `InvalidRequest` naming the parameter that is wrong."""
+    """Return the filters and the position to begin after; raise `InvalidRequest` naming the parameter that is wrong.
+
+    Libraries for browsers add `lastEventId` to a URL that may say `since` from the beginning: it is the newer one.
+    """
     names: list[str] = []
     single: dict[str, str] = {}
     for name, value in _fields(query):
@@ -31,7 +34,7 @@ def read_query(query: bytes) -> tuple[Filters, str | None]:
             single[name] = value
     if len(names) > MAX_NAMES:
         raise InvalidRequest(f"`event`: at most {MAX_NAMES} names")
-    return _filters(tuple(names), single), single.get(SINCE)
+    return _filters(tuple(names), single), single.get(LAST_ID) or single.get(SINCE)
 
 
 def _filters(names: tuple[str, ...], single: dict[str, str]) -> Filters:

@@ -48,10 +48,15 @@ class AuditTrail:
         if len(self._gathered) + self._acknowledgements.waiting >= MAX_WAITING:
             self._fail(1, "the stream does not keep up")
             return
+        try:
+            body = codec.encode(record)
+        except UnicodeEncodeError:  # nothing that was decoded can hold what JSON cannot, but no command may pay for it
+            self._fail(1, "they are not valid Unicode")
+            return
         if self._timer is None:
             self._timer = self._loop.call_later(GATHER_SECONDS, self.flush)
         subject = subjects.audit(record.tenant, record.client_id or subjects.NO_CLIENT, record.outcome)
-        self._gathered.append((subject, codec.encode(record)))
+        self._gathered.append((subject, body))
 
     def flush(self) -> None:
         """Publish what is gathered."""

@@ -127,6 +127,12 @@ async def test_while_nats_is_away_records_fail_and_afterwards_they_are_stored_ag
     assert await settled(trail, 10) == {"auditStored": 2, "auditFailed": 3, "auditWaiting": 0}
 
 
+async def test_a_record_that_cannot_be_written_is_counted(connection: Connection) -> None:
+    trail = await trail_of(connection)
+    trail.publish(msgspec.structs.replace(record(), agent="half a \ud800 pair"))
+    assert trail.counters() == {"auditStored": 0, "auditFailed": 1, "auditWaiting": 0}
+
+
 async def test_records_that_wait_are_bounded(connection: Connection) -> None:
     trail = await trail_of(connection)
     for number in range(MAX_WAITING + 5):

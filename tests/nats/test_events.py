@@ -137,13 +137,16 @@ async def test_reader_that_comes_back_to_the_same_process_finds_what_it_missed_i
         await nothing_waits(client, stream)
 
 
-async def test_header_goes_before_the_query_for_it_is_newer(client: NatsClient, http: httpx.AsyncClient) -> None:
+async def test_of_several_last_ids_the_newest_counts(client: NatsClient, http: httpx.AsyncClient) -> None:
+    """A library that cannot send the header adds `lastEventId` to its URL, which may say `since` already."""
     async with reading(http) as stream:
-        for number in range(3):
+        for number in range(4):
             await tell(client, data=number)
-        ids = [said.id for said in await stream.take(3)]
-    async with reading(http, ids[1], since=ids[0]) as stream:
+        ids = [said.id for said in await stream.take(4)]
+    async with reading(http, lastEventId=ids[1], since=ids[0]) as stream:
         assert data_of(await stream.take(1)) == [2]
+    async with reading(http, ids[2], lastEventId=ids[1], since=ids[0]) as stream:
+        assert data_of(await stream.take(1)) == [3]
 
 
 async def test_reader_that_hears_nothing_for_long_knows_where_to_resume(
@@ -276,6 +279,7 @@ WRONG = [
     ("user=" + "x" * 257, "`user`"),
     ("app=" + "x" * 257, "`app`"),
     ("user=a&user=b", "`user`"),
+    ("lastEventId=1-1&lastEventId=1-2", "`lastEventId`"),
     ("limit=3", "`limit`"),
     ("user=%ff", "query"),
     ("&".join(["a=b"] * 65), "query"),

@@ -43,6 +43,7 @@ PROGRESS_OVER_HTTP = EXAMPLES.take(HTTP, "curl -sN")
 STREAM_OVER_HTTP = EXAMPLES.take(HTTP, "event: progress")
 READ_EVENTS = EXAMPLES.take(EVENTS, "curl -sN")
 EVENTS_READ = EXAMPLES.take(EVENTS, "event: client")
+EVENTS_IN_JAVASCRIPT = EXAMPLES.take(EVENTS, "async function readEvents")
 COMMANDS_ON_A_WEBSOCKET = EXAMPLES.take("docs/agent-websocket.md", "/api/ws")
 READ_AUDIT = EXAMPLES.take("docs/audit.md", "/api/audit")
 COMMAND_LINE = EXAMPLES.take("docs/command-line.md", "agentbridge capabilities CLIENT")
@@ -289,6 +290,33 @@ async def test_page_about_events_shows_what_happens(terminal: Terminal) -> None:
 
     assert re.findall(names, curl.out, re.MULTILINE)[: len(expected)] == expected
     assert '"other"' not in curl.out
+
+
+@pytest.mark.browser
+async def test_javascript_of_the_page_about_events_reads_them_and_comes_back(terminal: Terminal) -> None:
+    url, run = "/api/events?event=todo.*", terminal.up.run_file
+    surroundings = """([url, token, lastId]) => { %s
+        window.taken = [];
+        readEvents(url, token, (name, data, id) => window.taken.push([name, data.data, id]), lastId);
+    }"""
+    large = "event: other\n\ndata: \r\n" + "\u20ac" * 90_000
+
+    async def taken(page: Page, number: int) -> list[Any]:
+        found: list[Any] = await page.evaluate("window.taken")
+        return found if len(found) >= number else []
+
+    async with open_page(f"{run['apiUrl']}/healthz") as page:
+        arguments = [url, terminal.up.token("agent"), ""]
+        async with page.expect_response("**/api/events*"):
+            await page.evaluate(surroundings % EVENTS_IN_JAVASCRIPT.code, arguments)
+        async with application(run["gatewayUrl"], {}, token=terminal.up.token("app"), app={"name": "todo"}) as app:
+            for data in (1, large, 2):
+                await app.send({"type": "event", "event": "todo.added", "data": data})
+            first = await until(lambda: taken(page, 3))
+            await page.evaluate(surroundings % EVENTS_IN_JAVASCRIPT.code, [*arguments[:2], first[0][2]])
+            again = await until(lambda: taken(page, 2))
+    assert [(name, data) for name, data, _ in first] == [("event", 1), ("event", large), ("event", 2)]
+    assert again == first[1:]
 
 
 async def test_page_about_nats_finds_calls_and_asks_several(

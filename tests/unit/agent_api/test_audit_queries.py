@@ -45,6 +45,7 @@ def test_everything_that_may_be_asked_for_is_read() -> None:
         ("limit", "९"),
         ("after", "42"),
         ("after", "x-1"),
+        ("lastEventId", "x-1"),
         ("agent", "x" * 1025),
         ("tenant", "other"),
     ],
@@ -90,3 +91,9 @@ def test_a_filter_narrows_the_subject_and_the_rest_by_the_record() -> None:
         AuditFilter(until="2025-12-31T23:59:59.999Z"),
     ):
         assert not other.wants(record)
+
+
+def test_last_id_that_a_library_sends_goes_before_the_place_where_it_began() -> None:
+    both = [("after", "1-5"), ("lastEventId", "1-9")]
+    assert read_query(both).after == Position("1", 9)
+    assert next_link("/api/audit", both, Position("1", 5)) == '</api/audit?after=1-5>; rel="next"'
