@@ -15,11 +15,12 @@ from agent_api.gathering import Gathered
 from agent_api.reaching import Reaching
 from agent_api.tries import Tries
 from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
-from protocol.idempotency import content_of, entry_key
+from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.entries import Entries, Stored
 from protocol.subjects import ClientAddress
 
+FIRST_PAUSE_SECONDS = 0.02
 POLL_SECONDS = 0.25
 
 
@@ -52,23 +53,31 @@ class Keyed:
             return await self._send_once(Order(address.client_id, command), tries)
 
     async def _send_once(self, order: Order, tries: Tries) -> CommandResponse:
-        key = _key(order, tries)
-        stored = await self._entries.read(key)
-        if stored.entry is None:
-            outcome = await self._reaching.send(order, tries.principal, tries.send)
-            assert isinstance(outcome, CommandResponse)
-            if order.client_id is not None or not _is_conflict(outcome):
-                return outcome
-            stored = await self._entries.read(key)  # a twin may have meant another client: then that is the one
-            if stored.entry is None or stored.entry.body != content_of(order.command):
-                return outcome
-        return await self._again(order, tries, stored)
+        """Send, or answer from what is there; again where a twin was in the way that means another client.
 
-    async def _again(self, order: Order, tries: Tries, stored: Stored) -> CommandResponse:
+        A gateway refuses such an order before the twin's entry can be read, and the twin may free the key yet. Raises
+        `DeadlineExceeded` where twins came and went until the time was up.
+        """
+        key, deadline, pause = _key(order, tries), self._deadline(order), FIRST_PAUSE_SECONDS
+        outcome = await self._attempt(order, tries, deadline, await self._entries.read(key))
+        while order.client_id is None and _is_conflict(outcome):
+            await asyncio.sleep(min(pause, deadline - self._loop.time()))
+            stored = await self._entries.read(key)
+            if stored.entry is not None and stored.entry.body != content_of(order.command):
+                break
+            order, pause = self._with_time_left(order, deadline), min(2 * pause, POLL_SECONDS)
+            outcome = await self._attempt(order, tries, deadline, stored)
+        return outcome
+
+    async def _attempt(self, order: Order, tries: Tries, deadline: float, stored: Stored) -> CommandResponse:
+        if stored.entry is not None:
+            return await self._again(order, tries, stored.entry, deadline)
+        outcome = await self._reaching.send(order, tries.principal, tries.send)
+        assert isinstance(outcome, CommandResponse)
+        return outcome
+
+    async def _again(self, order: Order, tries: Tries, entry: Entry, deadline: float) -> CommandResponse:
         """Answer an order whose key was used."""
-        deadline = self._deadline(order)
-        entry = stored.entry
-        assert entry is not None
         entry.require_same(content_of(order.command), order.client_id)
         entry.require_visible(tries.principal)
         with tries.recorded(order.command, entry.client_id):
@@ -99,6 +108,12 @@ class Keyed:
     def _deadline(self, order: Order) -> float:
         assert order.command.timeout_ms is not None
         return self._loop.time() + order.command.timeout_ms / 1000
+
+    def _with_time_left(self, order: Order, deadline: float) -> Order:
+        remaining_ms = round((deadline - self._loop.time()) * 1000)
+        if remaining_ms <= 0:
+            raise DeadlineExceeded("twins of the command were in its way until its time was up; it was not executed")
+        return replace(order, command=replace(order.command, timeout_ms=remaining_ms))
 
 
 def _key(order: Order, tries: Tries) -> str:

@@ -194,8 +194,9 @@ async def test_request_that_names_no_client_means_the_one_of_its_key(story: Stor
     assert story.executed == 1
 
 
-async def test_twins_to_any_of_two_clients_are_executed_once(story: Story) -> None:
-    async with story.bridge.app(story.app.handlers, gateway=1) as other:
+@pytest.mark.parametrize("gateway", [0, 1])
+async def test_twins_to_any_of_two_clients_are_executed_once(story: Story, gateway: int) -> None:
+    async with story.bridge.app(story.app.handlers, gateway=gateway) as other:
         await story.bridge.listed(story.app.client_id, other.client_id)
         async with asyncio.TaskGroup() as tasks:
             twins = [

@@ -1,5 +1,6 @@
 """Orders under idempotency keys, with a bucket and gateways that the test plays."""
 
+import itertools
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -19,7 +20,7 @@ from agent_api.reaching import Reaching
 from agent_api.refusals import Refusals
 from protocol.access import AGENT, Principal
 from protocol.audit import AuditRecord
-from protocol.errors import BridgeError, ClientNotFound, Conflict, Overloaded, Unavailable
+from protocol.errors import BridgeError, ClientNotFound, Conflict, DeadlineExceeded, Overloaded, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.runtime.audit import AuditTrail
@@ -238,3 +239,67 @@ async def test_command_without_a_key_goes_under_the_caller_s_id(bench: Bench) ->
     await bench.ask({"clientId": "c1"}, key=None)
     [(_, command)] = bench.sent
     assert (command.request_id, command.caller_request_id) == ("mine", None)
+
+
+# --- twins that mean other clients ---
+
+
+def first_refusing(error: BridgeError, times: int = 1, then: Callable[[], object] = lambda: None) -> Gateway:
+    """Refuse so many times, do something after the last, and then answer."""
+    refused = itertools.count(1)
+
+    async def answer(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        number = next(refused)
+        if number == times:
+            then()
+        return await (refusing(error) if number <= times else success)(address, command)
+
+    return answer
+
+
+@pytest.mark.parametrize("whom", [ANY, {}])
+async def test_order_goes_round_again_where_the_twin_in_its_way_freed_the_key(
+    bench: Bench, whom: dict[str, Any]
+) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = first_refusing(Conflict("why"), times=3)
+    answer = await bench.ask(whom)
+    assert (answer.status, answer.request_id, len(bench.sent)) == ("success", "mine", 4)
+    timeouts = [command.timeout_ms or 0 for _, command in bench.sent]
+    assert timeouts == sorted(set(timeouts), reverse=True)
+    assert bench.records == []
+
+
+async def test_order_joins_the_twin_that_meant_another_client(bench: Bench) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = first_refusing(Conflict("why"), then=lambda: bench.remember("c2", ended=False))
+    assert (await bench.ask(ANY)).client_id == "c2"
+    assert [client_id for client_id, _ in bench.sent] == ["c1", "c2"]
+
+
+async def test_twin_that_has_just_gone_to_another_client_is_followed(bench: Bench) -> None:
+    place = bench.remember("c1", ended=False)
+    bench.known.put(client("c2", "f"))
+    bench.gateways["c1"] = first_refusing(Conflict("why"), then=lambda: bench.bucket.stored.pop(place))
+    assert (await bench.ask(ANY)).client_id == "c2"
+
+
+async def test_another_command_under_the_key_is_a_conflict_of_one_record(bench: Bench) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = first_refusing(Conflict("why"), then=lambda: bench.remember("c2", target="other"))
+    assert (await bench.ask(ANY)).error.code == "conflict"
+    assert (bench.records, len(bench.sent)) == ([], 1), "the gateway has recorded it"
+
+
+async def test_order_that_names_its_client_does_not_go_round(bench: Bench) -> None:
+    bench.gateways["c1"] = refusing(Conflict("why"))
+    assert (await bench.ask({"clientId": "c1"})).error.code == "conflict"
+    assert len(bench.sent) == 1
+
+
+async def test_going_round_ends_with_the_time(bench: Bench) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = refusing(Conflict("why"))
+    with pytest.raises(DeadlineExceeded, match="was not executed"):
+        await bench.ask(ANY, timeout_ms=100)
+    assert len(bench.sent) < 6
