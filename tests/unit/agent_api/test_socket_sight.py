@@ -12,9 +12,9 @@ from support.kv import record
 from agent_api.socket import scene, sight
 from agent_api.socket.frames import CapabilitiesFrame
 from agent_api.socket.outlook import Outlook, Watch
-from agent_api.socket.scene import MAX_LOOKS
+from agent_api.socket.scene import MAX_LOOKS, scope_of
 from agent_api.socket.sight import MAX_FRAME_BYTES
-from protocol.access import AGENT, Principal
+from protocol.access import ADMIN, AGENT, ClientView, Principal, may
 from protocol.discovery import Client
 from protocol.records import EMPTY_CAPABILITIES
 from protocol.runtime.replica import Entry
@@ -233,6 +233,33 @@ def test_complete_picture_is_what_the_agent_may_see(
     visible = {key: each for key, each in everything.items() if principal is ANY or each["principal"] == "ann"}
     assert (agent.clients, stayer.clients) == (visible, everything)
     assert agent.frames[-1].complete
+
+
+limits = st.none() | st.frozensets(st.sampled_from(["ann", "bob", "todo", "c1", ""]), max_size=3)
+principals = st.builds(
+    Principal,
+    sub=st.sampled_from(["a", "b"]),
+    role=st.sampled_from([AGENT, ADMIN]),
+    tenant=st.sampled_from(["default", "acme"]),
+    expires_at=st.floats(0, 9),
+    permissions=st.frozensets(st.sampled_from(["*", "x"])),
+    users=limits,
+    apps=limits,
+    clients=limits,
+)
+views = st.builds(
+    ClientView,
+    tenant=st.sampled_from(["default", "acme"]),
+    client_id=st.sampled_from(["c1", "c2"]),
+    user=st.sampled_from(["ann", "bob"]),
+    app=st.sampled_from(["todo", ""]),
+)
+
+
+@given(principals, principals, views)
+def test_who_shares_a_scene_may_see_the_same_clients(one: Principal, two: Principal, view: ClientView) -> None:
+    twin = msgspec.structs.replace(two, **scope_of(one)._asdict())
+    assert may(one, view) == may(twin, view)
 
 
 def test_news_of_another_tenant_wakes_nobody_and_a_record_is_encoded_once(world: World) -> None:
