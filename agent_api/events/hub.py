@@ -23,6 +23,7 @@ from agent_api.events.messages import read_message
 from agent_api.events.positions import Position, parse_position
 from agent_api.events.reader import Reader
 from agent_api.events.ring import Ring
+from agent_api.events.turns import Turns
 from protocol.access import Principal
 from protocol.errors import BridgeError, Overloaded, Unavailable
 from protocol.runtime import jetstream
@@ -48,6 +49,7 @@ class Hub:
     def __init__(self, connection: Connection, ring: Ring | None = None) -> None:
         self._flow = Flow(ring or Ring())
         self._history = History(connection)
+        self._turns = Turns()
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._consumer: OrderedConsumer | None = None
@@ -132,7 +134,7 @@ class Hub:
         end = self._flow.ring.end
         position = parse_position(since) if since else end
         gap = None if position else unknown(end)
-        return Reader(Cursor(principal, filters, position or end, gap), self._flow, self._history)
+        return Reader(Cursor(principal, filters, position or end, gap), self._flow, self._history, self._turns)
 
     # --- the stream ---
 

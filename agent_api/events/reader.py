@@ -8,6 +8,7 @@ from agent_api.events.history import History
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
 from agent_api.events.ring import size_of
+from agent_api.events.turns import Turns
 from protocol.access import Principal
 from protocol.errors import BridgeError, Unavailable
 
@@ -18,11 +19,12 @@ PATIENCE_SECONDS = 10.0  # for a page of the past
 class Reader:
     """Made by `Hub.open()`."""
 
-    def __init__(self, cursor: Cursor, flow: Flow, history: History) -> None:
+    def __init__(self, cursor: Cursor, flow: Flow, history: History, turns: Turns) -> None:
         self.cursor = cursor
         self._flow = flow
         self._ring = flow.ring
         self._history = history
+        self._turns = turns
         self._ended: BridgeError | None = None
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -61,8 +63,8 @@ class Reader:
             self._hold(0)
 
     def wake(self) -> None:
-        """Have `next()` look again."""
-        self._woken.set()
+        """Have `next()` look again, when it is this reader's turn."""
+        self._turns.wake(self._woken)
 
     def end(self, error: BridgeError) -> None:
         """Have `next()` raise this."""
