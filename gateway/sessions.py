@@ -28,6 +28,7 @@ from protocol.ids import new_client_id
 from protocol.messages import CommandResponse, error_headers, failure, timestamp
 from protocol.records import ClientRecord
 from protocol.reports import EndReason
+from protocol.runtime.alarms import Alarm, Alarms
 from protocol.runtime.expiry import Expiry
 from protocol.runtime.nats import Connection
 
@@ -54,7 +55,7 @@ class Socket(Protocol):
 class LiveSession:
     """A session with its socket, its timers and its subscription."""
 
-    __slots__ = ("_expiry", "_gateway", "_timers", "connected_at", "core", "end_reason", "events_in_flight",
+    __slots__ = ("_alarms", "_expiry", "_gateway", "connected_at", "core", "end_reason", "events_in_flight",
                  "refreshing", "socket", "subscription")  # fmt: skip
 
     def __init__(self, core: Session, socket: Socket, gateway: "Sessions") -> None:
@@ -66,7 +67,7 @@ class LiveSession:
         self.events_in_flight = 0
         self.refreshing = False
         self._gateway = gateway
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._alarms: dict[str, Alarm] = {}
         self._expiry = Expiry()
 
     @property
@@ -87,7 +88,7 @@ class LiveSession:
                 case Answer():
                     self._answer(effect)
                 case Arm(wire_id=wire_id, at=at):
-                    self._timers[wire_id] = self._gateway.loop.call_at(at, self._deadline_passed, wire_id)
+                    self._alarms[wire_id] = self._gateway.alarms.at(at, self._deadline_passed, wire_id)
                 case Changed():
                     self._gateway.on_changed(self)
                 case Ping():
@@ -123,9 +124,9 @@ class LiveSession:
         self.close(CloseCode.REFUSED, "token expired", EndReason.TOKEN_EXPIRED)
 
     def _answer(self, effect: Answer) -> None:
-        timer = self._timers.pop(effect.command.wire_id, None)
-        if timer is not None:
-            timer.cancel()
+        alarm = self._alarms.pop(effect.command.wire_id, None)
+        if alarm is not None:
+            alarm.cancel()
         self._gateway.answer(self.core.view, effect)
 
     def _deadline_passed(self, wire_id: str) -> None:
@@ -154,6 +155,7 @@ class Sessions:
     ) -> None:
         self.gateway_id = gateway_id
         self.loop = asyncio.get_running_loop()
+        self.alarms = Alarms()
         self.on_changed = on_changed
         self.on_command: Callable[[LiveSession, Msg], None] | None = None
         self.on_claim_ended: Callable[[Answer], None] | None = None

@@ -42,6 +42,7 @@ from protocol.messages import (
     decode_probe_response,
     decode_response,
 )
+from protocol.runtime.alarms import Alarm, Alarms
 from protocol.runtime.listening import Listeners, OnProgress
 from protocol.runtime.nats import Connection
 from protocol.subjects import ClientAddress
@@ -116,13 +117,20 @@ class _Waiting:
 
     __slots__ = ("command", "deadline", "future", "group", "on_progress", "request_id")
 
-    def __init__(self, group: "_Group", command: CommandRequest, request_id: str, deadline: float) -> None:
+    def __init__(
+        self,
+        group: "_Group",
+        command: CommandRequest,
+        request_id: str,
+        deadline: float,
+        future: asyncio.Future[Msg],
+    ) -> None:
         self.group = group
         self.command = command
         self.request_id = request_id
         self.deadline = deadline
         self.on_progress: OnProgress | None = None
-        self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self.future = future
 
     def fail(self, error: BridgeError) -> None:
         if not self.future.done():
@@ -135,14 +143,14 @@ class _Waiting:
 class _Group:
     """The commands of one principal that wait for one client; probed together."""
 
-    __slots__ = ("address", "doubt", "prober", "timer", "token", "waiting")
+    __slots__ = ("address", "alarm", "doubt", "prober", "token", "waiting")
 
     def __init__(self, address: ClientAddress, token: str | None) -> None:
         self.address = address
         self.token = token
         self.waiting: dict[str, _Waiting] = {}
         self.doubt = Doubt()
-        self.timer: asyncio.TimerHandle | None = None
+        self.alarm: Alarm | None = None
         self.prober: asyncio.Task[None] | None = None
 
     @property
@@ -167,6 +175,7 @@ class Caller:
         self._groups: dict[tuple[ClientAddress, str | None], _Group] = {}
         self._at_client: dict[ClientAddress, int] = {}
         self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms()
         self._tasks: asyncio.TaskGroup | None = None
         self._waiting_for_nats = 0
         self._late_cancels: deque[tuple[str, bytes, dict[str, str] | None]] = deque(maxlen=MAX_LATE_CANCELS)
@@ -202,10 +211,11 @@ class Caller:
         """
         assert command.timeout_ms is not None
         deadline = self._loop.time() + command.timeout_ms / 1000
-        await self._require_nats(deadline)
+        if not self._connection.connected:
+            await self._wait_for_nats(deadline)
         waiting = self._join(address, command, token, deadline)
         waiting.on_progress = on_progress
-        timer = self._loop.call_at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
+        alarm = self._alarms.at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
         try:
             return decode_response((await self._converse(waiting)).data)
         except asyncio.CancelledError:
@@ -218,15 +228,13 @@ class Caller:
             await self._abandon(waiting, "the caller could not read the answer")
             raise
         finally:
-            timer.cancel()
+            alarm.cancel()
             self._leave(waiting)
 
     # --- one conversation ---
 
-    async def _require_nats(self, deadline: float) -> None:
+    async def _wait_for_nats(self, deadline: float) -> None:
         """Wait up to a second for NATS where it has just gone; not at all where it has been away for longer."""
-        if self._connection.connected:
-            return
         if self._connection.away_seconds() > RECONNECT_PATIENCE_SECONDS:
             raise Unavailable("NATS is away; try again in a moment")
         if self._waiting_for_nats >= MAX_WAITING_FOR_NATS:
@@ -279,7 +287,7 @@ class Caller:
         headers = group.headers if more is None else {**(group.headers or {}), **more}
         try:
             reply = f"{self._inbox}.{token}"
-            await self._connection.publish(group.subject, body, reply=reply, headers=headers)
+            self._connection.publish_now(group.subject, body, reply=reply, headers=headers)
             return await future
         finally:
             del self._replies[token]
@@ -319,11 +327,11 @@ class Caller:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(address, token)
-            group.timer = self._loop.call_later(PROBE_PERIOD_SECONDS, self._start_probing, group)
+            group.alarm = self._alarms.after(PROBE_PERIOD_SECONDS, self._start_probing, group)
         request_id = command.request_id or new_request_id()
         if request_id in group.waiting:
             raise Conflict("a command with this requestId is already in flight; use another id")
-        waiting = _Waiting(group, command, request_id, deadline)
+        waiting = _Waiting(group, command, request_id, deadline, self._loop.create_future())
         group.waiting[request_id] = waiting
         self._at_client[address] = self._at_client.get(address, 0) + 1
         return waiting
@@ -338,7 +346,7 @@ class Caller:
             del self._at_client[group.address]
         if not group.waiting:
             del self._groups[group.address, group.token]
-            for waiter in (group.timer, group.prober):
+            for waiter in (group.alarm, group.prober):
                 if waiter is not None:
                     waiter.cancel()
 
