@@ -1,7 +1,7 @@
 """The HTTP application: the command endpoint in front, an ordinary FastAPI application behind it, CORS around both."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import cast
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent_api import contract, docs
+from agent_api import contract, docs, writing
 from agent_api.audit.contract import PATH as AUDIT_PATH
 from agent_api.audit.endpoint import AuditEndpoint
 from agent_api.command import CommandEndpoint
@@ -55,14 +55,15 @@ class Front:
         self._readers = readers
         self._rest = rest
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; nothing thrown leaves here."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Return the serving of one request, to be awaited; nothing thrown leaves it."""
         if scope["path"] == COMMAND_PATH and scope["method"] == "POST":
-            await self._command(scope, receive, send)
-            return
+            return self._command(scope, receive, send)
         if scope["path"] in self._readers and scope["method"] == "GET":
-            await self._readers[scope["path"]](scope, receive, send)
-            return
+            return self._readers[scope["path"]](scope, receive, send)
+        return self._serve_ordinary(scope, receive, send)
+
+    async def _serve_ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._rest(scope, receive, send)
         except Exception:  # the framework has answered, and throws so that somebody logs
@@ -81,12 +82,13 @@ class Cors(CORSMiddleware):
         )
         self._origins = origins
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; what does not come from a web page has nothing to do with origins."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """Return the serving of one request; what does not come from a web page has nothing to do with origins."""
         for name, _ in scope["headers"]:
             if name == b"origin":
-                return await super().__call__(scope, receive, send)
-        return await self.app(scope, receive, send)
+                writing.withdraw(scope)
+                return super().__call__(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def is_allowed_origin(self, origin: str) -> bool:
         """Tell whether a browser may show this origin's pages our answers."""

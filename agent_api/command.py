@@ -16,6 +16,7 @@ from agent_api.problems import Answer, answer_of
 from agent_api.settings import ApiSettings
 from agent_api.streaming import stream
 from agent_api.waiting import CallerGone, Waits
+from agent_api.writing import offered
 from protocol import codec
 from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, Internal, PayloadTooLarge, Unauthenticated, from_body
@@ -52,7 +53,10 @@ class CommandEndpoint:
             await stream(partial(self._answer, head), receive, send)
             return
         answer = await self._answer(head, receive)
-        if answer is not None:
+        if answer is None:
+            return
+        write_whole = None if answer.headers or answer.close else offered(scope)
+        if write_whole is None or not write_whole(scope, answer.status, answer.body):
             await write_answer(send, receive, answer)
 
     async def _answer(self, head: Head, receive: Receive, heard: Heard | None = None) -> Answer | None:

@@ -9,11 +9,12 @@ import contextlib
 import fcntl
 import sys
 import termios
-from typing import cast
+from typing import Any
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from agent_api.writing import JoiningTransport
+from agent_api.writing import EXTENSION, write_whole
 
 MAX_HEAD_BYTES = 64 * 1024
 SOCKET_PATH = "/api/ws"
@@ -26,28 +27,50 @@ class HttpConnection(HttpToolsProtocol):
     _arriving_since: float | None = None
     _unread_since: float | None = None
     _unread_bytes = 0
+    _idle_since: float | None = None
     _head_bytes: int | None = 0
+    _extensions: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
-        super().connection_made(cast("asyncio.Transport", JoiningTransport(transport, self.loop)))
+        super().connection_made(transport)
         self._arriving_since = self.loop.time()
+        self._extensions = {EXTENSION: self._write_whole}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the library clean up, and break the circle of this connection and what it offers."""
+        super().connection_lost(exc)
+        self._extensions = None
 
     def on_message_begin(self) -> None:
         """Note that a request begins to arrive."""
         super().on_message_begin()
         self._arriving_since = self.loop.time()
+        self._idle_since = None
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Note that the head is there."""
+        """Note that the head is there, and offer to write the answer as one."""
         self._head_bytes = None
         super().on_headers_complete()
+        self.scope["extensions"] = self._extensions
 
     def on_message_complete(self) -> None:
         """Note that the whole request is there."""
         self._arriving_since = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it: not by a timer for each answer, but by the clock of them all."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+
+    def _write_whole(self, scope: Scope, status: int, body: bytes) -> bool:
+        return write_whole(self.cycle, scope, status, body)
 
     def _should_upgrade_to_ws(self) -> bool:
         """Tell whether an upgrade leads to a WebSocket; any other is an ordinary request, answered as one."""
@@ -75,6 +98,11 @@ class HttpConnection(HttpToolsProtocol):
     def close_where_arriving(self, for_seconds: float) -> None:
         """Close where a request has been arriving for longer; its handler sees the caller gone."""
         if self._arriving_since is not None and self.loop.time() - self._arriving_since > for_seconds:
+            self.transport.close()
+
+    def close_where_idle(self, for_seconds: float) -> None:
+        """Close where no request has followed the last answer for longer."""
+        if self._idle_since is not None and self.loop.time() - self._idle_since > for_seconds:
             self.transport.close()
 
     def abort_where_unread(self, for_seconds: float) -> None:

@@ -35,6 +35,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, upgrade: Upgrade, listener: socket.socket) -> None:
         config = uvicorn.Config(
             app,
+            interface="asgi3",
             loop="none",
             http=HttpConnection,
             ws=cast("type[asyncio.Protocol]", upgrade),
@@ -69,6 +70,7 @@ class HttpServer(uvicorn.Server):
             for connection in self._open_connections():
                 connection.close_where_arriving(PEER_SECONDS)
                 connection.abort_where_unread(PEER_SECONDS)
+                connection.close_where_idle(KEEP_ALIVE_SECONDS)
         return await super().on_tick(counter)
 
     async def run_until_closed(self) -> None:

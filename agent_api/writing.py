@@ -1,48 +1,47 @@
-"""One write to the socket for all that one turn of the event loop says to a peer.
+"""Whole answers, head and body in one write, past the HTTP server's way for answers in pieces.
 
-The server below writes the head and the body of an answer separately: two system calls, each of which wakes the caller.
-Together they cost a tenth of the agent API's time when measured.
+That way takes two calls, looks through every header with regular expressions and makes a timer for the silence after
+the answer: a sixth of the agent API's time when measured. An endpoint finds this one as an extension of its ASGI scope.
 """
 
-import asyncio
-from typing import Any
+from typing import Protocol
+
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+EXTENSION = "agentbridge.whole_answer"
+_HEAD = b"content-type: application/json\r\ncache-control: no-store\r\ncontent-length: %d\r\n\r\n"
 
 
-class JoiningTransport:
-    """A transport that keeps what is written until the end of the turn; all else is the transport's own."""
+class WriteWhole(Protocol):
+    """Writes whole answers on one connection."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._unwritten: list[bytes] = []
-        self._unwritten_bytes = 0
+    def __call__(self, scope: Scope, status: int, body: bytes) -> bool:
+        """Answer a request in JSON, without headers of its own; return whether the connection could take that."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Pass on what has nothing to do with writing."""
-        return getattr(self._transport, name)
 
-    def write(self, data: bytes) -> None:
-        """Write at the end of this turn."""
-        if not self._unwritten:
-            self._loop.call_soon(self._flush)
-        self._unwritten.append(data)
-        self._unwritten_bytes += len(data)
+def write_whole(cycle: RequestResponseCycle, scope: Scope, status: int, body: bytes) -> bool:
+    """Write an answer where `cycle` is that of the request, and nothing about the connection is out of the ordinary."""
+    if cycle.scope is not scope or cycle.disconnected or cycle.response_started:
+        return False
+    if not cycle.keep_alive or cycle.flow.write_paused:
+        return False
+    content = [STATUS_LINE[status]]
+    for name, value in cycle.default_headers:
+        content += (name, b": ", value, b"\r\n")
+    cycle.response_started, cycle.waiting_for_100_continue = True, False
+    cycle.transport.write(b"".join((*content, _HEAD % len(body), body)))
+    cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
-    def get_write_buffer_size(self) -> int:
-        """Return how many bytes the peer has not been sent."""
-        return self._unwritten_bytes + int(self._transport.get_write_buffer_size())
 
-    def write_eof(self) -> None:
-        """Say that nothing will follow, once all is written."""
-        self._flush()
-        self._transport.write_eof()
+def offered(scope: Scope) -> WriteWhole | None:
+    """Return what the server offers with a request to write its answer, if anything."""
+    return scope.get("extensions", {}).get(EXTENSION)  # type: ignore[no-any-return]
 
-    def close(self) -> None:
-        """Close once all is written."""
-        self._flush()
-        self._transport.close()
 
-    def _flush(self) -> None:
-        data, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
-        if data and not self._transport.is_closing():
-            self._transport.write(b"".join(data))
+def withdraw(scope: Scope) -> None:
+    """Have a request answered in pieces, for somebody adds headers to them."""
+    scope.pop("extensions", None)

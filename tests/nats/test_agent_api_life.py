@@ -189,6 +189,28 @@ async def test_answer_that_is_not_read_ends_its_connection(
         writer.close()
 
 
+async def test_connection_that_asks_no_more_is_closed_and_one_that_asks_is_kept(
+    world: World, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.1)
+    go = asyncio.Event()
+    await world.hold("c1", lambda message: go.wait())
+    body = json.dumps(COMMAND).encode()
+    async with running_agent_api(nats_url) as api, http_client(api) as http:
+        (idle, asked), (busy, asks) = [await _connect(api.url) for _ in range(2)]
+        for writer in (asked, asks):
+            writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        asks.write(_head(length=len(body)) + body)
+        async with asyncio.timeout(10):
+            assert b"200 OK" in await idle.read()  # to its end
+            go.set()
+            answers = await busy.read()
+        assert answers.count(b"200 OK") == 2
+        for writer in (asked, asks):
+            writer.close()
+        assert (await http.post("/api/command", json=COMMAND)).json()["result"] is True
+
+
 async def test_endless_head_ends_its_connection(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_HEAD_BYTES", 4096)
     async with running_agent_api(nats_url) as api:

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import jwt
 import pytest
+import uvicorn
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 from websockets.asyncio.server import ServerConnection
 from websockets.server import ServerProtocol
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("protocol", "gateway", "agent_api", "registry", "agentbridge")
 OWNERS = {"Client", "client", "_client", "subscription", "transport", "_reader"}
-BOUNDED = ("nats-py", "websockets")
+BOUNDED = ("nats-py", "uvicorn", "websockets")
 CLIENT = {
     "_parse_header_lines": "protocol/runtime/reading.py parses headers by it",
     "_pending": "protocol/runtime/outbox.py writes into it",
@@ -49,6 +52,12 @@ PARSER = {
     "at_eof": "protocol/runtime/framing.py overrides it, for the parser calls it between two frames",
     "buffer": "protocol/runtime/framing.py takes it over",
 }
+HTTP = {
+    "cycle": "agent_api/connections.py answers the request of it",
+    "flow": "agent_api/connections.py lets the next request in by it",
+    "pipeline": "agent_api/connections.py looks whether another request waits",
+    "server_state": "agent_api/connections.py counts answers in it",
+}
 JWKS = {"cooldown_duration": "without it a flood of unknown key ids is a flood of fetches"}
 
 
@@ -74,6 +83,13 @@ async def test_websockets_has_the_insides_that_we_use() -> None:
     require(connection, SOCKET, "websockets")
     assert isinstance(connection.pending_pings, dict)
     require(ServerProtocol().reader, PARSER, "websockets")
+
+
+async def test_uvicorn_has_the_insides_that_we_use() -> None:
+    config = uvicorn.Config(_never_served, interface="asgi3", log_config=None)
+    config.load()
+    connection = HttpToolsProtocol(config, ServerState(), {})
+    require(connection, HTTP, "uvicorn")  # what is used of a cycle, tests/unit/agent_api/test_writing.py uses
 
 
 async def test_jwt_pauses_between_fetches_of_the_key_set() -> None:
@@ -108,6 +124,10 @@ def _private_names() -> Iterator[str]:
                     yield name
                 case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
                     yield name
+
+
+async def _never_served(scope: object, receive: object, send: object) -> None:
+    """Be an application."""
 
 
 class _NoServer:
