@@ -1,7 +1,7 @@
 """Progress that a reader has been too slow for: so much is kept and no more, the newest at all events.
 
-An application may put a megabyte into each piece of progress, for every command of a reader that has stalled; a bound
-on their number alone would hold very little.
+Applications put up to 16 KB into a piece of progress, and an agent may have hundreds of commands at a hundred clients
+each: a bound on the number for each command would bound little.
 """
 
 from collections.abc import Callable

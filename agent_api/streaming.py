@@ -22,7 +22,7 @@ from protocol.messages import ProgressMessage
 
 BEGIN_AFTER_SECONDS = 1.0
 MAX_WAITING = 8
-MAX_WAITING_BYTES = 256 * 1024
+MAX_WAITING_BYTES = 64 * 1024
 
 Work = Callable[[Receive, Heard], Coroutine[Any, Any, Answer | None]]
 
