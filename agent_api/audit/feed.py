@@ -1,4 +1,7 @@
-"""Records as they come, for each follower by an ordered consumer of its own: administrators are few."""
+"""Records as they come, for each follower by an ordered consumer of its own: administrators are few.
+
+What is stored already is read page by page, no faster than the follower takes it; the consumer delivers the rest.
+"""
 
 import asyncio
 import contextlib
@@ -13,7 +16,7 @@ from agent_api.events.positions import Position, epoch_of
 from protocol.audit import AuditFilter, read_record
 from protocol.errors import BridgeError, Overloaded, Unavailable
 from protocol.runtime.audit_history import AuditHistory
-from protocol.runtime.jetstream import JetStreamError
+from protocol.runtime.jetstream import JetStreamError, StreamInfo
 from protocol.runtime.nats import Connection
 from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, Place
 from protocol.subjects import AUDIT_STREAM
@@ -21,6 +24,8 @@ from protocol.subjects import AUDIT_STREAM
 MAX_FOLLOWERS = 64
 MAX_FOLLOWERS_PER_TENANT = 16
 MAX_UNREAD = 2000
+MAX_UNREAD_BYTES = 4 * 1024 * 1024
+PAGE = 256
 RETRY_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -49,7 +54,8 @@ class Follower:
         self.position = position
         self._wanted = wanted
         self._unread: list[Item] = []
-        self._news = asyncio.Event()
+        self._unread_bytes = 0
+        self._news, self._all_read = asyncio.Event(), asyncio.Event()
         self._ended: BridgeError | None = None
 
     async def next(self) -> list[Item]:
@@ -58,13 +64,20 @@ class Follower:
         self._news.clear()
         if self._ended is not None:
             raise self._ended
-        items, self._unread = self._unread, []
+        items, self._unread, self._unread_bytes = self._unread, [], 0
+        self._all_read.set()
         return items
+
+    async def wait_read(self) -> None:
+        """Wait until all that came was returned."""
+        while self._unread:
+            self._all_read.clear()
+            await self._all_read.wait()
 
     @property
     def passed(self) -> Position | None:
-        """What this follower may resume from, None while something that came has not been returned."""
-        return None if self._unread else self.position
+        """What this follower may resume from, None while something that came has not been returned or won't be."""
+        return None if self._unread or self._ended is not None else self.position
 
     def end(self, error: BridgeError) -> None:
         """Have `next()` raise this."""
@@ -84,11 +97,12 @@ class Follower:
         self._add(Missed(position))
 
     def _add(self, item: Item) -> None:
-        if len(self._unread) >= MAX_UNREAD:
+        if len(self._unread) >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES:
             self._unread.clear()
             self.end(Overloaded("you read too slowly; resume from the last id"))
             return
         self._unread.append(item)
+        self._unread_bytes += len(item.data) if isinstance(item, Record) else 0
         self._news.set()
 
 
@@ -148,13 +162,8 @@ class Feed:
 
     async def _consume(self, follower: Follower, subject: str) -> None:
         """Follow from where the follower is until the consumer breaks."""
-        info = await self._history.info()
-        epoch, first, last = epoch_of(info.created), info.state.first_seq, info.state.last_seq
-        position = follower.position
-        if position.epoch != epoch or position.sequence > last:
-            follower.jump(Position(epoch, max(first - 1, 0) if position.epoch != epoch else last))
-        elif position.sequence < first - 1:
-            follower.jump(Position(epoch, first - 1))
+        _place(follower, await self._history.info())
+        await self._catch_up(follower, subject)
 
         def take(msg: Msg, place: Place) -> None:
             follower.take(place.stream_sequence, msg.data)
@@ -164,3 +173,30 @@ class Feed:
         async with consumer.deliver(subject, deliver_policy="by_start_sequence", opt_start_seq=begin):
             while not await consumer.wait(HEARTBEAT_SECONDS):
                 pass
+
+    async def _catch_up(self, follower: Follower, subject: str) -> None:
+        """Read what is stored after the follower's place."""
+        found = PAGE
+        while found == PAGE:
+            messages = await self._history.forward(subject, follower.position.sequence + 1, PAGE)
+            if _place(follower, await self._history.info()):  # some was let go, before the page was read or since
+                continue
+            for message in messages:
+                follower.take(message.sequence, message.data)
+            found = len(messages)
+            await follower.wait_read()
+
+
+def _place(follower: Follower, info: StreamInfo) -> bool:
+    """Have a follower go on elsewhere where the stream does not hold all that follows its place; return whether so."""
+    epoch, first, last = epoch_of(info.created), info.state.first_seq, info.state.last_seq
+    position = follower.position
+    if position.epoch != epoch:
+        follower.jump(Position(epoch, max(first - 1, 0)))
+    elif position.sequence > last:
+        follower.jump(Position(epoch, last))
+    elif position.sequence < first - 1:
+        follower.jump(Position(epoch, first - 1))
+    else:
+        return False
+    return True

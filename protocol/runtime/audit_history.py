@@ -84,6 +84,14 @@ class AuditHistory:
             more = await reading.back(max(info.state.first_seq, 1), end)
             return HistoryPage(reading.found, reading.reached, more, info.created)
 
+    async def forward(self, subject: str, first: int, count: int) -> list[StoredMessage]:
+        """Return the first `count` messages on a subject from a sequence on; fewer where there are no more.
+
+        Raises `Unavailable` where the stream cannot be read now.
+        """
+        async with self._slots:
+            return await self._messages.get(subject, count, seq=first)
+
 
 class _Reading:
     """The reading of one page."""

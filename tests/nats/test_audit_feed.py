@@ -14,7 +14,8 @@ from support.wait import until
 
 from agent_api import sse
 from agent_api.audit import feed
-from agent_api.audit.feed import Feed
+from agent_api.audit.feed import Feed, Item, Missed
+from agent_api.events.positions import Position, epoch_of
 from protocol import codec, subjects
 from protocol.audit import AuditFilter, AuditRecord
 from protocol.errors import Overloaded, Unavailable
@@ -37,8 +38,21 @@ async def connection(private_nats: NatsServer) -> AsyncIterator[Connection]:
 @pytest.fixture
 async def following(connection: Connection) -> AsyncIterator[Feed]:
     """A feed whose followers end with the test."""
+    history = AuditHistory(connection)
+    await history.start()
     async with asyncio.TaskGroup() as tasks:
-        yield Feed(connection, AuditHistory(connection), tasks)
+        yield Feed(connection, history, tasks)
+
+
+async def store(connection: Connection, count: int) -> None:
+    """Store records, the last of them acknowledged."""
+    for number in range(count):
+        record = AuditRecord("2026-01-01T00:00:00.000Z", "default", "success", 1, "gateway", agent="other")
+        subject, body = subjects.audit("default", "_none", "success"), codec.encode(record)
+        if number == count - 1:
+            await jetstream.publish(connection, subject, body, {})
+        else:
+            connection.publish_now(subject, body)
 
 
 async def test_followers_are_bounded_for_each_tenant_and_in_all_even_where_they_come_at_once(
@@ -61,6 +75,62 @@ async def test_followers_are_bounded_for_each_tenant_and_in_all_even_where_they_
         pass
 
 
+async def test_follower_far_behind_catches_up_at_its_own_pace_and_goes_on(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 50)
+    monkeypatch.setattr(feed, "MAX_UNREAD", 60)
+    await store(connection, 500)
+    info = await jetstream.stream_info(connection, subjects.AUDIT_STREAM)
+    assert info is not None
+    seen = list[int]()
+    async with (
+        following.open("default", AuditFilter(), Position(epoch_of(info.created), 0)) as follower,
+        asyncio.timeout(10),
+    ):
+        while len(seen) < 500:
+            seen += [item.position.sequence for item in await follower.next()]
+        await store(connection, 1)
+        seen += [item.position.sequence for item in await follower.next()]
+    assert seen == list(range(1, 502))
+
+
+async def test_follower_that_catches_up_is_told_of_what_was_let_go_meanwhile(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 50)
+    await store(connection, 300)
+    info = await jetstream.stream_info(connection, subjects.AUDIT_STREAM)
+    assert info is not None
+    async with (
+        following.open("default", AuditFilter(), Position(epoch_of(info.created), 0)) as follower,
+        asyncio.timeout(10),
+    ):
+        await until(lambda: follower.position.sequence == 50)
+        await jetstream.request(connection, f"STREAM.PURGE.{subjects.AUDIT_STREAM}", msgspec.json.Decoder(), keep=100)
+        items = list[Item]()
+        while len(items) < 50 + 1 + 100:
+            items += await follower.next()
+    assert [item.position.sequence for item in items] == [*range(1, 51), 200, *range(201, 301)]
+    assert [item for item in items if isinstance(item, Missed)] == [items[50]]
+
+
+async def test_follower_that_takes_nothing_is_told_so_and_keeps_its_place(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MAX_UNREAD_BYTES", 200)
+    async with following.open("default", AuditFilter(), None) as follower:
+        begun = follower.passed
+        await store(connection, 1)
+        assert len(await follower.next()) == 1
+        assert follower.passed != begun
+        await store(connection, 10)
+        await until(lambda: follower.passed is None and follower.position.sequence >= 4)
+        with pytest.raises(Overloaded):
+            await follower.next()
+        assert follower.passed is None
+
+
 async def test_nobody_follows_after_the_end(following: Feed) -> None:
     async with following.open("default", AuditFilter(), None) as follower:
         following.close(Unavailable("going"))
@@ -76,7 +146,6 @@ async def test_follower_that_hears_nothing_for_long_knows_where_to_resume(
 ) -> None:
     monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.02)
     headers = {"Accept": "text/event-stream"}
-    record = AuditRecord("2026-01-01T00:00:00.000Z", "default", "success", 1, "gateway", agent="other")
     async with (
         running_agent_api(private_nats.url) as api,
         http_client(api, admin_token()) as http,
@@ -87,9 +156,8 @@ async def test_follower_that_hears_nothing_for_long_knows_where_to_resume(
         task = tasks.create_task(stream.read())
         await until(lambda: stream.last_id)
         began = stream.last_id
-        body = codec.encode(record)
-        sequence = await jetstream.publish(connection, subjects.audit("default", "_none", "success"), body, {})
-        await stream.reaches(sequence)
-        assert stream.last_id == f"{began.partition('-')[0]}-{sequence}"
+        await store(connection, 1)
+        await stream.reaches(1)
+        assert stream.last_id == f"{began.partition('-')[0]}-1"
         assert not stream.waiting
         task.cancel()
