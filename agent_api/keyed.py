@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agent_api.bodies import Order
 from agent_api.gathering import Gathered
-from agent_api.reaching import Reaching
+from agent_api.reaching import SKIPPED, Reaching
 from agent_api.tries import Tries
 from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key
@@ -53,14 +53,14 @@ class Keyed:
             return await self._send_once(Order(address.client_id, command), tries)
 
     async def _send_once(self, order: Order, tries: Tries) -> CommandResponse:
-        """Send, or answer from what is there; again where a twin was in the way that means another client.
+        """Send, or answer from what is there; again where that was undecided.
 
-        A gateway refuses such an order before the twin's entry can be read, and the twin may free the key yet. Raises
-        `DeadlineExceeded` where twins came and went until the time was up.
+        Raises `DeadlineExceeded` where twins came and went until the time was up.
         """
         key, deadline, pause = _key(order, tries), self._deadline(order), FIRST_PAUSE_SECONDS
-        outcome = await self._attempt(order, tries, deadline, await self._entries.read(key))
-        while order.client_id is None and _is_conflict(outcome):
+        stored = await self._entries.read(key)
+        outcome = await self._attempt(order, tries, deadline, stored)
+        while order.client_id is None and _is_undecided(outcome, stored):
             await asyncio.sleep(min(pause, deadline - self._loop.time()))
             stored = await self._entries.read(key)
             if stored.entry is not None and stored.entry.body != content_of(order.command):
@@ -86,18 +86,20 @@ class Keyed:
             try:
                 return await tries.ask(ClientAddress(tries.principal.tenant, entry.client_id), order.command)
             except (ClientNotFound, Unavailable) as exc:
-                return await self._unreached(order, tries, deadline, exc)
+                return await self._unreached(order, tries, deadline, exc, entry.client_id)
 
-    async def _unreached(self, order: Order, tries: Tries, deadline: float, error: BridgeError) -> CommandResponse:
+    async def _unreached(
+        self, order: Order, tries: Tries, deadline: float, error: BridgeError, client_id: str
+    ) -> CommandResponse:
         """Wait for the outcome of a command whose client cannot be reached; where its gateway is gone, that is it.
 
-        Raises `error` where the key is free again, so that nothing was executed, `DeadlineExceeded` at the end.
+        It is `error` where the key is free again, so that nothing was executed. Raises `DeadlineExceeded` at the end.
         """
         key = _key(order, tries)
         while self._loop.time() < deadline:
             stored = await self._entries.read(key)
             if stored.entry is None:
-                raise error
+                return tries.refused(error, order.command, client_id)
             if stored.ended is None and await self._entries.is_gone(stored.entry.gateway_id):
                 stored = await self._entries.lose(key, stored)
             if stored.ended is not None:
@@ -121,5 +123,12 @@ def _key(order: Order, tries: Tries) -> str:
     return entry_key(tries.principal, order.command.idempotency_key)
 
 
-def _is_conflict(outcome: CommandResponse) -> bool:
-    return outcome.error is not None and outcome.error.code == Code.CONFLICT.value
+def _is_undecided(outcome: CommandResponse, stored: Stored) -> bool:
+    """Tell whether another try may do better for an order that names no client, which was sent in view of `stored`.
+
+    A gateway refuses it before the entry of a twin that means another client can be read, and that twin may free the
+    key yet. So may the one that it followed to a client which refused them both.
+    """
+    if outcome.error is None:
+        return False
+    return outcome.error.code == Code.CONFLICT.value or (stored.entry is not None and outcome.error.code in SKIPPED)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from agent_api.gathering import Send
 from agent_api.refusals import Refusals
 from protocol.access import Principal
-from protocol.errors import ClientNotFound
+from protocol.errors import BridgeError, ClientNotFound
 from protocol.ids import is_token
-from protocol.messages import CommandRequest, CommandResponse
+from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.subjects import ClientAddress
 
 
@@ -45,6 +45,12 @@ class Tries:
                 whose = client_id if client_id is not None and is_token(client_id) else None
                 self._refusals.refused(exc, self.principal, command, whose, self._loop.time() - started)
             raise
+
+    def refused(self, error: BridgeError, command: CommandRequest, client_id: str) -> CommandResponse:
+        """Record that a client could not be reached, and return the response that says so."""
+        assert command.request_id is not None
+        self._refusals.refused(error, self.principal, command, client_id)
+        return failure(command.request_id, error, client_id)
 
     def remembered(self, response: CommandResponse, command: CommandRequest) -> CommandResponse:
         """Record an answer that no gateway gave, for it was remembered, and return it."""

@@ -16,11 +16,11 @@ from agent_api.commands import Commands
 from agent_api.gathering import Gathered
 from agent_api.intake import Intake
 from agent_api.keyed import Keyed
-from agent_api.reaching import Reaching
+from agent_api.reaching import SKIPPED, Reaching
 from agent_api.refusals import Refusals
 from protocol.access import AGENT, Principal
 from protocol.audit import AuditRecord
-from protocol.errors import BridgeError, ClientNotFound, Conflict, DeadlineExceeded, Overloaded, Unavailable
+from protocol.errors import BY_CODE, BridgeError, ClientNotFound, Conflict, DeadlineExceeded, Overloaded, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.runtime.audit import AuditTrail
@@ -303,3 +303,41 @@ async def test_going_round_ends_with_the_time(bench: Bench) -> None:
     with pytest.raises(DeadlineExceeded, match="was not executed"):
         await bench.ask(ANY, timeout_ms=100)
     assert len(bench.sent) < 6
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "recorded_here"),
+    [
+        *((code, refusing, False) for code in sorted(SKIPPED)),
+        ("client_not_found", raising, True),
+        ("unavailable", raising, True),
+    ],
+)
+async def test_order_that_followed_a_twin_to_a_client_that_refused_both_goes_round(
+    bench: Bench, code: str, how: Callable[[BridgeError], Gateway], recorded_here: bool
+) -> None:
+    place = bench.remember("c1", ended=False)
+    bench.known.put(client("c2", "f"))
+
+    async def refuse(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        del bench.bucket.stored[place]
+        return await how(BY_CODE[code]("why"))(address, command)
+
+    bench.gateways["c1"] = refuse
+    assert (await bench.ask(ANY)).client_id == "c2"
+    assert bench.records == ([("c1", code, False)] if recorded_here else [])
+
+
+@pytest.mark.parametrize("code", ["client_not_found", "unavailable"])
+async def test_named_client_that_is_gone_with_its_key_freed_is_told_as_such_and_recorded_once(
+    bench: Bench, code: str
+) -> None:
+    place = bench.remember("c1", ended=False)
+
+    async def gone(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        del bench.bucket.stored[place]
+        raise BY_CODE[code]("why")
+
+    bench.gateways["c1"] = gone
+    assert (await bench.ask({"clientId": "c1"})).error.code == code
+    assert bench.records == [("c1", code, False)]
