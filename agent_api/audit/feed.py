@@ -27,6 +27,8 @@ MAX_UNREAD = 2000
 MAX_UNREAD_BYTES = 4 * 1024 * 1024
 PAGE = 256
 RETRY_SECONDS = 0.5
+PATIENCE_SECONDS = 10.0
+LOG_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,8 @@ class Feed:
         self._tasks = tasks
         self._followers: dict[Follower, str] = {}
         self._closed: BridgeError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._log_next = 0.0
 
     @contextlib.asynccontextmanager
     async def open(self, tenant: str, wanted: AuditFilter, after: Position | None) -> AsyncIterator[Follower]:
@@ -149,16 +153,28 @@ class Feed:
             raise Overloaded("as many follow the audit stream at this process as it takes; close some of them")
 
     async def _follow(self, follower: Follower, subject: str) -> None:
+        try:
+            await self._follow_patiently(follower, subject)
+        except (BridgeError, JetStreamError, nats.errors.Error) as exc:
+            self._warn(exc)
+            follower.end(Unavailable("the audit stream cannot be read now; come back with the last id"))
+        except Exception:
+            log.exception("a follower of the audit stream failed")
+            follower.end(Unavailable("following the audit stream failed; resume from the last id"))
+
+    async def _follow_patiently(self, follower: Follower, subject: str) -> None:
+        """Follow until following has failed for some seconds without getting on; raise why."""
+        got_on_at, position = self._loop.time(), follower.position
         while True:
             try:
                 await self._consume(follower, subject)
-            except (BridgeError, JetStreamError, nats.errors.Error) as exc:
-                log.debug("a follower of the audit stream waits: %s", exc)
+                got_on_at = self._loop.time()
+            except (BridgeError, JetStreamError, nats.errors.Error):
+                if follower.position != position:
+                    got_on_at, position = self._loop.time(), follower.position
+                elif self._loop.time() - got_on_at > PATIENCE_SECONDS:
+                    raise
                 await asyncio.sleep(RETRY_SECONDS)
-            except Exception:
-                log.exception("a follower of the audit stream failed")
-                follower.end(Unavailable("following the audit stream failed; resume from the last id"))
-                return
 
     async def _consume(self, follower: Follower, subject: str) -> None:
         """Follow from where the follower is until the consumer breaks."""
@@ -173,6 +189,13 @@ class Feed:
         async with consumer.deliver(subject, deliver_policy="by_start_sequence", opt_start_seq=begin):
             while not await consumer.wait(HEARTBEAT_SECONDS):
                 pass
+
+    def _warn(self, error: Exception) -> None:
+        """Log why a follower is sent away; not for each of many."""
+        now = self._loop.time()
+        if now >= self._log_next:
+            self._log_next = now + LOG_SECONDS
+            log.warning("followers of the audit stream are sent away, for it cannot be read: %s", error)
 
     async def _catch_up(self, follower: Follower, subject: str) -> None:
         """Read what is stored after the follower's place."""

@@ -131,6 +131,24 @@ async def test_follower_that_takes_nothing_is_told_so_and_keeps_its_place(
         assert follower.passed is None
 
 
+async def test_follower_of_what_cannot_be_read_is_sent_away_and_one_warning_tells_why(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.02)
+    async with (
+        following.open("default", AuditFilter(), None) as one,
+        following.open("default", AuditFilter(), None) as other,
+        asyncio.timeout(10),
+    ):
+        await jetstream.request(connection, f"STREAM.DELETE.{subjects.AUDIT_STREAM}", msgspec.json.Decoder())
+        for follower in (one, other):
+            with pytest.raises(Unavailable, match="cannot be read now"):
+                await follower.next()
+    [warning] = [entry for entry in caplog.records if entry.levelname == "WARNING"]
+    assert "does not exist yet" in warning.message
+
+
 async def test_nobody_follows_after_the_end(following: Feed) -> None:
     async with following.open("default", AuditFilter(), None) as follower:
         following.close(Unavailable("going"))
