@@ -96,8 +96,11 @@ class Commands:
     ) -> CommandResponse | Gathered:
         """Send to whom an order without a client means; that nobody is meant is recorded, too."""
         tries = Tries(self.refusals, principal, partial(self._call, token, heard))
-        with tries.recorded(order.command):
+        try:
             return await self._reaching.send(order, principal, tries.send)
+        except Exception as exc:
+            tries.failed(exc, order.command)
+            raise
 
     def _call(
         self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest

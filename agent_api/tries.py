@@ -28,23 +28,33 @@ class Tries:
 
         Raises what `ask` does, and `ClientNotFound` for an id that no client can have.
         """
-        with self.recorded(command, address.client_id):
+        started = self._loop.time()
+        try:
             if not is_token(address.client_id):
                 raise ClientNotFound
             return await self.ask(address, command)
+        except Exception as exc:
+            self.failed(exc, command, address.client_id, self._loop.time() - started)
+            raise
 
     @contextlib.contextmanager
     def recorded(self, command: CommandRequest, client_id: str | None = None) -> Iterator[None]:
-        """Record an error that ends this, unless that has been done; an id that no client can have stays out."""
+        """Record an error that ends this as `failed()` does."""
         started = self._loop.time()
         try:
             yield
         except Exception as exc:
-            if not self._is_recorded(exc, client_id):
-                self._recorded.append((exc, client_id))
-                whose = client_id if client_id is not None and is_token(client_id) else None
-                self._refusals.refused(exc, self.principal, command, whose, self._loop.time() - started)
+            self.failed(exc, command, client_id, self._loop.time() - started)
             raise
+
+    def failed(
+        self, error: Exception, command: CommandRequest, client_id: str | None = None, duration_seconds: float = 0.0
+    ) -> None:
+        """Record an error, unless that has been done; an id that no client can have stays out of the record."""
+        if not self._is_recorded(error, client_id):
+            self._recorded.append((error, client_id))
+            whose = client_id if client_id is not None and is_token(client_id) else None
+            self._refusals.refused(error, self.principal, command, whose, duration_seconds)
 
     def refused(self, error: BridgeError, command: CommandRequest, client_id: str) -> CommandResponse:
         """Record that a client could not be reached, and return the response that says so."""
