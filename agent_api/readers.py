@@ -33,8 +33,8 @@ class ReaderStream:
 
     async def begin(self) -> None:
         """Write the head; what is said from now on is said within the stream."""
-        self._begun = True
         await self._send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS]})
+        self._begun = True  # only now, for a wait for room may have been cancelled before anything was written
 
     async def answer(self, answer: Answer) -> None:
         """Answer like any other request, instead of a stream."""
