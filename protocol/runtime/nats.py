@@ -25,7 +25,7 @@ from protocol.runtime import direct, reading
 from protocol.runtime.creds import UserCredentials
 from protocol.runtime.direct import DirectHandler
 from protocol.runtime.flushes import Flushes
-from protocol.runtime.outbox import Outbox, header_block
+from protocol.runtime.outbox import Outbox, header_block, write_at_once
 from protocol.runtime.servers import require_acceptable, shown
 from protocol.runtime.settings import Settings
 from protocol.runtime.transport import new_client
@@ -243,6 +243,7 @@ class Connection:
 
     def _mark_up(self) -> None:
         _set_user_timeout(self.client)
+        write_at_once(self.client)
         reading.divert(self.client)
         self._away_since = None
         self._up_since = self._loop.time()

@@ -1,4 +1,7 @@
-"""The way out to NATS: what one turn of the event loop publishes leaves in one write, without a task or a future each.
+"""The way out to NATS: what one turn of the event loop publishes leaves together, without a task or a future each.
+
+In writes of sixteen messages: fewer would cost more time than they save, and where a whole turn's left in one, the next
+process would have nothing to do until then. Sixteen give a tenth more commands a second where 32 or more are in flight.
 
 This reaches into the library's buffer, for the sake of the hot path: its own publish makes a future, passes it through
 a queue and wakes a task for each message, which a fifth of a command's time went into when measured. What is posted
@@ -14,6 +17,7 @@ from nats.aio.client import Client
 from protocol.errors import PayloadTooLarge, Unavailable
 
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
+MESSAGES_A_WRITE = 16
 _PREAMBLE = "NATS/1.0\r\n"
 _LINE_BREAKS = str.maketrans("\r\n", "  ")  # a value must not be able to end its line
 
@@ -52,13 +56,18 @@ class Outbox:
     def _append(self, client: Client, message: bytes) -> None:
         client._pending.append(message)  # noqa: SLF001  see above
         client._pending_data_size += len(message)  # noqa: SLF001
-        if not self._scheduled:
+        if len(client._pending) >= MESSAGES_A_WRITE:  # noqa: SLF001
+            self._write(client)
+        elif not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._write, client)
+            self._loop.call_soon(self._end_turn, client)
+
+    def _end_turn(self, client: Client) -> None:
+        self._scheduled = False
+        self._write(client)
 
     def _write(self, client: Client) -> None:
         """Hand all that is pending to the socket; where the connection has just broken, it was forgotten with it."""
-        self._scheduled = False
         transport = client._transport  # noqa: SLF001
         if transport is None or not client.is_connected or not client._pending or _is_closing(transport):  # noqa: SLF001
             return
@@ -71,6 +80,13 @@ class Outbox:
         writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
         in_socket = writer.transport.get_write_buffer_size() if writer is not None else 0
         return int(client.pending_data_size) + in_socket
+
+
+def write_at_once(client: Client) -> None:
+    """Have a connected client's socket written when asked; uvloop keeps small writes until the end of the turn."""
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
+    if writer is not None:
+        writer.transport.set_write_buffer_limits(0)
 
 
 def _is_closing(transport: Any) -> bool:
