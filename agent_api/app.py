@@ -12,17 +12,18 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent_api import contract, docs, writing
+from agent_api import contract, docs
 from agent_api.audit.contract import PATH as AUDIT_PATH
 from agent_api.audit.endpoint import AuditEndpoint
-from agent_api.command import CommandEndpoint
-from agent_api.connections import SOCKET_PATH
+from agent_api.commands.endpoint import CommandEndpoint
 from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.events.endpoint import EventsEndpoint
 from agent_api.health import Health
+from agent_api.http import writing
+from agent_api.http.connections import SOCKET_PATH
+from agent_api.http.problems import HttpFault, answer_of
+from agent_api.http.responses import problem_response
 from agent_api.openapi import COMMAND_PATH, Application
-from agent_api.problems import HttpFault, answer_of
-from agent_api.responses import problem_response
 from agent_api.routes import Directory
 from protocol.errors import BridgeError, Internal
 from protocol.origins import Origins

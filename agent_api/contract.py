@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from agent_api.bodies import MAX_ASKED
-from agent_api.problems import HEADERS
+from agent_api.commands.bodies import MAX_ASKED
+from agent_api.http.problems import HEADERS
 from protocol.discovery import MAX_PAGE
 from protocol.errors import MEANINGS, Code
 from protocol.ids import MAX_IDEMPOTENCY_KEY_CHARS, MAX_REQUEST_ID_CHARS

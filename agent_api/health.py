@@ -5,8 +5,8 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agent_api.intake import Intake
-from agent_api.responses import json_response
+from agent_api.commands.intake import Intake
+from agent_api.http.responses import json_response
 from protocol.errors import Unavailable
 from protocol.runtime.nats import Connection
 

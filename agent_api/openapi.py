@@ -9,10 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from agent_api import contract
 from agent_api.audit.contract import AUDIT, RECORD
 from agent_api.audit.contract import PATH as AUDIT_PATH
-from agent_api.bodies import CommandResult
+from agent_api.commands.bodies import CommandResult
 from agent_api.events.contract import EVENTS
 from agent_api.events.contract import PATH as EVENTS_PATH
-from agent_api.problems import Problem
+from agent_api.http.problems import Problem
 from protocol.errors import Code
 from protocol.records import ClientRecord
 from protocol.runtime.version import SERVICE_VERSION

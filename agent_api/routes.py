@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agent_api.finding import Clients, clients_of, visible_client
-from agent_api.problems import HttpFault, answer_of
+from agent_api.http.problems import HttpFault, answer_of
+from agent_api.http.responses import json_response, problem_response, tagged_response
 from agent_api.queries import next_link, read_query, refuse_query
-from agent_api.responses import json_response, problem_response, tagged_response
 from protocol import codec, discovery
 from protocol.access import Principal, require_admin, require_agent
 from protocol.discovery import Client, Page, Query

@@ -7,25 +7,25 @@ import secrets
 from agent_api.app import build
 from agent_api.audit.endpoint import AuditEndpoint
 from agent_api.audit.feed import Feed
-from agent_api.balance import Balance
-from agent_api.candidates import Candidates
-from agent_api.command import CommandEndpoint
-from agent_api.commands import Commands
+from agent_api.commands.balance import Balance
+from agent_api.commands.candidates import Candidates
+from agent_api.commands.endpoint import CommandEndpoint
+from agent_api.commands.intake import Intake
+from agent_api.commands.keyed import Keyed
+from agent_api.commands.reaching import Reaching
+from agent_api.commands.refusals import Refusals
+from agent_api.commands.sending import Commands
 from agent_api.events.endpoint import EventsEndpoint
 from agent_api.events.hub import Hub
 from agent_api.health import Health
-from agent_api.intake import Intake
-from agent_api.keyed import Keyed
-from agent_api.loopback import LoopbackOnly
-from agent_api.reaching import Reaching
-from agent_api.refusals import Refusals
+from agent_api.http.loopback import LoopbackOnly
+from agent_api.http.server import HttpServer, listen, url_of
+from agent_api.http.waiting import Waits
 from agent_api.routes import Directory
-from agent_api.server import HttpServer, listen, url_of
 from agent_api.settings import ApiSettings
 from agent_api.socket.door import SocketDoor
 from agent_api.socket.outlook import Outlook
 from agent_api.socket.surroundings import Surroundings
-from agent_api.waiting import Waits
 from protocol.access import may, view_of
 from protocol.errors import ConfigurationError, Unauthenticated, Unavailable
 from protocol.origins import Origins

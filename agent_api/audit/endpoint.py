@@ -5,14 +5,14 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from agent_api import sse
-from agent_api.asgi import read_head
 from agent_api.audit.feed import Feed, Follower, Item, Record
 from agent_api.audit.queries import AuditQuery, next_link, read_query
 from agent_api.events.positions import Position, epoch_of
-from agent_api.problems import Answer
-from agent_api.readers import ReaderStream, serve, valid_seconds, while_valid
-from agent_api.waiting import Waits
+from agent_api.http import sse
+from agent_api.http.asgi import read_head
+from agent_api.http.problems import Answer
+from agent_api.http.readers import ReaderStream, serve, valid_seconds, while_valid
+from agent_api.http.waiting import Waits
 from protocol import codec
 from protocol.access import Principal, require_admin
 from protocol.errors import Conflict, InvalidRequest

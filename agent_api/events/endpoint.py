@@ -9,9 +9,9 @@ from agent_api.events import sse
 from agent_api.events.hub import Hub
 from agent_api.events.queries import read_query
 from agent_api.events.reader import Reader
-from agent_api.readers import ReaderStream, serve, valid_seconds, while_valid
-from agent_api.sse import HEARTBEAT, HEARTBEAT_SECONDS
-from agent_api.waiting import Waits
+from agent_api.http.readers import ReaderStream, serve, valid_seconds, while_valid
+from agent_api.http.sse import HEARTBEAT, HEARTBEAT_SECONDS
+from agent_api.http.waiting import Waits
 from protocol.access import Principal, require_agent
 from protocol.runtime.auth import Verifier, bearer
 

@@ -4,7 +4,7 @@ from agent_api.events.cursor import Item
 from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
-from agent_api.sse import block
+from agent_api.http.sse import block
 from protocol import codec
 
 

@@ -12,7 +12,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from agent_api.problems import JSON, Answer, answer_of
+from agent_api.http.problems import JSON, Answer, answer_of
 from agent_api.settings import ApiSettings
 from agent_api.socket.live import LiveSocket
 from agent_api.socket.session import AgentSession, Limits

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent_api.bodies import Order
+from agent_api.commands.bodies import Order
 from agent_api.events.filters import Filters
 from agent_api.socket.frames import ProgressFrame, ServerFrame
 from protocol.frames import AuthFrame

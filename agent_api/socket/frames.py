@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from agent_api.bodies import CommandBody
+from agent_api.commands.bodies import CommandBody
 from agent_api.events.messages import Message
 from agent_api.events.queries import MAX_NAMES, MAX_TEXT_CHARS
 from protocol import codec

@@ -10,8 +10,8 @@ from collections.abc import Coroutine, Iterable
 from functools import partial
 from typing import Any, assert_never
 
-from agent_api.gathering import Gathered
-from agent_api.held import size_of
+from agent_api.commands.gathering import Gathered
+from agent_api.commands.held import size_of
 from agent_api.socket import frames
 from agent_api.socket.effects import (
     Close,

@@ -11,10 +11,10 @@ here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What t
 import enum
 from typing import NamedTuple, assert_never
 
-from agent_api.bodies import Order, order_of
+from agent_api.commands.bodies import Order, order_of
+from agent_api.commands.gathering import SUCCESS, Gathered
+from agent_api.commands.held import Held, size_of
 from agent_api.events.filters import WILDCARD, Filters
-from agent_api.gathering import SUCCESS, Gathered
-from agent_api.held import Held, size_of
 from agent_api.socket.effects import (
     Close,
     Effect,

@@ -3,10 +3,10 @@
 import asyncio
 from typing import NamedTuple
 
-from agent_api.commands import Commands
+from agent_api.commands.intake import Intake
+from agent_api.commands.sending import Commands
 from agent_api.events.hub import Hub
 from agent_api.finding import Clients
-from agent_api.intake import Intake
 from agent_api.socket.outlook import Outlook
 from protocol.runtime.auth import Verifier
 

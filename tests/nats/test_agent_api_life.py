@@ -17,7 +17,7 @@ from support.processes import Process
 from support.settings import agent_token, bearer, environment
 from support.wait import until
 
-from agent_api import connections, server
+from agent_api.http import connections, server
 from protocol.errors import ConfigurationError
 
 COMMAND = {"clientId": "c1", "command": {"target": "f"}}

@@ -13,8 +13,8 @@ from support.agent_api import World, http_client, running_agent_api, world_at
 from support.settings import agent_token
 from support.wait import until
 
+from agent_api.commands.streaming import MAX_WAITING, MAX_WAITING_BYTES
 from agent_api.service import AgentApi
-from agent_api.streaming import MAX_WAITING, MAX_WAITING_BYTES
 
 WORDS = 1500
 DATA = "x" * 10_000

@@ -12,10 +12,10 @@ from support.nats_server import NatsServer
 from support.settings import admin_token, settings_for
 from support.wait import until
 
-from agent_api import sse
 from agent_api.audit import feed
 from agent_api.audit.feed import Feed, Item, Missed
 from agent_api.events.positions import Position, epoch_of
+from agent_api.http import sse
 from protocol import codec, subjects
 from protocol.audit import AuditFilter, AuditRecord
 from protocol.errors import Overloaded, Unavailable

@@ -53,10 +53,10 @@ PARSER = {
     "buffer": "protocol/runtime/framing.py takes it over",
 }
 HTTP = {
-    "cycle": "agent_api/connections.py answers the request of it",
-    "flow": "agent_api/connections.py lets the next request in by it",
-    "pipeline": "agent_api/connections.py looks whether another request waits",
-    "server_state": "agent_api/connections.py counts answers in it",
+    "cycle": "agent_api/http/connections.py answers the request of it",
+    "flow": "agent_api/http/connections.py lets the next request in by it",
+    "pipeline": "agent_api/http/connections.py looks whether another request waits",
+    "server_state": "agent_api/http/connections.py counts answers in it",
 }
 JWKS = {"cooldown_duration": "without it a flood of unknown key ids is a flood of fetches"}
 

@@ -15,7 +15,7 @@ from support.settings import settings_for
 
 from agent_api.app import ordinary_routes
 from agent_api.audit.contract import PATH as AUDIT_PATH
-from agent_api.command import CommandEndpoint
+from agent_api.commands.endpoint import CommandEndpoint
 from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.health import Health
 from agent_api.routes import Directory

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.known import Known, client
 
-from agent_api.balance import AVOID_SECONDS, LOOKED_AT, MAX_REMEMBERED, Balance
+from agent_api.commands.balance import AVOID_SECONDS, LOOKED_AT, MAX_REMEMBERED, Balance
 from protocol.errors import Code
 from protocol.subjects import ClientAddress
 

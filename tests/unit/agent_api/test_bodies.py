@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api.bodies import CommandBody, Order, Scatter, read_order, write_result
+from agent_api.commands.bodies import CommandBody, Order, Scatter, read_order, write_result
 from agent_api.contract import SCHEMAS
 from protocol.discovery import Query
 from protocol.errors import ClientNotFound, InvalidRequest

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.known import Known, client
 
-from agent_api.candidates import FEW, MAX_POOLS, Candidates
+from agent_api.commands.candidates import FEW, MAX_POOLS, Candidates
 from protocol.access import AGENT, Principal
 from protocol.discovery import Client, offering
 
@@ -88,7 +88,7 @@ def test_many_clients_of_one_user_are_not_looked_through_for_each_command(monkey
         bench.known.put(client(f"c{number}", "f", user="kiosk"))
     kiosks = limited(users=frozenset({"kiosk"}))
     assert len(bench.of(kiosks)) == FEW + 1
-    monkeypatch.setattr("agent_api.candidates.usable", None)
+    monkeypatch.setattr("agent_api.commands.candidates.usable", None)
     assert len(bench.of(kiosks)) == FEW + 1
 
 
@@ -119,7 +119,7 @@ def test_pools_are_bounded_and_the_used_ones_stay() -> None:
 
 
 def test_ids_in_all_pools_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_api.candidates.MAX_POOLED", 5)
+    monkeypatch.setattr("agent_api.commands.candidates.MAX_POOLED", 5)
     bench = Bench()
     bench.known.put(client("c1", "f", "g", "h"))
     bench.known.put(client("c2", "f", "g", "h"))

@@ -11,16 +11,16 @@ import pytest
 from support.known import Known, client
 from support.settings import SECRET, agent_token, settings_for
 
-from agent_api.balance import Balance
-from agent_api.bodies import Order
-from agent_api.candidates import Candidates
-from agent_api.command import CommandEndpoint
-from agent_api.commands import Commands
-from agent_api.intake import Intake
-from agent_api.reaching import Reaching
+from agent_api.commands.balance import Balance
+from agent_api.commands.bodies import Order
+from agent_api.commands.candidates import Candidates
+from agent_api.commands.endpoint import CommandEndpoint
+from agent_api.commands.intake import Intake
+from agent_api.commands.reaching import Reaching
+from agent_api.commands.sending import Commands
+from agent_api.commands.tries import Tries
+from agent_api.http.waiting import Waits
 from agent_api.settings import ApiSettings
-from agent_api.tries import Tries
-from agent_api.waiting import Waits
 from protocol.errors import ClientLost
 from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.auth import Verifier

@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from agent_api.connections import MIN_READ_BYTES, HttpConnection
+from agent_api.http.connections import MIN_READ_BYTES, HttpConnection
 
 PATIENCE = 30
 

@@ -14,7 +14,7 @@ from agent_api.events.endpoint import EventsEndpoint
 from agent_api.events.hub import Hub
 from agent_api.events.messages import Message
 from agent_api.events.positions import Position
-from agent_api.waiting import Waits
+from agent_api.http.waiting import Waits
 from protocol.access import ClientView, Principal
 from protocol.runtime.auth import Verifier
 

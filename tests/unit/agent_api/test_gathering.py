@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api.gathering import SUCCESS, Gathered, Gathering, gather
+from agent_api.commands.gathering import SUCCESS, Gathered, Gathering, gather
 from protocol.errors import BY_CODE, ClientLost, ClientNotFound, Code, Unavailable
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.subjects import ClientAddress

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api.held import Held
+from agent_api.commands.held import Held
 
 MAX_COUNT, MAX_BYTES = 4, 100
 puts = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 150)))

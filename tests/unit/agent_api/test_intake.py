@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from agent_api.intake import Intake
+from agent_api.commands.intake import Intake
 from protocol.errors import Overloaded, Unavailable
 
 

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 from support.known import Known, client
 
-from agent_api.balance import Balance
-from agent_api.bodies import read_order
-from agent_api.candidates import Candidates
-from agent_api.commands import Commands
-from agent_api.gathering import Gathered
-from agent_api.intake import Intake
-from agent_api.keyed import Keyed
-from agent_api.reaching import SKIPPED, Reaching
-from agent_api.refusals import Refusals
+from agent_api.commands.balance import Balance
+from agent_api.commands.bodies import read_order
+from agent_api.commands.candidates import Candidates
+from agent_api.commands.gathering import Gathered
+from agent_api.commands.intake import Intake
+from agent_api.commands.keyed import Keyed
+from agent_api.commands.reaching import SKIPPED, Reaching
+from agent_api.commands.refusals import Refusals
+from agent_api.commands.sending import Commands
 from protocol.access import AGENT, Principal
 from protocol.audit import AuditRecord
 from protocol.errors import BY_CODE, BridgeError, ClientNotFound, Conflict, DeadlineExceeded, Overloaded, Unavailable

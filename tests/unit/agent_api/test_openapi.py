@@ -12,14 +12,14 @@ from support.settings import settings_for
 
 from agent_api.app import ordinary_routes
 from agent_api.audit.contract import PATH as AUDIT_PATH
-from agent_api.bodies import MAX_ASKED, CommandResult, read_order
-from agent_api.command import CommandEndpoint
+from agent_api.commands.bodies import MAX_ASKED, CommandResult, read_order
+from agent_api.commands.endpoint import CommandEndpoint
+from agent_api.commands.intake import Intake
 from agent_api.contract import SCHEMAS
 from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.health import Health
-from agent_api.intake import Intake
+from agent_api.http.problems import Problem, answer_of
 from agent_api.openapi import Application
-from agent_api.problems import Problem, answer_of
 from agent_api.routes import Directory
 from agent_api.settings import ApiSettings
 from protocol.errors import BY_CODE, BridgeError, Code

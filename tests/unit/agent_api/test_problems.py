@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from agent_api.problems import HttpFault, answer_of
+from agent_api.http.problems import HttpFault, answer_of
 from protocol.errors import (
     MEANINGS,
     BridgeError,

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from support.known import Known, client
 
-from agent_api.balance import Balance
-from agent_api.bodies import read_order
-from agent_api.candidates import Candidates
-from agent_api.gathering import Gathered
-from agent_api.intake import Intake
-from agent_api.reaching import MAX_TRIES, SKIPPED, Reaching
+from agent_api.commands.balance import Balance
+from agent_api.commands.bodies import read_order
+from agent_api.commands.candidates import Candidates
+from agent_api.commands.gathering import Gathered
+from agent_api.commands.intake import Intake
+from agent_api.commands.reaching import MAX_TRIES, SKIPPED, Reaching
 from protocol.access import AGENT, Principal
 from protocol.errors import (
     BY_CODE,

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from support.agent_core import ANN, Frame, codes, command, opened, progress, sent, socket, started, success, taken
 
-from agent_api.gathering import Gathered
+from agent_api.commands.gathering import Gathered
 from agent_api.socket import frames
 from agent_api.socket.effects import (
     Close,

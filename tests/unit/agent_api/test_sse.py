@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api import sse
+from agent_api.http import sse
 
 EVENTS, JSON = "text/event-stream", "application/json"
 

@@ -9,10 +9,11 @@ import pytest
 from starlette.types import Receive
 from support.wait import until
 
-from agent_api import sse, streaming
-from agent_api.commands import Heard
-from agent_api.problems import Answer
-from agent_api.streaming import MAX_WAITING, MAX_WAITING_BYTES, stream
+from agent_api.commands import streaming
+from agent_api.commands.sending import Heard
+from agent_api.commands.streaming import MAX_WAITING, MAX_WAITING_BYTES, stream
+from agent_api.http import sse
+from agent_api.http.problems import Answer
 from protocol.messages import ProgressMessage
 
 DONE = Answer(200, b'{"success":true}')

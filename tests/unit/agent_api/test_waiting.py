@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive
 
-from agent_api.waiting import CallerGone, Waits
+from agent_api.http.waiting import CallerGone, Waits
 from protocol.errors import Cancelled
 
 

@@ -9,9 +9,9 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from agent_api.asgi import write_answer
-from agent_api.problems import Answer
-from agent_api.writing import write_whole
+from agent_api.http.asgi import write_answer
+from agent_api.http.problems import Answer
+from agent_api.http.writing import write_whole
 
 DEFAULTS = [(b"date", b"Tue, 24 Nov 2026 12:00:00 GMT"), (b"x-content-type-options", b"nosniff")]
 ANSWER = Answer(200, b'{"success":true}')

@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
-from agent_api import sse
-from agent_api.asgi import write_answer
-from agent_api.problems import Answer, answer_of
-from agent_api.waiting import CallerGone, Waits
+from agent_api.http import sse
+from agent_api.http.asgi import write_answer
+from agent_api.http.problems import Answer, answer_of
+from agent_api.http.waiting import CallerGone, Waits
 from protocol import codec
 from protocol.access import Principal
 from protocol.errors import BridgeError, Cancelled, Internal, Unauthenticated, Unavailable

@@ -12,11 +12,11 @@ from typing import Any
 
 from starlette.types import Message, Receive, Send
 
-from agent_api import sse
-from agent_api.asgi import write_answer
-from agent_api.commands import Heard
-from agent_api.held import Held, size_of
-from agent_api.problems import Answer, Header
+from agent_api.commands.held import Held, size_of
+from agent_api.commands.sending import Heard
+from agent_api.http import sse
+from agent_api.http.asgi import write_answer
+from agent_api.http.problems import Answer, Header
 from protocol import codec
 from protocol.messages import ProgressMessage
 

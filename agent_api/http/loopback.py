@@ -2,8 +2,8 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent_api.asgi import write_answer
-from agent_api.problems import answer_of
+from agent_api.http.asgi import write_answer
+from agent_api.http.problems import answer_of
 from protocol.errors import PermissionDenied
 from protocol.origins import Origins, names_loopback
 

@@ -10,10 +10,10 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from agent_api.bodies import Order
-from agent_api.gathering import Gathered
-from agent_api.reaching import SKIPPED, Reaching
-from agent_api.tries import Tries
+from agent_api.commands.bodies import Order
+from agent_api.commands.gathering import Gathered
+from agent_api.commands.reaching import SKIPPED, Reaching
+from agent_api.commands.tries import Tries
 from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from agent_api.problems import JSON, Header
+from agent_api.http.problems import JSON, Header
 
 TYPE = b"text/event-stream"
 HEARTBEAT = b":\n"  # a comment: readers skip it, and proxies see that the connection lives

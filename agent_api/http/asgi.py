@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import msgspec
 from starlette.types import Message, Receive, Send
 
-from agent_api.problems import JSON, Answer, HttpFault
-from agent_api.waiting import CallerGone
+from agent_api.http.problems import JSON, Answer, HttpFault
+from agent_api.http.waiting import CallerGone
 from protocol.errors import PayloadTooLarge
 
 LINGER_SECONDS = 1

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agent_api.problems import JSON, Answer
+from agent_api.http.problems import JSON, Answer
 from protocol import codec
 
 NO_STORE = {"cache-control": "no-store"}

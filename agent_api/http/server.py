@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from agent_api.connections import HttpConnection
+from agent_api.http.connections import HttpConnection
 from protocol.errors import ConfigurationError
 from protocol.runtime.settings import variable
 

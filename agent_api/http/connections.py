@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from agent_api.writing import EXTENSION, write_whole
+from agent_api.http.writing import EXTENSION, write_whole
 
 MAX_HEAD_BYTES = 64 * 1024
 SOCKET_PATH = "/api/ws"

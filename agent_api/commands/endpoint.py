@@ -6,17 +6,17 @@ from functools import partial
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from agent_api import sse
-from agent_api.asgi import Head, read_body, read_head, require_json, write_answer
-from agent_api.bodies import Order, read_order, write_result
-from agent_api.commands import Commands, Heard
-from agent_api.gathering import Gathered
-from agent_api.intake import Intake
-from agent_api.problems import Answer, answer_of
+from agent_api.commands.bodies import Order, read_order, write_result
+from agent_api.commands.gathering import Gathered
+from agent_api.commands.intake import Intake
+from agent_api.commands.sending import Commands, Heard
+from agent_api.commands.streaming import stream
+from agent_api.http import sse
+from agent_api.http.asgi import Head, read_body, read_head, require_json, write_answer
+from agent_api.http.problems import Answer, answer_of
+from agent_api.http.waiting import CallerGone, Waits
+from agent_api.http.writing import offered
 from agent_api.settings import ApiSettings
-from agent_api.streaming import stream
-from agent_api.waiting import CallerGone, Waits
-from agent_api.writing import offered
 from protocol import codec
 from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, Internal, PayloadTooLarge, Unauthenticated, from_body

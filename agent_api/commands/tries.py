@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from agent_api.gathering import Send
-from agent_api.refusals import Refusals
+from agent_api.commands.gathering import Send
+from agent_api.commands.refusals import Refusals
 from protocol.access import Principal
 from protocol.errors import BridgeError, ClientNotFound
 from protocol.ids import is_token

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from agent_api.bodies import Order
-from agent_api.gathering import Gathered
-from agent_api.reaching import Reaching
-from agent_api.refusals import Refusals
-from agent_api.tries import Tries
+from agent_api.commands.bodies import Order
+from agent_api.commands.gathering import Gathered
+from agent_api.commands.reaching import Reaching
+from agent_api.commands.refusals import Refusals
+from agent_api.commands.tries import Tries
 from protocol.access import Principal
 from protocol.ids import new_request_id
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage

@@ -1,8 +1,8 @@
 """Who is meant by an order that names no single client, and the sending to them; without HTTP in sight.
 
-Every way into this process takes a `CommandBody` (`agent_api.bodies.order_of` checks it) and hands the order to
-`agent_api.commands.Commands.send`, which asks here. `send(address, command)` sends to one client and returns its
-answer; to cancel, cancel the call: every command that still waits is cancelled.
+Every way into this process takes a `CommandBody`, which `bodies.order_of` checks, and hands the order to
+`sending.Commands.send`, which asks here. `send(address, command)` sends to one client and returns its answer; to
+cancel, cancel the call: every command that still waits is cancelled.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from functools import partial
 
 import msgspec
 
-from agent_api.balance import Balance, InFlight
-from agent_api.bodies import Order, Scatter, require_askable
-from agent_api.candidates import Candidates
+from agent_api.commands.balance import Balance, InFlight
+from agent_api.commands.bodies import Order, Scatter, require_askable
+from agent_api.commands.candidates import Candidates
+from agent_api.commands.gathering import Gathered, Send, answer_of, gather
+from agent_api.commands.intake import Intake
 from agent_api.finding import Clients, clients_of, nobody_offers, only_client
-from agent_api.gathering import Gathered, Send, answer_of, gather
-from agent_api.intake import Intake
 from protocol.access import Principal
 from protocol.discovery import Client, matches, usable
 from protocol.errors import Code, Unavailable

@@ -1,0 +1,1 @@
+"""Commands: what is ordered, whom that reaches, and what comes of it."""

@@ -1,0 +1,1 @@
+"""HTTP itself: connections, heads and bodies, refusals, answers without an end."""
