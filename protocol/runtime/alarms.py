@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 TICK_SECONDS = 0.02
+ROUNDING_SECONDS = 0.001  # uvloop's clock; a look that came early would be repeated until the tick is there
 
 
 class Alarm:
@@ -72,7 +73,7 @@ class Alarms:
         return self.at(self._loop.time() + seconds, callback, *arguments)
 
     def _wait(self) -> None:
-        self._timer = self._loop.call_at((self._past + 1) * TICK_SECONDS, self._look)
+        self._timer = self._loop.call_at((self._past + 1) * TICK_SECONDS + ROUNDING_SECONDS, self._look)
 
     def _look(self) -> None:
         """Have the event loop make the calls that are due, each on its own."""

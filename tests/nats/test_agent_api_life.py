@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -259,6 +261,80 @@ async def test_pipelined_commands_are_answered_in_their_order(world: World, nats
         writer.close()
 
 
+async def test_callers_who_pipeline_and_leave_have_their_commands_cancelled(world: World, nats_url: str) -> None:
+    await world.hold("c1", never)
+    body = json.dumps(COMMAND).encode()
+    async with running_agent_api(nats_url) as api:
+        callers = [await _connect(api.url) for _ in range(3)]
+        for _, writer in callers:
+            writer.write(2 * (_head(length=len(body)) + body))
+        await until(lambda: len(world.received()) == 3)
+        for _, writer in callers:
+            writer.close()
+        assert await until(lambda: len(world.received("cancel")) == 3)
+        assert len(world.received()) == 3  # the commands behind were not begun
+
+
+@pytest.mark.parametrize("in_segments", [False, True])
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_upgrade_that_is_not_offered_leaves_a_request_what_it_is(
+    world: World, nats_url: str, protocol: str, in_segments: bool
+) -> None:
+    await world.hold("c1", lambda message: message["parameters"]["title"])
+    smuggled = json.dumps({**COMMAND, "command": {"target": "f", "parameters": {"title": "smuggled"}}}).encode()
+    inner = (_head(length=len(smuggled)) + smuggled).decode()
+    bodies = [
+        json.dumps({**COMMAND, "command": {"target": "f", "parameters": {"title": title}}}).encode()
+        for title in ("first", inner, "last")
+    ]
+    async with running_agent_api(nats_url) as api:
+        reader, writer = await _connect(api.url)
+        for body in bodies:
+            for part in (_head(length=len(body), Connection="Upgrade", Upgrade=protocol), body[:9], body[9:]):
+                writer.write(part)
+                if in_segments:
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+            async with asyncio.timeout(5):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                assert json.loads(await reader.readexactly(length))["success"]
+        writer.close()
+    titles = [message["parameters"]["title"] for message in world.received()]
+    assert titles == ["first", inner, "last"]
+
+
+async def test_closed_connections_are_freed_without_a_collection(
+    world: World, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, made = weakref.WeakSet[connections.HttpConnection](), list[None]()
+
+    class Connection(connections.HttpConnection):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            alive.add(self)
+            made.append(None)
+
+    monkeypatch.setattr(server, "HttpConnection", Connection)
+    await world.hold("c1", lambda message: None)
+    body = json.dumps(COMMAND).encode()
+    command, upgrade = _head(length=len(body)) + body, b"GET /api/ws HTTP/1.1\r\nhost: x\r\n"
+    upgrade += b"connection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    async with running_agent_api(nats_url) as api:
+        gc.collect()
+        gc.disable()
+        try:
+            for request in (command, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", upgrade):
+                reader, writer = await _connect(api.url)
+                writer.write(request)
+                assert await reader.readline()
+                writer.close()
+                await until(lambda: not alive)
+        finally:
+            gc.enable()
+    assert len(made) == 3
+
+
 async def test_caller_who_leaves_in_the_middle_of_its_body_leaves_nothing_behind(world: World, nats_url: str) -> None:
     await world.hold("c1", lambda message: None)
     async with running_agent_api(nats_url) as api, http_client(api) as http:
@@ -270,8 +346,14 @@ async def test_caller_who_leaves_in_the_middle_of_its_body_leaves_nothing_behind
     assert len(world.received()) == 1
 
 
-def _head(length: int) -> bytes:
-    headers = {"host": "x", "content-type": "application/json", "content-length": length, **bearer(agent_token())}
+def _head(length: int, **more: str) -> bytes:
+    headers = {
+        "host": "x",
+        "content-type": "application/json",
+        "content-length": length,
+        **bearer(agent_token()),
+        **more,
+    }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"POST /api/command HTTP/1.1\r\n{lines}\r\n".encode()
 
