@@ -2,7 +2,7 @@
 
 What it delivers goes into the ring of recent messages; readers whose message it is are woken and read it there. After a
 break, be it of NATS or of our connection, it goes on from where the ring ends; what the stream has lost meanwhile is a
-gap for every reader.
+gap for every reader. Where it cannot go on for some seconds, readers are sent away, for silence would look like peace.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ LINGER_SECONDS = 60.0  # a reader that comes back finds what it missed in memory
 RETRY_SECONDS = 0.25
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
+PATIENCE_SECONDS = 10.0  # for the stream to be followed again, before readers are sent away
 
 log = logging.getLogger(__name__)
 _Whose = tuple[str, str]  # a tenant and a `sub`
@@ -58,6 +59,7 @@ class Hub:
         self._read_at = 0.0
         self._of_principal: Counter[_Whose] = Counter()
         self._log_next = 0.0
+        self._patience: asyncio.TimerHandle | None = None  # while the stream is not followed, though somebody may read
         connection.on_reconnect(self._begin_anew)
 
     async def start(self) -> None:
@@ -68,8 +70,8 @@ class Hub:
     async def open(self, principal: Principal, filters: Filters, since: str | None = None) -> AsyncIterator[Reader]:
         """Give a reader, from now on or from the position `since`; one that cannot be read is a gap.
 
-        Raises `Overloaded` where there are too many readers, `Unavailable` while the stream's end is not known, and
-        after `close()` what that was given.
+        Raises `Overloaded` where there are too many readers, `Unavailable` while the stream cannot be followed, and
+        after `close()` what that was given. What is not followed for long ends the reader with `Unavailable`.
         """
         with self._counted((principal.tenant, principal.sub)):
             await self._wait_ready()
@@ -84,8 +86,7 @@ class Hub:
     def close(self, error: BridgeError) -> None:
         """End every reader with this error; new ones are refused with it."""
         self._closed = error
-        for reader in self._flow.listeners:
-            reader.end(error)
+        self._end_readers(error)
 
     async def run(self) -> None:
         """Follow the stream whenever somebody reads, through restarts of the server; a task for the process's life."""
@@ -114,12 +115,16 @@ class Hub:
         finally:
             self._of_principal -= Counter([whose])
 
+    def _end_readers(self, error: BridgeError) -> None:
+        for reader in self._flow.listeners:
+            reader.end(error)
+
     def _require_open(self) -> None:
         if self._closed is not None:
             raise self._closed
 
     async def _wait_ready(self) -> None:
-        """Wait until the stream's end is known."""
+        """Wait until the stream is followed."""
         self._wanted.set()
         self._read_at = self._loop.time()
         try:
@@ -148,12 +153,29 @@ class Hub:
         self._flow.begin(info)
         first = self._flow.ring.last + 1
         async with consumer.deliver(ALL_NEWS, deliver_policy="by_start_sequence", opt_start_seq=first):
-            self._ready.set()
-            while not await consumer.wait(HEARTBEAT_SECONDS):
-                if self._is_idle():
-                    self._rest()
-                    return
+            with self._following():
+                while not await consumer.wait(HEARTBEAT_SECONDS):
+                    if self._is_idle():
+                        self._rest()
+                        return
         log.info("following events anew: %s", order.broken or "NATS is back")
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[None]:
+        """Let readers in; afterwards none, and after a while send away those who still read."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._ready.set()
+        try:
+            yield
+        finally:
+            self._ready.clear()
+            self._patience = self._loop.call_later(PATIENCE_SECONDS, self._send_away)
+
+    def _send_away(self) -> None:
+        if self._flow.listeners:
+            log.warning("readers of events are sent away, for the stream cannot be followed")
+        self._end_readers(Unavailable("events cannot be read just now; come back with the last id"))
 
     def _take(self, msg: Msg, place: Place) -> None:
         position = Position(self._flow.ring.epoch, place.stream_sequence)
@@ -169,7 +191,6 @@ class Hub:
     def _rest(self) -> None:
         """Forget everything until somebody reads again."""
         self._wanted.clear()
-        self._ready.clear()
         self._flow.ring.reset(Position("", 0))
 
     def _begin_anew(self) -> None:

@@ -85,6 +85,28 @@ async def test_restart_of_nats_loses_and_repeats_nothing(
         assert not stream.waiting
 
 
+async def test_readers_end_and_others_are_refused_while_nats_is_away_for_long_and_then_resume(
+    client: NatsClient, http: httpx.AsyncClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(hub, "READY_SECONDS", 0.1)
+    async with reading(http) as stream:
+        await tell(client, data=1)
+        assert data_of(await stream.take(1)) == [1]
+        private_nats.kill()
+        end = await stream.ended()
+    assert (end.event, end.data["code"], end.data["retryable"]) == ("end", "unavailable", True)
+    for last_id in ("", stream.last_id):
+        refused = await http.get("/api/events", headers={"Last-Event-ID": last_id})
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    await private_nats.start()
+    async with client_of(private_nats.url) as publisher:
+        await tell(publisher, data=2)
+    monkeypatch.setattr(hub, "READY_SECONDS", 5)
+    async with reading(http, stream.last_id) as stream:
+        assert data_of(await stream.take(1)) == [2]
+
+
 async def test_purged_history_is_a_gap_from_which_a_reader_goes_on(
     client: NatsClient, http: httpx.AsyncClient, private_nats: NatsServer
 ) -> None:
