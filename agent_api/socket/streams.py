@@ -1,7 +1,8 @@
 """What one agent is told unasked: messages of the hub and news of the outlook, each by a task of its own.
 
-A task writes only while little is unread, so that a response always finds room. An agent that stays too slow for its
-events is told so, and the subscription ended; one that is too slow for capabilities gets fewer frames.
+They take turns, and each writes only while little is unread: so a response always finds room, and an agent that reads
+slowly is never cut off for what it is told. An agent that stays too slow for its events is told so, and the
+subscription ended; one that is too slow for capabilities gets fewer frames.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from protocol.runtime.sockets import BoundedSocket
 
 POSITION_SECONDS = 15.0
 COALESCE_SECONDS = 0.05
+MAX_AT_ONCE_BYTES = 64 * 1024  # between two looks whether there is room; one frame may be larger
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Streams:
         self._running: dict[Stream, asyncio.Task[None]] = {}
         self._readers: dict[Stream, Reader] = {}
         self._watches: dict[Stream, Watch] = {}
+        self._turn = asyncio.Lock()
 
     def open(self, stream: Stream, owner: Owner) -> None:
         """Begin to tell."""
@@ -92,7 +95,7 @@ class Streams:
             self._readers[stream] = reader
             try:
                 known = reader.position
-                self._write(frames.encode(SubscribedFrame(stream.ident, str(known))))
+                self._socket.send_text(frames.encode(SubscribedFrame(stream.ident, str(known))))
                 while True:
                     known = await self._pass_on(stream.ident, reader, known)
                     await self._room()
@@ -106,10 +109,10 @@ class Streams:
                 items = await reader.next()
         except TimeoutError:
             if reader.position != known:
-                self._write(frames.encode(PositionFrame(ident, str(reader.position))))
-            return reader.position
-        for item in items:
-            self._write(_frame(item, ident))
+                known = reader.position
+                await self._write([frames.encode(PositionFrame(ident, str(known)))])
+            return known
+        await self._write(_frame(item, ident) for item in items)
         return items[-1].position
 
     # --- capabilities ---
@@ -133,13 +136,22 @@ class Streams:
         while not watch.sight.complete:
             frame = watch.sight.step(self._around.known.clients(watch.tenant))
             if frame is not None:
-                self._write(frames.encode(frame))
+                await self._write([frames.encode(frame)])
             await self._room()
 
     # --- writing ---
 
-    def _write(self, data: bytes) -> None:
-        self._socket.send_text(data)
+    async def _write(self, batch: Iterable[bytes]) -> None:
+        """Write frames when it is this stream's turn and there is room; look again for each part of a large batch."""
+        async with self._turn:
+            await self._room()
+            written = 0
+            for data in batch:
+                if written and written + len(data) > MAX_AT_ONCE_BYTES:
+                    await self._room()
+                    written = 0
+                self._socket.send_text(data)
+                written += len(data)
 
     async def _room(self) -> None:
         """Wait until little is unread; first for the end of the turn, when what was written is given to the system."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.agent_api import World, function, http_client, listed, running_agent_api, world_at
-from support.agent_socket import AgentSocket, Frame, agent_socket
+from support.agent_socket import AgentSocket, Frame, agent_socket, narrow_socket
 from support.events import change, make_stream, tell
 from support.settings import agent_token
 from support.wait import until
@@ -227,6 +227,26 @@ async def test_reader_that_is_too_slow_for_its_events_is_told_and_may_resume(
         await subscribed(agent, "again", events=["*"], since=events[-1]["position"] if events else position)
         await until(lambda: len(agent.all_received(type="event")) == 400)
         assert [event["data"]["data"] for event in agent.all_received(type="event")] == list(range(400))
+
+
+async def test_several_subscriptions_never_cost_a_slow_agent_its_socket(world: World, nats_url: str) -> None:
+    """An agent that reads nothing until its subscriptions wait for it, each with more than the bound allows for all."""
+    await world.hold("c1", lambda message: "not cut off")
+    async with running_agent_api(nats_url, send_buffer_bytes=100_000) as api, narrow_socket(api.url) as socket:
+        for number in range(8):
+            await socket.send(json.dumps({"type": "subscribe", "id": f"s{number}", "events": ["*"]}))
+        for _ in range(8):
+            assert json.loads(await socket.recv())["type"] == "ack"
+        for number in range(60):
+            await tell(world.nats, data=[number, "x" * 30_000])
+        (live,) = api._sockets._live
+        await until(lambda: live._socket.paused)
+        await socket.send(json.dumps({"type": "command", "id": "c", "clientId": "c1", "command": {"target": "f"}}))
+        told = [json.loads(await socket.recv()) for _ in range(8 * 60 + 1)]
+    assert [frame["result"] for frame in told if frame["type"] == "response"] == ["not cut off"]
+    for number in range(8):
+        mine = [frame["data"]["data"][0] for frame in told if frame["id"] == f"s{number}"]
+        assert mine == list(range(60))
 
 
 async def test_shut_down_ends_subscriptions_with_the_socket(world: World, nats_url: str) -> None:

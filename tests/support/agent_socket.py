@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -90,3 +92,13 @@ def opened(api_url: str, token: str | None, path: str = "/api/ws", **options: An
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     headers |= options.pop("headers", {})
     return connect(ws_url(api_url) + path, additional_headers=headers, proxy=None, **options)
+
+
+def narrow_socket(api_url: str) -> connect:
+    """Open a WebSocket of which the system takes little before it is read."""
+    address = urlsplit(api_url)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((address.hostname, address.port))
+    sock.setblocking(False)
+    return opened(api_url, agent_token(), sock=sock, max_queue=1, ping_interval=None)
