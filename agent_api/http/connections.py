@@ -5,30 +5,25 @@ a stranger could hold memory and files with connections that never get on.
 """
 
 import asyncio
-import contextlib
-import fcntl
-import sys
-import termios
 from typing import Any
 
 import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from agent_api.http.unread import Unread, count_unread
 from agent_api.http.writing import EXTENSION, write_whole
 
 MAX_HEAD_BYTES = 64 * 1024
 SOCKET_PATH = "/api/ws"
 _LENGTHS = (b"content-length", b"transfer-encoding")
-MIN_READ_BYTES = 16 * 1024  # of what waits to be read, in the time in which some of it must be
 
 
 class HttpConnection(HttpToolsProtocol):
     """A connection that knows since when it has been waiting for its peer."""
 
     _arriving_since: float | None = None
-    _unread_since: float | None = None
-    _unread_bytes = 0
+    _unread: Unread | None = None
     _idle_since: float | None = None
     _head_bytes: int | None = 0
     _answering: RequestResponseCycle | None = None
@@ -131,12 +126,12 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Note that the peer does not read."""
         super().pause_writing()
-        self._unread_since, self._unread_bytes = self.loop.time(), self._count_unread()
+        self._unread = Unread(count_unread(self.transport), self.loop.time())
 
     def resume_writing(self) -> None:
         """Note that the peer reads again."""
         super().resume_writing()
-        self._unread_since = None
+        self._unread = None
 
     def close_where_arriving(self, for_seconds: float) -> None:
         """Close where a request has been arriving for longer; its handler sees the caller gone."""
@@ -150,20 +145,10 @@ class HttpConnection(HttpToolsProtocol):
 
     def abort_where_unread(self, for_seconds: float) -> None:
         """Abort where next to nothing of an answer was read for longer; only that ends it with unwritten bytes."""
-        if self._unread_since is None:
+        if self._unread is None:
             return
-        now, unread = self.loop.time(), self._count_unread()
-        if unread <= self._unread_bytes - MIN_READ_BYTES:
-            self._unread_since, self._unread_bytes = now, unread
-        elif now - self._unread_since > for_seconds:
+        if self._unread.is_stalled(count_unread(self.transport), self.loop.time(), for_seconds):
             self.transport.abort()
-
-    def _count_unread(self) -> int:
-        """Return how many bytes the peer has not acknowledged: ours, and the system's, which takes up megabytes."""
-        held = bytes(4)
-        with contextlib.suppress(OSError):  # not every kind of system tells
-            held = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
-        return self.transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 
 
 class Remaining:

@@ -8,7 +8,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from agent_api.http.connections import MIN_READ_BYTES, HttpConnection
+from agent_api.http.connections import HttpConnection
+from agent_api.http.unread import MIN_READ_BYTES
 
 PATIENCE = 30
 
