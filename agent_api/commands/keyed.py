@@ -1,7 +1,8 @@
 """Orders under an idempotency key: answered from what is remembered, joined where they are under way, else sent.
 
 The gateway is what executes a command once; this looks first, so that an outcome is told when the client or its gateway
-is gone, and an order that names no client means the one that was chosen for its key before.
+is gone, and an order that names no client means the one that was chosen for its key before. Whoever loses the gateway
+while it waits looks again, so that all are told what is remembered.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from agent_api.commands.bodies import Order
 from agent_api.commands.gathering import Gathered
 from agent_api.commands.reaching import SKIPPED, Reaching
 from agent_api.commands.tries import Tries
-from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded, Unavailable
+from protocol.errors import BridgeError, ClientLost, ClientNotFound, Code, DeadlineExceeded, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.entries import Entries, Stored
@@ -72,7 +73,8 @@ class Keyed:
     async def _attempt(self, order: Order, tries: Tries, deadline: float, stored: Stored) -> CommandResponse:
         if stored.entry is not None:
             return await self._again(order, tries, stored.entry, deadline)
-        outcome = await self._reaching.send(order, tries.principal, tries.send)
+        ask = partial(self._ask, tries, deadline, is_first=True)
+        outcome = await self._reaching.send(order, tries.principal, partial(tries.send, ask=ask))
         assert isinstance(outcome, CommandResponse)
         return outcome
 
@@ -84,9 +86,42 @@ class Keyed:
             if entry.ended:
                 return tries.remembered(entry.answer(order.request_id), order.command)
             try:
-                return await tries.ask(ClientAddress(tries.principal.tenant, entry.client_id), order.command)
+                address = ClientAddress(tries.principal.tenant, entry.client_id)
+                return await self._ask(tries, deadline, address, order.command, is_first=False)
             except (ClientNotFound, Unavailable) as exc:
                 return await self._unreached(order, tries, deadline, exc, entry.client_id)
+
+    async def _ask(
+        self, tries: Tries, deadline: float, address: ClientAddress, command: CommandRequest, *, is_first: bool
+    ) -> CommandResponse:
+        """Send to a client; where it is lost meanwhile, what is remembered of the command is the answer.
+
+        Raises what `ask` does; `ClientLost` only where nothing is remembered, or that cannot be found out.
+        """
+        started = self._loop.time()
+        try:
+            return await tries.ask(address, command)
+        except ClientLost as lost:
+            ended = await self._kept(tries, address, command, deadline, lost)
+            assert command.request_id is not None
+            response = ended.answer(command.request_id)
+            if is_first and ended.request_id == command.request_id:
+                response = replace(response, replayed=False)
+            return tries.remembered(response, command, self._loop.time() - started)
+
+    async def _kept(
+        self, tries: Tries, address: ClientAddress, command: CommandRequest, deadline: float, lost: ClientLost
+    ) -> Entry:
+        """Return the ended entry of a command that was lost; raise `lost` where there is none of it."""
+        assert command.idempotency_key is not None
+        try:
+            ended = await self._end(entry_key(tries.principal, command.idempotency_key), deadline)
+        except Unavailable:  # which would say that nothing was executed
+            raise lost from None
+        if ended is None or (ended.body, ended.client_id) != (content_of(command), address.client_id):
+            raise lost
+        ended.require_visible(tries.principal)
+        return ended
 
     async def _unreached(
         self, order: Order, tries: Tries, deadline: float, error: BridgeError, client_id: str
@@ -95,17 +130,26 @@ class Keyed:
 
         It is `error` where the key is free again, so that nothing was executed. Raises `DeadlineExceeded` at the end.
         """
-        key = _key(order, tries)
-        while self._loop.time() < deadline:
+        ended = await self._end(_key(order, tries), deadline)
+        if ended is None:
+            return tries.refused(error, order.command, client_id)
+        return tries.remembered(ended.answer(order.request_id), order.command)
+
+    async def _end(self, key: str, deadline: float) -> Entry | None:
+        """Wait until what lies under a key has ended, and end it where its gateway is gone; None where it is free.
+
+        Raises `DeadlineExceeded` where it goes on.
+        """
+        while True:
             stored = await self._entries.read(key)
-            if stored.entry is None:
-                return tries.refused(error, order.command, client_id)
-            if stored.ended is None and await self._entries.is_gone(stored.entry.gateway_id):
-                stored = await self._entries.lose(key, stored)
-            if stored.ended is not None:
-                return tries.remembered(stored.ended.answer(order.request_id), order.command)
+            entry = stored.entry
+            if entry is not None and not entry.ended and await self._entries.is_gone(entry.gateway_id):
+                entry = (await self._entries.lose(key, stored)).entry
+            if entry is None or entry.ended:
+                return entry
+            if self._loop.time() >= deadline:
+                raise DeadlineExceeded("the command under this key had no outcome in time; it may still run")
             await asyncio.sleep(POLL_SECONDS)
-        raise DeadlineExceeded("the command under this key had no outcome in time; it may still run")
 
     def _deadline(self, order: Order) -> float:
         assert order.command.timeout_ms is not None

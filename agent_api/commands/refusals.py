@@ -35,10 +35,13 @@ class Refusals:
         code = error.code if isinstance(error, BridgeError) else Code.INTERNAL
         self._record(code.value, caller, command, client_id, round(duration_seconds * 1000))
 
-    def answered(self, response: CommandResponse, caller: Principal, command: CommandRequest) -> None:
+    def answered(
+        self, response: CommandResponse, caller: Principal, command: CommandRequest, duration_seconds: float = 0.0
+    ) -> None:
         """Record an answer that no gateway gave: an outcome that was remembered, above all."""
         outcome = SUCCESS if response.error is None else response.error.code
-        self._record(outcome, caller, command, response.client_id, 0, replayed=response.replayed)
+        duration_ms = round(duration_seconds * 1000)
+        self._record(outcome, caller, command, response.client_id, duration_ms, replayed=response.replayed)
 
     def counters(self) -> dict[str, int]:
         """Return what is counted since the start."""

@@ -23,19 +23,15 @@ class Tries:
         self._recorded: list[tuple[Exception, str | None]] = []
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, address: ClientAddress, command: CommandRequest) -> CommandResponse:
-        """Send to one client; an error instead of an answer is recorded.
+    async def send(self, address: ClientAddress, command: CommandRequest, ask: Send | None = None) -> CommandResponse:
+        """Send to one client, by `ask` where that is given; an error instead of an answer is recorded.
 
         Raises what `ask` does, and `ClientNotFound` for an id that no client can have.
         """
-        started = self._loop.time()
-        try:
+        with self.recorded(command, address.client_id):
             if not is_token(address.client_id):
                 raise ClientNotFound
-            return await self.ask(address, command)
-        except Exception as exc:
-            self.failed(exc, command, address.client_id, self._loop.time() - started)
-            raise
+            return await (ask or self.ask)(address, command)
 
     @contextlib.contextmanager
     def recorded(self, command: CommandRequest, client_id: str | None = None) -> Iterator[None]:
@@ -62,9 +58,11 @@ class Tries:
         self._refusals.refused(error, self.principal, command, client_id)
         return failure(command.request_id, error, client_id)
 
-    def remembered(self, response: CommandResponse, command: CommandRequest) -> CommandResponse:
+    def remembered(
+        self, response: CommandResponse, command: CommandRequest, duration_seconds: float = 0.0
+    ) -> CommandResponse:
         """Record an answer that no gateway gave, for it was remembered, and return it."""
-        self._refusals.answered(response, self.principal, command)
+        self._refusals.answered(response, self.principal, command, duration_seconds)
         return response
 
     def _is_recorded(self, error: Exception, client_id: str | None) -> bool:

@@ -207,7 +207,7 @@ class Caller:
         `command.timeout_ms` must be set. `on_progress` is called with what the application tells meanwhile, in order
         and never after the answer; it must not wait. Raises `ClientNotFound`, `ClientLost`, `Unavailable` or
         `DeadlineExceeded` where no answer came, `Internal` for an answer that is not ours. A cancelled call cancels its
-        command.
+        command; a lost one, too, unless it has an idempotency key, by which its outcome can be had yet.
         """
         assert command.timeout_ms is not None
         deadline = self._loop.time() + command.timeout_ms / 1000
@@ -222,7 +222,8 @@ class Caller:
             await self._abandon(waiting, "the caller went away")
             raise
         except (ClientLost, DeadlineExceeded) as exc:
-            await self._abandon(waiting, exc.message)
+            if isinstance(exc, DeadlineExceeded) or command.idempotency_key is None:
+                await self._abandon(waiting, exc.message)
             raise
         except Internal:  # a stranger answered; the gateway may have the command nevertheless
             await self._abandon(waiting, "the caller could not read the answer")

@@ -110,8 +110,10 @@ class Stage:
         await gateway.serve()
         return gateway
 
-    def call(self, request_id: str | None = None, timeout_ms: int = 30_000, token: str | None = "t") -> Any:
-        command = CommandRequest(target="x", request_id=request_id, timeout_ms=timeout_ms)
+    def call(
+        self, request_id: str | None = None, timeout_ms: int = 30_000, token: str | None = "t", key: str | None = None
+    ) -> Any:
+        command = CommandRequest(target="x", request_id=request_id, timeout_ms=timeout_ms, idempotency_key=key)
         return self.caller.call(C1, command, token)
 
     def start(self, *arguments: Any, **more: Any) -> asyncio.Task[CommandResponse]:
@@ -244,6 +246,15 @@ async def test_silent_gateway_is_client_lost_within_3_seconds_and_the_command_ca
     assert isinstance(await ended(call, 3), ClientLost)
     await until(lambda: gateway.cancels)
     assert gateway.cancels[0]["requestId"] == "r1"
+
+
+async def test_lost_command_with_a_key_is_not_cancelled(stage: Stage) -> None:
+    gateway = await stage.gateway(SILENCE)
+    calls = [stage.start("r1", key="k"), stage.start("r2")]
+    await gateway.reached(2)
+    assert [type(await ended(call, 3)) for call in calls] == [ClientLost] * 2
+    await until(lambda: gateway.cancels)
+    assert [cancel["requestId"] for cancel in gateway.cancels] == ["r2"]
 
 
 async def test_many_commands_on_a_silent_gateway_are_all_lost_within_3_seconds(stage: Stage) -> None:

@@ -163,7 +163,7 @@ async def test_frozen_gateway_s_command_is_lost_and_executed_once(story: Story) 
         await until(lambda: story.executed)
         gateway.freeze()
         try:
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(7):
                 assert (await call).json()["code"] == "client_lost"
             async with asyncio.timeout(4):
                 twin = await story.post("never", api=1)
@@ -171,6 +171,53 @@ async def test_frozen_gateway_s_command_is_lost_and_executed_once(story: Story) 
             gateway.thaw()
     assert twin.json()["code"] == "client_lost"
     assert story.executed == 1
+
+
+async def test_answer_that_a_frozen_gateway_has_after_the_thaw_is_told_to_nobody(story: Story) -> None:
+    gateway = story.bridge.gateways[0]
+    async with asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(story.post("slow"))
+        await until(lambda: story.executed)
+        gateway.freeze()
+        try:
+            story.release.set()
+            async with asyncio.timeout(7):
+                first = await call
+        finally:
+            gateway.thaw()
+    assert (first.status_code, first.json()["code"], first.headers.get(REPLAYED)) == (502, "client_lost", None)
+    await until(lambda: "declared lost by somebody" in gateway.log)
+    for api in range(2):
+        again = await story.post("slow", api=api)
+        assert {**again.json(), "requestId": ""} == {**first.json(), "requestId": ""}
+        assert again.headers[REPLAYED] == "true"
+    assert story.executed == 1
+
+
+async def test_gateway_that_was_frozen_for_a_moment_goes_on_with_the_command(story: Story) -> None:
+    asked_whether_it_lives = asyncio.Event()
+
+    async def ping(message: Msg) -> None:
+        asked_whether_it_lives.set()
+
+    gateway = story.bridge.gateways[0]
+    await story.bridge.registries[0].terminate()  # which asks, too
+    async with agent(story.bridge.nats_url) as observer, asyncio.TaskGroup() as tasks:
+        await observer.nats.subscribe(subjects.gateway("*", "ping"), cb=ping)
+        await subscribed(observer.nats)
+        call = tasks.create_task(story.post("slow"))
+        await until(lambda: story.executed)
+        gateway.freeze()
+        try:
+            async with asyncio.timeout(5):
+                await asked_whether_it_lives.wait()
+        finally:
+            gateway.thaw()
+        story.release.set()
+    again = await story.post("slow", api=1)
+    assert (call.result().status_code, again.status_code) == (200, 200), call.result().text
+    assert story.executed == 1
+    assert not story.app.all_received(type="cancel")
 
 
 async def test_outcome_is_told_when_client_and_gateway_are_gone(story: Story) -> None:

@@ -20,7 +20,16 @@ from agent_api.commands.refusals import Refusals
 from agent_api.commands.sending import Commands
 from protocol.access import AGENT, Principal
 from protocol.audit import AuditRecord
-from protocol.errors import BY_CODE, BridgeError, ClientNotFound, Conflict, DeadlineExceeded, Overloaded, Unavailable
+from protocol.errors import (
+    BY_CODE,
+    BridgeError,
+    ClientLost,
+    ClientNotFound,
+    Conflict,
+    DeadlineExceeded,
+    Overloaded,
+    Unavailable,
+)
 from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.runtime.audit import AuditTrail
@@ -40,6 +49,7 @@ class Bucket:
         self.stored: dict[str, Entry] = {}
         self.away: BridgeError | None = None
         self.gone_gateways: set[str] = set()
+        self.on_ping: Callable[[], object] = lambda: None
 
     async def read(self, key: str) -> Stored:
         if self.away is not None:
@@ -47,6 +57,7 @@ class Bucket:
         return Stored(1, self.stored.get(key))
 
     async def is_gone(self, gateway_id: str) -> bool:
+        self.on_ping()
         return gateway_id in self.gone_gateways
 
     async def lose(self, key: str, stored: Stored) -> Stored:
@@ -93,7 +104,14 @@ class Bench:
         return json.loads(msgspec.json.encode(outcome)) if isinstance(outcome, Gathered) else outcome
 
     def remember(
-        self, client_id: str, key: str = "k", *, gateway_id: str = "gw-1", ended: bool = True, target: str = "f"
+        self,
+        client_id: str,
+        key: str = "k",
+        *,
+        gateway_id: str = "gw-1",
+        ended: bool = True,
+        target: str = "f",
+        request_id: str = "first",
     ) -> str:
         """Have an entry under a key, and return where it lies."""
         place = entry_key(ANYBODY, key)
@@ -103,10 +121,10 @@ class Bench:
             gateway_id=gateway_id,
             client_id=client_id,
             user="ann",
-            request_id="first",
+            request_id=request_id,
             at="now",
         )
-        outcome = CommandResponse(request_id="first", status="success", client_id=client_id, duration_ms=1)
+        outcome = CommandResponse(request_id=request_id, status="success", client_id=client_id, duration_ms=1)
         self.bucket.stored[place] = entry.end(outcome, 10_000) if ended else entry
         return place
 
@@ -214,6 +232,101 @@ async def test_bucket_away_is_recorded_once_for_each_client(bench: Bench) -> Non
     with pytest.raises(Unavailable):
         await bench.ask({"clientId": "c3"})
     assert bench.records == [(client_id, "unavailable", False) for client_id in ("c1", "c2", "c3")]
+
+
+# --- clients that are lost while their command is under way ---
+
+
+def losing(then: Callable[[], object]) -> Gateway:
+    """Lose the client once the gateway has done something with the entry."""
+
+    async def lose(address: ClientAddress, command: CommandRequest) -> CommandResponse:
+        then()
+        raise ClientLost("lost")
+
+    return lose
+
+
+@pytest.mark.parametrize("whom", [{"clientId": "c1"}, ANY, {}])
+async def test_lost_command_that_has_its_outcome_is_answered_with_that_and_recorded_once(
+    bench: Bench, whom: dict[str, Any]
+) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = losing(lambda: bench.remember("c1", request_id="mine"))
+    answer = await bench.ask(whom)
+    assert (answer.status, answer.request_id, answer.replayed) == ("success", "mine", False)
+    assert bench.records == [("c1", "success", False)]
+
+
+async def test_lost_command_of_one_of_several_clients_has_its_own_outcome(bench: Bench) -> None:
+    def end() -> None:
+        key = next(command.idempotency_key for client_id, command in bench.sent if client_id == "c1")
+        bench.remember("c1", key or "", request_id="mine")
+
+    bench.gateways["c1"] = losing(end)
+    answer = await bench.ask({"clientIds": ["c1", "c2"]})
+    assert [each["status"] for each in answer["results"].values()] == ["success", "success"]
+    assert bench.records == [("c1", "success", False)]
+
+
+async def test_lost_command_whose_gateway_is_gone_is_lost_for_all_who_send_it(bench: Bench) -> None:
+    bench.gateways["c1"] = losing(lambda: bench.remember("c1", ended=False, request_id="mine"))
+    bench.bucket.gone_gateways.add("gw-1")
+    first, again = [await bench.ask({"clientId": "c1"}) for _ in range(2)]
+    assert (first.error, again.error.code) == (again.error, "client_lost")
+    assert (first.replayed, again.replayed, len(bench.sent)) == (False, True, 1)
+    assert bench.records == [("c1", "client_lost", False), ("c1", "client_lost", True)]
+
+
+async def test_lost_command_whose_gateway_comes_back_has_the_outcome_that_it_tells(bench: Bench) -> None:
+    bench.gateways["c1"] = losing(lambda: bench.remember("c1", ended=False, request_id="mine"))
+    bench.bucket.on_ping = lambda: bench.remember("c1", request_id="mine")
+    assert (await bench.ask({"clientId": "c1"})).status == "success"
+    assert bench.records == [("c1", "success", False)]
+
+
+async def test_lost_twin_is_told_what_became_of_the_first(bench: Bench) -> None:
+    bench.remember("c1", ended=False, request_id="mine")
+    bench.gateways["c1"] = losing(lambda: bench.remember("c1", request_id="mine"))
+    answer = await bench.ask({"clientId": "c1"})
+    assert (answer.status, answer.replayed) == ("success", True)
+    assert bench.records == [("c1", "success", True)]
+
+
+async def test_lost_command_that_goes_on_is_waited_for_until_its_time_is_up(bench: Bench) -> None:
+    bench.gateways["c1"] = losing(lambda: bench.remember("c1", ended=False))
+    with pytest.raises(DeadlineExceeded, match="may still run"):
+        await bench.ask({"clientId": "c1"}, timeout_ms=50)
+    assert bench.records == [("c1", "timeout", False)]
+
+
+def free(bench: Bench) -> None:
+    bench.bucket.stored.clear()
+
+
+def lock(bench: Bench) -> None:
+    bench.bucket.away = Unavailable("why")
+
+
+def take_over(bench: Bench) -> None:
+    bench.remember("c1", target="other")
+
+
+def move(bench: Bench) -> None:
+    bench.remember("c2")
+
+
+@pytest.mark.parametrize("then", [free, lock, take_over, move])
+@pytest.mark.parametrize("is_twin", [False, True])
+async def test_lost_command_of_which_nothing_is_remembered_is_lost_and_recorded_once(
+    bench: Bench, then: Callable[[Bench], None], is_twin: bool
+) -> None:
+    if is_twin:
+        bench.remember("c1", ended=False)
+    bench.gateways["c1"] = losing(lambda: then(bench))
+    with pytest.raises(ClientLost, match="lost"):
+        await bench.ask({"clientId": "c1"})
+    assert bench.records == [("c1", "client_lost", False)]
 
 
 # --- ids ---
