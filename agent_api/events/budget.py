@@ -1,6 +1,6 @@
-"""How much of the past readers hold in memory all together: pages that are read but not yet taken by their readers.
+"""How much readers hold in memory all together, each for itself and for as long as it stalls.
 
-The recent messages are shared; a page of the past is its reader's own, and held for as long as that reader stalls.
+That is a page of the past, and of the recent messages, which all share, what these have let go of since it was taken.
 Sans-I/O.
 """
 

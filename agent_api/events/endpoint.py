@@ -48,7 +48,7 @@ async def _tell(reader: Reader, principal: Principal, stream: ReaderStream) -> N
     """Write what the reader gets, until something ends it."""
     await stream.begin()
     try:
-        async with while_valid(principal):
+        async with while_valid(principal), reader.while_held():
             await stream.tell([sse.opening(random.randint(*RETRY_MS), reader.position)])  # noqa: S311  jitter
             await _pass_on(reader, principal, stream)
     except Exception as exc:

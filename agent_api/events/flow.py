@@ -29,6 +29,9 @@ class Listener(Protocol):
     def end(self, error: BridgeError) -> None:
         """Read no more, for this reason."""
 
+    def count_held(self) -> None:
+        """Count what it holds and the recent messages do no more."""
+
 
 class Flow:
     """The recent messages and those who wait for the next."""
@@ -77,6 +80,11 @@ class Flow:
             tenant, client_id = message.client.tenant, message.client.client_id
             self._offer(message, (tenant, client_id))
             self._offer(message, (tenant, None))
+
+    def count_held(self) -> None:
+        """Have everybody count what they hold alone; to be called now and then."""
+        for listener in self.listeners:
+            listener.count_held()
 
     def _offer(self, message: Message, where: _Where) -> None:
         for listener in self._live.get(where, ()):

@@ -155,6 +155,7 @@ class Hub:
         async with consumer.deliver(ALL_NEWS, deliver_policy="by_start_sequence", opt_start_seq=first):
             with self._following():
                 while not await consumer.wait(HEARTBEAT_SECONDS):
+                    self._flow.count_held()
                     if self._is_idle():
                         self._rest()
                         return

@@ -1,6 +1,8 @@
 """One reader, as its server holds it: waits for what comes next, wherever that has to be read from."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 from agent_api.events.cursor import Cursor, Item, Page
 from agent_api.events.flow import Flow
@@ -10,7 +12,7 @@ from agent_api.events.positions import Position
 from agent_api.events.ring import size_of
 from agent_api.events.turns import Turns
 from protocol.access import Principal
-from protocol.errors import BridgeError, Unavailable
+from protocol.errors import BridgeError, Overloaded, Unavailable
 
 RETRY_SECONDS = 0.5
 PATIENCE_SECONDS = 10.0  # for a page of the past
@@ -29,7 +31,9 @@ class Reader:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wants_page_since: float | None = None
-        self._held_bytes = 0
+        self._returned: Sequence[Item] = ()  # by the last `next()`, and held until the next one
+        self._held_bytes = 0  # of what was returned, as far as this reader alone holds it
+        self._writing: asyncio.Timeout | None = None
         self._why_none = "it was not our turn"
 
     @property
@@ -55,12 +59,45 @@ class Reader:
                 raise self._ended
             items = self.cursor.take(self._ring) or await self._go_on()
             if items:
+                self._returned = items
                 return items
+
+    @contextlib.asynccontextmanager
+    async def while_held(self) -> AsyncIterator[None]:
+        """End what goes on within, a write that waits for the other side too, where what it holds must be let go.
+
+        Raises `Overloaded` then, as `next()` would.
+        """
+        self._writing = writing = asyncio.timeout(None)
+        try:
+            async with writing:
+                yield
+        except TimeoutError:
+            if self._ended is None or not writing.expired():
+                raise
+            raise self._ended from None
+        finally:
+            self._writing = None
 
     def let_go(self) -> None:
         """Count what was returned before as held no more; `next()` does."""
+        self._returned = ()
         if self._held_bytes:
             self._hold(0)
+
+    def count_held(self) -> None:
+        """Count what was returned of the recent messages as this reader's own, once they have let go of it.
+
+        Where there is no room for that, this reader has become too slow, and ends.
+        """
+        if self._held_bytes or not self._returned or self._ring.covers(self._returned[0].position):
+            return
+        size = _size_of(self._returned)
+        if size and self._ended is None:
+            if self._history.budget.has_room(self.cursor.principal.tenant):
+                self._hold(size)
+            else:
+                self._cut(Overloaded("readers that take little hold too much; resume from the last id"))
 
     def wake(self) -> None:
         """Have `next()` look again, when it is this reader's turn."""
@@ -89,7 +126,7 @@ class Reader:
         page = await self._read_page(before)
         if page is not None and cursor.position == before:  # the stream has not lost it meanwhile
             items = cursor.turn(page)
-            self._hold(sum(size_of(item) for item in items if isinstance(item, Message)))
+            self._hold(_size_of(items))
             if items or cursor.position != before:
                 return items
         await asyncio.sleep(RETRY_SECONDS)
@@ -115,7 +152,18 @@ class Reader:
         self._wants_page_since = None
         return page
 
+    def _cut(self, error: BridgeError) -> None:
+        """Have `next()` raise this, and whatever is done with what was returned."""
+        self._returned = ()
+        self.end(error)
+        if self._writing is not None:
+            self._writing.reschedule(self._loop.time())
+
     def _hold(self, size: int) -> None:
-        """Count that this reader holds so much of the past."""
+        """Count that this reader holds so much that the recent messages do not."""
         self._history.budget.hold(self.cursor.principal.tenant, size - self._held_bytes)
         self._held_bytes = size
+
+
+def _size_of(items: Sequence[Item]) -> int:
+    return sum(size_of(item) for item in items if isinstance(item, Message))

@@ -29,6 +29,10 @@ class Ring:
         """The position of the newest message."""
         return Position(self.epoch, self.last)
 
+    def covers(self, position: Position) -> bool:
+        """Tell whether what stands at a position is here."""
+        return position.epoch == self.epoch and self.floor < position.sequence <= self.last
+
     def reset(self, position: Position) -> None:
         """Forget everything, and go on after `position`."""
         self.epoch, self.floor, self.last = position.epoch, position.sequence, position.sequence

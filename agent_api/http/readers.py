@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
@@ -54,6 +55,7 @@ class ReaderStream:
         if self._ended:
             return
         reason = _told(error, self._what)
+        _forget_unwritten(error)
         if self._begun:
             last = sse.block(b"end", codec.encode(reason.body())) if self._is_whole else b""
             await self._write(last, ends_block=True, more=False)
@@ -104,6 +106,13 @@ def valid_seconds(principal: Principal) -> float:
 
 def _expired() -> Unauthenticated:
     return Unauthenticated("the token has expired; get a fresh one and resume from the last id")
+
+
+def _forget_unwritten(error: BaseException | None) -> None:
+    """Let go of what the traceback of an error holds, for its last word may wait for long, too."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _told(error: Exception, what: str) -> BridgeError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import math
 import shutil
 import socket
@@ -24,6 +25,7 @@ from agent_api.events import budget, history, hub, reader
 from agent_api.events.filters import Filters
 from agent_api.events.gaps import Gap
 from agent_api.events.hub import Hub
+from agent_api.events.messages import Message
 from agent_api.events.ring import Ring
 from agent_api.service import AgentApi
 from agent_api.settings import ApiSettings
@@ -298,6 +300,30 @@ async def test_past_that_is_held_is_bounded_for_each_tenant_and_others_wait_unti
                         await waiting.next()
             assert len(await waiting.next()) == 1
         following.cancel()
+
+
+async def test_stalled_readers_hold_no_more_than_the_budget_of_what_memory_has_let_go(
+    client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stalls at another large event; one may keep it, the others end, and complete what they answer."""
+    monkeypatch.setattr(hub, "Ring", lambda: Ring(max_messages=5))
+    monkeypatch.setattr(budget, "MAX_BYTES_PER_TENANT", 1)
+    async with running_agent_api(private_nats.url) as api, contextlib.AsyncExitStack() as stack:
+        stalled = []
+        for _ in range(4):
+            stalled.append(await stack.enter_async_context(stalled_reader(api)))
+            for _ in range(6):  # more than the system takes
+                await tell(client, "e", "x" * 900_000)
+        for _ in range(6):
+            await tell(client, "e", "small")
+        await until(lambda: _count_large() == 1)
+        for reader in stalled:
+            await read_to_the_end(reader)
+
+
+def _count_large() -> int:
+    """Count the large messages in memory."""
+    return sum(isinstance(each, Message) and len(each.data) > 900_000 for each in gc.get_objects())
 
 
 @contextlib.asynccontextmanager

@@ -59,6 +59,10 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
+    @contextlib.asynccontextmanager
+    async def while_held(self) -> AsyncIterator[None]:
+        yield
+
     async def next(self) -> list[Message]:
         return [Message(Position("1", 1), "event", "e", ClientView("t", "c", "u", "a"), self._data)]
 

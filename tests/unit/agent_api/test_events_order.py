@@ -100,6 +100,9 @@ class Reader:
     def end(self, error: BridgeError) -> None:
         """Nobody ends it here."""
 
+    def count_held(self) -> None:
+        """Nothing is held here."""
+
     def read(self) -> bool:
         """Take one step; return whether it led anywhere."""
         before = self.position
