@@ -180,13 +180,11 @@ class Feed:
         """Follow from where the follower is until the consumer breaks."""
         _place(follower, await self._history.info())
         await self._catch_up(follower, subject)
-
-        def take(msg: Msg, place: Place) -> None:
-            follower.take(place.stream_sequence, msg.data)
-
-        consumer = OrderedConsumer(self._connection, AUDIT_STREAM, Order(), take)
+        beginning = _Beginning(follower)
+        consumer = OrderedConsumer(self._connection, AUDIT_STREAM, Order(), beginning.take)
         begin = follower.position.sequence + 1
         async with consumer.deliver(subject, deliver_policy="by_start_sequence", opt_start_seq=begin):
+            beginning.begin(await self._history.info())
             while not await consumer.wait(HEARTBEAT_SECONDS):
                 pass
 
@@ -199,15 +197,43 @@ class Feed:
 
     async def _catch_up(self, follower: Follower, subject: str) -> None:
         """Read what is stored after the follower's place."""
-        found = PAGE
-        while found == PAGE:
+        is_behind = True
+        while is_behind:
             messages = await self._history.forward(subject, follower.position.sequence + 1, PAGE)
             if _place(follower, await self._history.info()):  # some was let go, before the page was read or since
                 continue
             for message in messages:
                 follower.take(message.sequence, message.data)
-            found = len(messages)
-            await follower.wait_read()
+            await follower.wait_read()  # which may take long
+            is_behind = len(messages) == PAGE or _place(follower, await self._history.info())
+
+
+class _Beginning:
+    """What a new consumer delivers, held until it is known whether it began where it was to.
+
+    JetStream begins with the oldest that is kept where it has let go what was asked for, and does not say so.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._held: list[tuple[int, bytes]] | None = []
+
+    def take(self, msg: Msg, place: Place) -> None:
+        """Take the next record."""
+        if self._held is None:
+            self._follower.take(place.stream_sequence, msg.data)
+        elif len(self._held) < MAX_UNREAD:
+            self._held.append((place.stream_sequence, msg.data))
+        else:
+            self._follower.end(Overloaded("more comes than can be told; resume from the last id"))
+
+    def begin(self, info: StreamInfo) -> None:
+        """Hand out what is held, and from now on what comes; `info` is what the stream held since."""
+        held, self._held = self._held or [], None
+        _place(self._follower, info)
+        for sequence, data in held:
+            if sequence > self._follower.position.sequence:
+                self._follower.take(sequence, data)
 
 
 def _place(follower: Follower, info: StreamInfo) -> bool:

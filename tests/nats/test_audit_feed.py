@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from protocol.errors import Overloaded, Unavailable
 from protocol.runtime import jetstream
 from protocol.runtime.audit_history import AuditHistory
 from protocol.runtime.nats import Connection, connect
+from protocol.runtime.ordered import OrderedConsumer
 from protocol.runtime.settings import Settings
 from registry.streams import configurations
 
@@ -113,6 +115,51 @@ async def test_follower_that_catches_up_is_told_of_what_was_let_go_meanwhile(
             items += await follower.next()
     assert [item.position.sequence for item in items] == [*range(1, 51), 200, *range(201, 301)]
     assert [item for item in items if isinstance(item, Missed)] == [items[50]]
+
+
+async def let_go(connection: Connection, count: int, keep: int) -> None:
+    """Store records, and let go all but the newest."""
+    await store(connection, count)
+    await jetstream.request(connection, f"STREAM.PURGE.{subjects.AUDIT_STREAM}", msgspec.json.Decoder(), keep=keep)
+
+
+async def test_follower_that_leaves_the_last_page_unread_is_told_of_what_was_let_go_meanwhile(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 50)
+    await store(connection, 80)
+    info = await jetstream.stream_info(connection, subjects.AUDIT_STREAM)
+    assert info is not None
+    async with (
+        following.open("default", AuditFilter(), Position(epoch_of(info.created), 0)) as follower,
+        asyncio.timeout(10),
+    ):
+        items = await follower.next()
+        await until(lambda: follower.position.sequence == 80)
+        await let_go(connection, 100, keep=40)
+        while len(items) < 80 + 1 + 40:
+            items += await follower.next()
+    assert [item.position.sequence for item in items] == [*range(1, 81), 140, *range(141, 181)]
+    assert [item for item in items if isinstance(item, Missed)] == [items[80]]
+
+
+async def test_follower_is_told_of_what_was_let_go_before_its_consumer_was_made(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(OrderedConsumer):
+        async def _create(self, inbox: str, subject: str, config: dict[str, Any]) -> int:
+            await let_go(connection, 100, keep=40)
+            return await super()._create(inbox, subject, config)
+
+    monkeypatch.setattr(feed, "OrderedConsumer", Late)
+    items = list[Item]()
+    async with following.open("default", AuditFilter(), None) as follower, asyncio.timeout(10):
+        while len(items) < 1 + 40:
+            items += await follower.next()
+        await store(connection, 1)
+        items += await follower.next()
+    assert [item.position.sequence for item in items] == [60, *range(61, 102)]
+    assert [item for item in items if isinstance(item, Missed)] == [items[0]]
 
 
 async def test_follower_that_takes_nothing_is_told_so_and_keeps_its_place(
