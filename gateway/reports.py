@@ -2,13 +2,16 @@
 
 A report is repeated with its number until it is acknowledged, so nothing is lost while the registry is away, and what
 changed several times meanwhile is told once. The digest says what the registry must hold when it has applied the report
-with the same number; where that differs, the registry pulls everything by `sync`.
+with the same number; where that differs, the registry pulls everything by `sync`. Pongs and syncs name the last report
+that was acknowledged: one that they counted before would look applied when it is repeated, and what a registry wrote
+but did not live to announce would never be told.
 """
 
 import asyncio
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
+from typing import NamedTuple
 
 import msgspec
 import nats.errors
@@ -35,6 +38,13 @@ _ack_decoder = msgspec.json.Decoder(ReportAck)
 _refusal_decoder = msgspec.json.Decoder(ErrorResponse)
 
 
+class _Told(NamedTuple):
+    """What the last report said of a session."""
+
+    revision: int
+    app: str
+
+
 class Reporter:
     """Keeps the registry's view of this gateway true."""
 
@@ -42,9 +52,10 @@ class Reporter:
         self._gateway_id = gateway_id
         self._connection = connection
         self._changed: OrderedDict[str, LiveSession | Removal] = OrderedDict()  # a dict finds its first entry slowly
-        self._reported: dict[str, int] = {}
+        self._reported: dict[str, _Told] = {}
         self._digest = Digest()
         self._number = 0
+        self._settled = GatewayPong(gateway_id, 0, 0, str(self._digest))
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -80,8 +91,8 @@ class Reporter:
             log.warning("the registry was not there to be told that this gateway leaves")
 
     def pong(self) -> GatewayPong:
-        """Return this gateway's sign of life."""
-        return GatewayPong(self._gateway_id, self._number, len(self._reported), str(self._digest))
+        """Return this gateway's sign of life, as of the last report that was acknowledged."""
+        return msgspec.structs.replace(self._settled, reporting=self._number != self._settled.number)
 
     def page(self, sessions: Sessions, after: str) -> SyncPage:
         """Return the records that were reported, in the order of their keys, as many as fit."""
@@ -96,9 +107,10 @@ class Reporter:
             record = session.record()
             size += len(codec.encode(record))
             if records and size > MAX_PAGE_BYTES:
-                return SyncPage(self._number, records, subjects.client_key(records[-1].tenant, records[-1].client_id))
+                last = records[-1]
+                return SyncPage(self._settled.number, records, subjects.client_key(last.tenant, last.client_id))
             records.append(record)
-        return SyncPage(self._number, records)
+        return SyncPage(self._settled.number, records)
 
     def _note(self, key: str, change: LiveSession | Removal) -> None:
         self._changed[key] = change
@@ -109,6 +121,7 @@ class Reporter:
         """Take the next changes out, as many as fit, and let the digest cover them."""
         records: list[ClientRecord] = []
         removals: list[Removal] = []
+        former: dict[str, str] = {}
         size = 0
         while self._changed and len(records) + len(removals) < MAX_REPORT_CHANGES:
             key, change = next(iter(self._changed.items()))
@@ -121,17 +134,21 @@ class Reporter:
                 self._cover(key, None)
             else:
                 records.append(change.record())
-                self._cover(key, change.core.revision)
+                before = self._cover(key, _Told(change.core.revision, change.core.app.name))
+                if before is not None:
+                    former[key] = before.app
         self._number += 1
-        return codec.encode(Report(self._gateway_id, self._number, records, removals))
+        return codec.encode(Report(self._gateway_id, self._number, records, removals, former))
 
-    def _cover(self, key: str, revision: int | None) -> None:
+    def _cover(self, key: str, told: _Told | None) -> _Told | None:
+        """Take note of what is told of a session, None for its end, and return what was told before."""
         before = self._reported.pop(key, None)
         if before is not None:
-            self._digest.toggle(key, before)
-        if revision is not None:
-            self._reported[key] = revision
-            self._digest.toggle(key, revision)
+            self._digest.toggle(key, before.revision)
+        if told is not None:
+            self._reported[key] = told
+            self._digest.toggle(key, told.revision)
+        return before
 
     async def _deliver(self, report: bytes) -> None:
         number, repeated = self._number, False
@@ -140,6 +157,7 @@ class Reporter:
                 log.info("the registry did not take report %d; repeating it until it does", number)
             repeated = True
             await asyncio.sleep(RETRY_SECONDS)
+        self._settled = GatewayPong(self._gateway_id, number, len(self._reported), str(self._digest))
 
     async def _acknowledged(self, report: bytes, number: int) -> bool:
         try:

@@ -46,12 +46,17 @@ class Removal(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Report(msgspec.Struct, frozen=True, rename="camel"):
-    """What changed at a gateway since its last report. `number` grows by one; a repeat carries the same number."""
+    """What changed at a gateway since its last report. `number` grows by one; a repeat carries the same number.
+
+    `former` has, by key, each record that replaces one of an earlier report, and the application's name in that one:
+    the bucket may have forgotten it when the report is repeated. Older gateways do not tell.
+    """
 
     gateway_id: str
     number: int
     records: list[ClientRecord]
     removals: list[Removal]
+    former: dict[str, str] = {}
 
 
 class ReportAck(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,12 +66,16 @@ class ReportAck(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class GatewayPong(msgspec.Struct, frozen=True, rename="camel"):
-    """A gateway's sign of life: how many sessions it held, and their digest, as of report `number`."""
+    """A gateway's sign of life: how many sessions it held, and their digest, as of report `number`.
+
+    That is the last one that was acknowledged; `reporting` tells that the next is on its way, and will be repeated.
+    """
 
     gateway_id: str
     number: int
     sessions: int
     digest: str
+    reporting: bool = False
 
 
 class SyncRequest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -76,7 +85,10 @@ class SyncRequest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
 
 class SyncPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Records of a gateway, in the order of their keys; `after` names the next page, None at the end."""
+    """Records of a gateway, in the order of their keys; `after` names the next page, None at the end.
+
+    `number` is the last report that was acknowledged, whatever the records include besides.
+    """
 
     number: int
     records: list[ClientRecord]

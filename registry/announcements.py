@@ -2,14 +2,15 @@
 
 What has been written to the bucket is announced, for each client in that order, whatever happens to NATS meanwhile:
 announcements wait in a bounded queue and are repeated until the stream has them. Their message id names the bucket's
-revision that they are about, so that a repeat, be it another registry's, is stored once; the session's own revision
-would not do, for a client that was withdrawn and returns is announced with the same one.
+revision that they are about and the change, so that a repeat, be it another registry's, is stored once; the session's
+own revision would not do, for a client that was withdrawn and returns is announced with the same one.
 
 An application that changes its name is announced under the former one besides, for readers who see only that: it goes
 out of their sight, and no other message says so.
 """
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import defaultdict, deque
@@ -59,10 +60,10 @@ class Announcer:
         """Queue an announcement of what the bucket's `revision` did; wait where too many are queued already."""
         await self._queue(change, client, client.app_name, revision, reason)
 
-    async def announce_update(self, before: ClientRecord, after: ClientRecord, revision: int) -> None:
+    async def announce_update(self, former: str, after: ClientRecord, revision: int) -> None:
         """Queue an announcement of a change, and where it is one of the application's name, first under the former."""
-        if before.app_name not in ("", after.app_name):
-            await self._queue("updated", after, before.app_name, revision, RENAMED)
+        if former not in ("", after.app_name):
+            await self._queue("updated", after, former, revision, RENAMED)
         await self._queue("updated", after, after.app_name, revision, None)
 
     async def run(self) -> None:
@@ -83,7 +84,7 @@ class Announcer:
     async def _queue(self, change: Change, client: Client, app: str, revision: int, reason: str | None) -> None:
         key = subjects.client_key(client.tenant, client.client_id)
         # No tenant begins with `_`, so no application can take this id with an event's.
-        message_id = f"_client.{key}.{revision}" + (f".{RENAMED}" if reason == RENAMED else "")
+        message_id = f"_client.{key}.{revision}.{change}" + (f".{_hash(app)}" if reason == RENAMED else "")
         if message_id not in self._ids:  # a repeated report's first one may still be waiting
             subject = subjects.client_change(client.tenant, client.client_id, change)
             body = codec.encode(_message(change, client, app, reason))
@@ -122,6 +123,11 @@ class Announcer:
             await jetstream.publish(self._connection, announcement.subject, announcement.body, headers)
         except JetStreamError as exc:
             log.error("the events stream refused %s: %s", announcement.subject, exc)
+
+
+def _hash(app: str) -> str:
+    """Return what a header takes for a name: one change may be announced under several former ones."""
+    return hashlib.blake2b(app.encode(), digest_size=8).hexdigest()
 
 
 def _message(change: Change, client: Client, app: str, reason: str | None) -> ClientChange:

@@ -1,6 +1,7 @@
 """Whether what the bucket holds of a gateway has drifted from what the gateway says. Sans-I/O.
 
-One mismatch proves nothing: a report may be under way. Two in a row do.
+One mismatch proves nothing: a report may be under way. Two in a row do, unless a report that follows the last applied
+one is still under way: the gateway repeats it, and what is half done will be done, and announced, then.
 """
 
 from protocol.reports import GatewayPong
@@ -33,7 +34,7 @@ class Drift:
     def _agrees(self, pong: GatewayPong, holding: Holding) -> bool | None:
         """Return None where this pong says nothing."""
         if pong.number == holding.number == self._last_pong:  # at rest: anything written since the report counts
-            return pong.digest == holding.digest
+            return pong.digest == holding.digest or (None if pong.reporting else False)
         digest = holding.digest_at(pong.number)
         if digest is None and holding.number != self._last_number:  # behind, but moving
             return None

@@ -28,6 +28,7 @@ from registry.holdings import Applied, Holdings, read_applied
 
 ATTEMPTS = 5
 ANNOUNCED_SECONDS = 2.0  # as long as a gateway waits for an answer
+SYNC_ANNOUNCED_SECONDS = 30.0  # all that a gateway holds may be new
 
 log = logging.getLogger(__name__)
 _records = msgspec.json.Decoder(ClientRecord)
@@ -49,6 +50,10 @@ class _Stored(msgspec.Struct, frozen=True):
 
     revision: int
     record: ClientRecord | None
+
+    @property
+    def app_name(self) -> str | None:
+        return self.record.app_name if self.record else None
 
 
 class Store:
@@ -72,9 +77,9 @@ class Store:
         async with self._lock(report.gateway_id):
             own = await self._own_entry(report.gateway_id, report.number - 1)
             if _follows(report.number, read_applied(own.data)):
-                await for_each(report.records, partial(self._upsert, announce_again=True))
+                await for_each(report.records, partial(self._tell, report.former))
                 await for_each(report.removals, partial(self._end, report.gateway_id))
-                await self._announced()
+                await self._announced(ANNOUNCED_SECONDS)
                 await self._reach(report.gateway_id, report.number, own.revision)
         return ReportAck(report.number)
 
@@ -86,15 +91,17 @@ class Store:
     async def sync(self, gateway_id: str, number: int, records: list[ClientRecord], before: Before) -> None:
         """Make the bucket hold these records of a gateway, and none that it held before and that are not among them.
 
-        Reports that were applied meanwhile stand, their number too.
+        Reports that were applied meanwhile stand, their number too. A registry that died in a sync leaves no report to
+        be repeated: what was written since the last number is announced again, as `connected` for want of knowledge.
         """
         _check(gateway_id, records, [])
         async with self._lock(gateway_id):
-            await for_each(records, partial(self._upsert, announce_again=False))
+            await for_each(records, partial(self._upsert, announced=before.own.revision))
             live = {subjects.client_key(each.tenant, each.client_id) for each in records}
             gone = {key: revision for key, revision in before.held.items() if key not in live}
             await for_each(gone.items(), partial(self._let_go, EndReason.UNREPORTED))
             if read_applied(before.own.data) != number:
+                await self._announced(SYNC_ANNOUNCED_SECONDS)
                 with contextlib.suppress(WrongRevision):
                     await self._write_number(gateway_id, number, before.own.revision)
 
@@ -109,28 +116,35 @@ class Store:
                     await self._bucket.remove(subjects.gateway_key(gateway_id), own.revision)
             return len(held)
 
-    async def _upsert(self, record: ClientRecord, *, announce_again: bool) -> None:
-        """Write a record where it is newer. One that is there already may not have been announced: say it again."""
+    async def _tell(self, former: dict[str, str], record: ClientRecord) -> None:
+        """Write a reported record. One that is there already may not have been announced: say it again."""
+        await self._upsert(record, former=former.get(subjects.client_key(record.tenant, record.client_id)))
+
+    async def _upsert(self, record: ClientRecord, *, announced: int = NOTHING, former: str | None = None) -> None:
+        """Write a record where it is newer. Say again what is there already, if later than the revision `announced`.
+
+        `former` is what the application called itself in the report before, None where this is the first.
+        """
         key = subjects.client_key(record.tenant, record.client_id)
         stored = self._seen(key)
         for _ in range(ATTEMPTS):
             if stored.record is not None and record.revision <= stored.record.revision:
-                if announce_again and _same(record, stored.record):
-                    await self._announcer.announce("connected", record, stored.revision)
+                if stored.record.gateway_id == record.gateway_id and stored.revision > announced:
+                    await self._announce(former, stored.record, stored.revision)
                 return None
             try:
                 revision = await self._bucket.put(key, codec.encode(record), stored.revision)
             except WrongRevision:
                 stored = await self._read(key)
             else:
-                return await self._announce(stored.record, record, revision)
+                return await self._announce(stored.app_name, record, revision)
         raise _contended()
 
-    async def _announce(self, before: ClientRecord | None, after: ClientRecord, revision: int) -> None:
-        if before is None:
+    async def _announce(self, former: str | None, after: ClientRecord, revision: int) -> None:
+        if former is None:
             await self._announcer.announce("connected", after, revision)
         else:
-            await self._announcer.announce_update(before, after, revision)
+            await self._announcer.announce_update(former, after, revision)
 
     async def _end(self, gateway_id: str, removal: Removal) -> None:
         """Remove the record of a session that has ended, unless the client has another owner by now.
@@ -171,10 +185,10 @@ class Store:
         if removal.revision:  # older gateways do not tell whose session it was
             await self._announcer.announce("disconnected", removal, revision, removal.reason)
 
-    async def _announced(self) -> None:
+    async def _announced(self, seconds: float) -> None:
         """Wait until everything that was changed so far is announced."""
         try:
-            async with asyncio.timeout(ANNOUNCED_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._announcer.drain()
         except TimeoutError as exc:
             raise Unavailable("the events stream does not take what is announced; try again in a moment") from exc
@@ -237,10 +251,6 @@ def _check(gateway_id: str, records: list[ClientRecord], removals: list[Removal]
         raise InvalidRequest("`gatewayId`, `tenant` and `clientId` must be ids")
     if any(record.gateway_id != gateway_id for record in records):
         raise InvalidRequest("`records`: each must be the reporting gateway's own")
-
-
-def _same(record: ClientRecord, stored: ClientRecord) -> bool:
-    return (record.gateway_id, record.revision) == (stored.gateway_id, stored.revision)
 
 
 def _contended() -> Unavailable:

@@ -74,6 +74,67 @@ async def test_report_is_repeated_announcements_are_not(private_nats: NatsServer
         assert await stored_announcements(heir.connection) == 1
 
 
+@pytest.mark.parametrize("synced", [False, True])
+async def test_what_a_registry_wrote_and_did_not_live_to_announce_is_announced_by_the_repeated_report(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, synced: bool
+) -> None:
+    """Whether or not a sync comes first, which names the report before: the last that the gateway knows of."""
+    async with halves(private_nats.url, 2) as ((dying, heir), announced):
+        await dying.store.apply(report(1, record("name", app={"name": "old"}), record("list"), record("end")))
+        now = [record("name", app={"name": "new"}, revision=2), record("list", revision=2), record("fresh")]
+        end = Removal("default", "end", "closed", "user-1", "", 1)
+        told = Report("gw-1", 2, now, [end], {"default.name": "old", "default.list": ""})
+        before = len(announced.messages)
+
+        monkeypatch.setattr(dying.announcer, "announce", nothing)
+        monkeypatch.setattr(dying.announcer, "announce_update", nothing)
+        monkeypatch.setattr(dying.store, "_reach", die)
+        with pytest.raises(asyncio.CancelledError):
+            await dying.store.apply(told)
+        assert [await heir.stored(each) for each in ("name", "end")] == [("gw-1", 2), None]
+        assert len(announced.messages) == before
+
+        if synced:
+            await heir.follow()
+            await heir.store.sync("gw-1", 1, now, await heir.store.before_sync("gw-1"))
+        assert await heir.store.apply(told) == ReportAck(2)
+        await until(lambda: len(announced.messages) >= before + 5)
+        found = {(each["change"], each["clientId"], each["app"], each.get("reason")) for each in announced.messages}
+        assert found >= {
+            ("updated", "name", "old", "renamed"),
+            ("updated", "name", "new", None),
+            ("updated", "list", "", None),
+            ("connected", "fresh", "", None),
+            ("disconnected", "end", "", "closed"),
+        }
+
+
+async def nothing(*_: object) -> None:
+    """Announce nothing."""
+
+
+async def die(*_: object) -> None:
+    """End as a registry that is killed does."""
+    raise asyncio.CancelledError
+
+
+async def test_sync_announces_again_what_was_written_since_the_last_number(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that died in a sync leaves no report to be repeated."""
+    async with halves(private_nats.url, 2) as ((dying, heir), announced):
+        await dying.store.apply(report(1, record("known")))
+        before = await heir.store.before_sync("gw-1")
+        monkeypatch.setattr(dying.announcer, "announce", nothing)
+        monkeypatch.setattr(dying.store, "_write_number", die)
+        with pytest.raises(asyncio.CancelledError):
+            await dying.store.sync("gw-1", 5, [record("known"), record("lost")], before)
+        await heir.store.sync("gw-1", 5, [record("known"), record("lost")], before)
+        assert await heir.number() == 5
+        await until(lambda: "lost" in announced.of("connected"))
+        assert announced.changes() == [("connected", "known"), ("connected", "lost")]
+
+
 async def test_removal_whose_acknowledgement_was_lost_is_announced_by_the_repeated_report(
     private_nats: NatsServer,
 ) -> None:

@@ -16,6 +16,7 @@ from gateway.contracts import Contracts
 from gateway.reports import Reporter
 from gateway.sessions import LiveSession, Sessions, Socket
 from protocol.errors import Conflict, PayloadTooLarge, Unavailable
+from protocol.frames import AppInfo
 from protocol.ids import new_client_id
 from protocol.messages import ErrorResponse
 from protocol.reports import Digest, EndReason, GatewayPong, Removal, Report, ReportAck
@@ -133,7 +134,7 @@ async def test_update_and_removal_follow_with_the_next_numbers(stage: Stage) -> 
     stage.end(live, EndReason.TOO_SLOW)
     await stage.settled()
     assert stage.registry.reports[1:] == [
-        Report("gw-1", 2, [live.record()], []),
+        Report("gw-1", 2, [live.record()], [], {live.key: ""}),
         Report("gw-1", 3, [], [removal(live, EndReason.TOO_SLOW)]),
     ]
     assert stage.reporter.pong() == GatewayPong("gw-1", 3, 1, digest_of(other))
@@ -182,7 +183,33 @@ async def test_report_is_repeated_to_the_byte_until_it_is_acknowledged(stage: St
     assert all(report == stage.registry.reports[0] for report in stage.registry.reports)
     stage.registry.answer = ACK
     await stage.settled()
-    assert stage.registry.reports[-1] == Report("gw-1", 2, [live.record()], [])
+    assert stage.registry.reports[-1] == Report("gw-1", 2, [live.record()], [], {live.key: ""})
+
+
+async def test_report_in_flight_does_not_count_until_it_is_acknowledged(stage: Stage) -> None:
+    """A registry that took it for applied would acknowledge the repeat without announcing what it tells of."""
+    live = stage.connect("add")
+    await stage.settled()
+    before = digest_of(live)
+    stage.registry.answer = TimeoutError()
+    stage.update(live)
+    await stage.registry.has_got(2)
+    assert stage.reporter.pong() == GatewayPong("gw-1", 1, 1, before, reporting=True)
+    assert stage.reporter.page(stage.sessions, "").number == 1
+    stage.registry.answer = ACK
+    await stage.settled()
+    assert stage.reporter.pong() == GatewayPong("gw-1", 2, 1, digest_of(live))
+    assert stage.reporter.page(stage.sessions, "").number == 2
+
+
+async def test_update_tells_what_the_application_called_itself_in_the_report_before(stage: Stage) -> None:
+    live = stage.connect("add")
+    for name in ("old", "new"):
+        await stage.settled()
+        live.core.register(Contracts().read([], "owner", 0), AppInfo(name), None, None)
+        stage.reporter.changed(live)
+    await stage.settled()
+    assert [report.former for report in stage.registry.reports] == [{}, {live.key: ""}, {live.key: "old"}]
 
 
 async def test_reports_stay_below_what_nats_takes(stage: Stage) -> None:

@@ -25,6 +25,7 @@ class World:
         self.drift = Drift()
         self.truth: dict[str, int] = {}
         self.number = 0
+        self.reporting = False
         self._entries: dict[str, Entry] = {}
         self._revision = 0
 
@@ -63,7 +64,7 @@ class World:
         digest = Digest()
         for client_id, revision in self.truth.items():
             digest.toggle(subjects.client_key("default", client_id), revision)
-        return GatewayPong(GATEWAY, self.number, len(self.truth), str(digest))
+        return GatewayPong(GATEWAY, self.number, len(self.truth), str(digest), self.reporting)
 
     def weigh(self) -> bool:
         return self.drift.weigh(self.pong(), self.holding)
@@ -110,6 +111,18 @@ def test_report_that_is_half_applied_is_no_drift_while_numbers_advance() -> None
         assert not world.weigh()
         world.report(a=revision, b=revision)
         assert not world.weigh()
+
+
+def test_report_that_a_dead_registry_left_half_applied_is_left_to_its_repeat() -> None:
+    world = World()
+    world.report(a=1)
+    world.reporting = True
+    world.write("b", 1)
+    assert not any(world.weigh() for _ in range(5))
+    world.reach(None)
+    world.write("a", None)
+    world.write("b", None)
+    assert [world.weigh() for _ in range(3)][-1], "a repeat would not follow"
 
 
 def test_mirror_that_lags_but_moves_is_no_drift() -> None:

@@ -1,0 +1,94 @@
+"""A registry is killed right after it has written to the bucket: readers of events are told all the same."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import nats
+import pytest
+from nats.aio.msg import Msg
+from support.app import App
+from support.bridge import Bridge, running_bridge
+from support.events import Stream, reading
+from support.nats_server import NatsServer
+from support.processes import Process
+from support.wait import subscribed
+
+from protocol import subjects
+
+APPS = 10
+OLD = {"name": "old"}
+REPEATED_SECONDS = 15
+Told = tuple[str, str, str | None]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("connect", {("connected", "old", None)}),
+        ("update", {("updated", "old", None)}),
+        ("rename", {("updated", "old", "renamed"), ("updated", "new", None)}),
+        ("close", {("disconnected", "old", "closed")}),
+    ],
+)
+async def test_change_is_told_though_the_registry_dies_between_writing_and_announcing_it(
+    tmp_path: Path, private_nats: NatsServer, change: str, expected: set[Told]
+) -> None:
+    async with (
+        running_bridge(tmp_path, private_nats.url) as bridge,
+        contextlib.AsyncExitStack() as stack,
+        reading(bridge.http) as stream,
+    ):
+        apps = await connected(bridge, stack, 0 if change == "connect" else APPS)
+        await told(stream, apps, lambda found: "old" in {app for _, app, _ in found})
+        async with killed_at_a_write(private_nats.url, bridge.registries[0]):
+            apps += await make(change, bridge, stack, apps)
+        await bridge.registries[0].start()
+        await told(stream, apps, expected.issubset)
+
+
+async def told(stream: Stream, apps: list[App], enough: Callable[[set[Told]], bool]) -> None:
+    """Read until enough is told of each application."""
+    found: dict[str, set[Told]] = {app.client_id: set() for app in apps}
+    async with asyncio.timeout(REPEATED_SECONDS):
+        while not all(enough(each) for each in found.values()):
+            said = (await stream.next(REPEATED_SECONDS)).data
+            found[said["clientId"]].add((said["change"], said["app"], said.get("reason")))
+
+
+async def connected(bridge: Bridge, stack: contextlib.AsyncExitStack, count: int) -> list[App]:
+    """Connect applications that call themselves `old`."""
+    return [await stack.enter_async_context(bridge.app({"f": dict}, app=OLD)) for _ in range(count)]
+
+
+async def make(change: str, bridge: Bridge, stack: contextlib.AsyncExitStack, apps: list[App]) -> list[App]:
+    """Change all applications at once, and return those that are new."""
+    match change:
+        case "connect":
+            return await connected(bridge, stack, APPS)
+        case "update":
+            await asyncio.gather(*(app.register(["f", "g"], app=OLD) for app in apps))
+        case "rename":
+            await asyncio.gather(*(app.register(["f"], app={"name": "new"}) for app in apps))
+        case "close":
+            await asyncio.gather(*(app.socket.close() for app in apps))
+    return []
+
+
+@contextlib.asynccontextmanager
+async def killed_at_a_write(url: str, registry: Process) -> AsyncIterator[None]:
+    """Kill a registry as soon as a client's record is written, which is what is waited for at the end."""
+    client = await nats.connect(url)
+    try:
+
+        async def kill(msg: Msg) -> None:
+            registry.signal(signal.SIGKILL)
+
+        await client.subscribe(f"$KV.{subjects.CLIENTS_BUCKET}.default.>", cb=kill)
+        await subscribed(client)
+        yield
+        await registry.ended()
+    finally:
+        await client.close()
