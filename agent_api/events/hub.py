@@ -32,7 +32,8 @@ from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, 
 from protocol.subjects import ALL_NEWS, EVENTS_STREAM
 
 MAX_READERS = 4000
-MAX_READERS_PER_PRINCIPAL = 2000
+MAX_READERS_PER_TENANT = 2000
+MAX_READERS_PER_PRINCIPAL = 1000
 READY_SECONDS = 2.0
 LINGER_SECONDS = 60.0  # a reader that comes back finds what it missed in memory
 RETRY_SECONDS = 0.25
@@ -58,6 +59,7 @@ class Hub:
         self._closed: BridgeError | None = None
         self._read_at = 0.0
         self._of_principal: Counter[_Whose] = Counter()
+        self._of_tenant: Counter[str] = Counter()
         self._log_next = 0.0
         self._patience: asyncio.TimerHandle | None = None  # while the stream is not followed, though somebody may read
         connection.on_reconnect(self._begin_anew)
@@ -105,15 +107,25 @@ class Hub:
     def _counted(self, whose: _Whose) -> Iterator[None]:
         """Count a reader; raise where it would be one too many, or where none is taken any more."""
         self._require_open()
-        if self._of_principal.total() >= MAX_READERS:
-            raise Overloaded("this process has as many readers of events as it takes; try again in a moment")
-        if self._of_principal[whose] >= MAX_READERS_PER_PRINCIPAL:
-            raise Overloaded("too many readers of events are open for this token's `sub`; close some of them")
+        self._require_room(whose)
+        tenant = whose[0]
         self._of_principal[whose] += 1
+        self._of_tenant[tenant] += 1
         try:
             yield
         finally:
             self._of_principal -= Counter([whose])
+            self._of_tenant -= Counter([tenant])
+
+    def _require_room(self, whose: _Whose) -> None:
+        if self._of_tenant.total() >= MAX_READERS:
+            raise Overloaded("this process has as many readers of events as it takes; try again in a moment")
+        if self._of_tenant[whose[0]] >= MAX_READERS_PER_TENANT:
+            raise Overloaded(
+                "this process has as many readers of events as it takes of your tenant; close some of them"
+            )
+        if self._of_principal[whose] >= MAX_READERS_PER_PRINCIPAL:
+            raise Overloaded("too many readers of events are open for this token's `sub`; close some of them")
 
     def _end_readers(self, error: BridgeError) -> None:
         for reader in self._flow.listeners:

@@ -272,6 +272,22 @@ async def test_stalled_readers_do_not_keep_a_process_from_its_end(
         process.end()
 
 
+async def test_one_tenant_leaves_room_for_readers_of_others_whatever_its_subs(
+    client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "MAX_READERS_PER_TENANT", 2)
+    async with running_agent_api(private_nats.url) as api, contextlib.AsyncExitStack() as stack:
+        ours = [await stack.enter_async_context(http_client(api, agent_token(sub))) for sub in ("a", "b", "c")]
+        theirs = await stack.enter_async_context(http_client(api, agent_token("a", tenant="acme")))
+        for http in (*ours[:2], theirs):
+            stream = await stack.enter_async_context(reading(http))
+        refused = await ours[2].get("/api/events")
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        assert "tenant" in refused.json()["message"]
+        await tell(client, tenant="acme")
+        assert len(await stream.take(1)) == 1
+
+
 async def test_past_that_is_held_is_bounded_for_each_tenant_and_others_wait_until_it_is_taken(
     client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
