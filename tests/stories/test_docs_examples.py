@@ -33,6 +33,7 @@ CALL_OVER_HTTP = EXAMPLES.take(README, "curl")
 CALL_BY_COMMAND_LINE = EXAMPLES.take(README, "agentbridge call CLIENT")
 CALL_IN_PYTHON = EXAMPLES.take(README, "nc.request")
 APPLICATION_IN_JAVASCRIPT = EXAMPLES.take(README, "new WebSocket")
+APPLICATION_IN_PYTHON = EXAMPLES.take("docs/websocket.md", "connect(gateway_url")
 THREE_COMMANDS = EXAMPLES.take(TODO, "examples/todo/agent.py")
 ASK_PERSON = EXAMPLES.take(TODO, "askPerson")
 TEST_COMMANDS = [EXAMPLES.take(README, "/pytest"), EXAMPLES.take(DEVELOPMENT, "/pytest")]
@@ -217,7 +218,8 @@ def python_names(terminal: Terminal) -> dict[str, Any]:
     run_file = terminal.up.run_file
     user = f"{run_file['agentNatsUser']}:{run_file['agentNatsPassword']}"
     nats_url = run_file["natsUrl"].replace("://", f"://{user}@")
-    names = {"nats_url": nats_url, "api_url": run_file["apiUrl"], "token": terminal.up.token("agent")}
+    names = {"nats_url": nats_url, "api_url": run_file["apiUrl"], "gateway_url": run_file["gatewayUrl"]}
+    names |= {"token": terminal.up.token("agent"), "app_token": terminal.up.token("app")}
     return {"asyncio": asyncio, "json": json, "nats": nats, "random": random} | names
 
 
@@ -346,6 +348,24 @@ async def test_page_about_the_agents_websocket_sends_three_commands_at_once(
     told = capsys.readouterr().out.splitlines()
     assert told == [f"todo-{number} success {title} None" for number, title in enumerate(titles)]
     assert sorted(*lists.values()) == sorted(titles)
+
+
+async def test_page_about_frames_begins_with_a_whole_application(terminal: Terminal) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(execute(APPLICATION_IN_PYTHON, python_names(terminal)))
+        found = await until(partial(offer_of_one, terminal, "Add an item to the list"))
+        [client_id] = found
+        command = {"clientId": client_id, "command": {"target": "addTodo", "parameters": {"title": "Buy tea"}}}
+        answers = [await ask(terminal, "POST", "/api/command", json=command) for _ in range(2)]
+        running.cancel()
+
+    assert [answer["result"] for answer in answers] == [1, 2]
+
+
+async def offer_of_one(terminal: Terminal, description: str) -> dict[str, Any]:
+    """Return who offers this, once there is such a one."""
+    found = await ask(terminal, "GET", "/api/capabilities", params={"name": "addTodo"})
+    return {client_id: offers for client_id, offers in found.items() if offers[0].get("description") == description}
 
 
 @pytest.mark.browser
