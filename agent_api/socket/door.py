@@ -14,6 +14,7 @@ from websockets.server import ServerProtocol
 
 from agent_api.http.problems import JSON, Answer, answer_of
 from agent_api.settings import ApiSettings
+from agent_api.socket.connection import AgentsSocket
 from agent_api.socket.live import LiveSocket
 from agent_api.socket.session import AgentSession, Limits
 from agent_api.socket.surroundings import Surroundings
@@ -21,7 +22,6 @@ from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, CloseCode, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from protocol.origins import Origins
 from protocol.runtime.handshake import close_reason, require_own_page, select_subprotocol, token_of
-from protocol.runtime.sockets import BoundedSocket
 
 MAX_SOCKETS = 10_000
 OPEN_TIMEOUT_SECONDS = 10
@@ -48,15 +48,15 @@ class SocketDoor:
             ping_timeout_seconds=settings.ping_timeout_seconds,
         )
         bound = {"send_buffer_bytes": settings.send_buffer_bytes}
-        self._connection_class = type("AgentsSocket", (BoundedSocket,), bound)
+        self._connection_class = type("BoundSocket", (AgentsSocket,), bound)
 
-    def connection(self, **_: Any) -> BoundedSocket:
+    def connection(self, **_: Any) -> AgentsSocket:
         """Return the protocol of one upgraded connection; what the HTTP server tells of itself is not needed."""
         protocol = ServerProtocol(
             select_subprotocol=lambda _, offered: select_subprotocol(connection, offered),
             max_size=self._settings.max_message_bytes,
         )
-        connection: BoundedSocket = self._connection_class(
+        connection: AgentsSocket = self._connection_class(
             protocol, cast("Server", self), ping_interval=None, close_timeout=CLOSE_TIMEOUT_SECONDS
         )
         return connection
@@ -70,7 +70,7 @@ class SocketDoor:
         try:
             if await self._shakes_hands(connection):
                 async with connection:
-                    await self._serve(cast("BoundedSocket", connection))
+                    await self._serve(cast("AgentsSocket", connection))
         except Exception:
             log.exception("an agent's socket failed")
         finally:
@@ -119,7 +119,7 @@ class SocketDoor:
             return _response(connection, answer_of(exc))
         return None
 
-    async def _serve(self, socket: BoundedSocket) -> None:
+    async def _serve(self, socket: AgentsSocket) -> None:
         try:
             token, principal = await self._authenticate(socket)
             with self._counted(principal):
@@ -141,7 +141,7 @@ class SocketDoor:
             if not self._of_agent[agent]:
                 del self._of_agent[agent]
 
-    async def _live_on(self, socket: BoundedSocket, token: str | None, principal: Principal) -> None:
+    async def _live_on(self, socket: AgentsSocket, token: str | None, principal: Principal) -> None:
         live = LiveSocket(AgentSession(principal, self._limits, socket.loop.time()), socket, token, self._around)
         self._live.add(live)
         try:
@@ -153,7 +153,7 @@ class SocketDoor:
             self._live.discard(live)
             live.end()
 
-    async def _authenticate(self, socket: BoundedSocket) -> tuple[str | None, Principal]:
+    async def _authenticate(self, socket: AgentsSocket) -> tuple[str | None, Principal]:
         """Return a token and whom it speaks for; a refusal is a close code, which browsers can see."""
         verifier = self._around.verifier
         assert socket.request is not None
@@ -173,7 +173,7 @@ class SocketDoor:
             raise _Turned(CloseCode.RESTARTING, exc.message) from exc
         return token, principal
 
-    async def _verify(self, token: str | None, socket: BoundedSocket) -> Principal:
+    async def _verify(self, token: str | None, socket: AgentsSocket) -> Principal:
         """Verify a token by a key that has to be fetched; what the agent sends meanwhile waits in the network."""
         socket.transport.pause_reading()
         try:

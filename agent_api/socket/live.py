@@ -12,7 +12,9 @@ from typing import Any, assert_never
 
 from agent_api.commands.gathering import Gathered
 from agent_api.commands.held import size_of
+from agent_api.http.server import PEER_SECONDS
 from agent_api.socket import frames
+from agent_api.socket.connection import AgentsSocket
 from agent_api.socket.effects import (
     Close,
     Effect,
@@ -37,9 +39,9 @@ from protocol.runtime import logs
 from protocol.runtime.auth import require_same_identity
 from protocol.runtime.expiry import Expiry
 from protocol.runtime.handshake import close_reason
-from protocol.runtime.sockets import BoundedSocket
 
 CONGESTED_AT = 4  # where this part of the bound is unread
+UNREAD_SECONDS = PEER_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ log = logging.getLogger(__name__)
 class LiveSocket:
     """An agent's socket with its commands under way, its token and the end of that."""
 
-    def __init__(self, core: AgentSession, socket: BoundedSocket, token: str | None, around: Surroundings) -> None:
+    def __init__(self, core: AgentSession, socket: AgentsSocket, token: str | None, around: Surroundings) -> None:
         self.core = core
         self._socket = socket
         self._token = token
@@ -101,7 +103,8 @@ class LiveSocket:
                     assert_never(effect)
 
     def tick(self) -> None:
-        """Look whether the agent still is there."""
+        """Look whether the agent still is there, and takes what is written to it."""
+        self._socket.abort_where_unread(UNREAD_SECONDS)
         self.perform(self.core.tick(self._loop.time()))
 
     def drain(self) -> None:

@@ -24,11 +24,12 @@ from agent_api.socket.outlook import Watch
 from agent_api.socket.session import AgentSession
 from agent_api.socket.surroundings import Surroundings
 from protocol.access import Principal
-from protocol.errors import BridgeError, Internal
+from protocol.errors import BridgeError, Internal, Overloaded
 from protocol.runtime.sockets import BoundedSocket
 
 POSITION_SECONDS = 15.0
 COALESCE_SECONDS = 0.05
+HELD_SECONDS = 30.0  # for what was taken from the hub and cannot be written
 MAX_AT_ONCE_BYTES = 64 * 1024  # between two looks whether there is room; one frame may be larger
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,14 @@ class Streams:
                 known = reader.position
                 await self._write([frames.encode(PositionFrame(ident, str(known)))])
             return known
-        await self._write(_frame(item, ident) for item in items)
+        try:
+            async with asyncio.timeout(HELD_SECONDS), reader.while_held():
+                await self._write(_frame(item, ident) for item in items)
+        except TimeoutError as exc:
+            raise Overloaded(
+                "this agent reads too slowly for its subscriptions; resume from the last position"
+            ) from exc
+        reader.let_go()  # what is written counts against the bound of the socket
         return items[-1].position
 
     # --- capabilities ---

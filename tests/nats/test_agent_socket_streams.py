@@ -1,6 +1,7 @@
 """What agents are told on their WebSocket: progress, events, changes of clients, and what clients offer."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,10 +12,11 @@ from support.agent_socket import AgentSocket, Frame, agent_socket, narrow_socket
 from support.events import change, make_stream, tell
 from support.settings import agent_token
 from support.wait import until
+from websockets.exceptions import ConnectionClosed
 
 from agent_api.events.ring import Ring
 from agent_api.service import AgentApi
-from agent_api.socket import streams
+from agent_api.socket import live, streams
 
 CLIENTS = 1000
 
@@ -239,14 +241,69 @@ async def test_several_subscriptions_never_cost_a_slow_agent_its_socket(world: W
             assert json.loads(await socket.recv())["type"] == "ack"
         for number in range(60):
             await tell(world.nats, data=[number, "x" * 30_000])
-        (live,) = api._sockets._live
-        await until(lambda: live._socket.paused)
+        await until(lambda: any(each._socket.paused for each in api._sockets._live))
         await socket.send(json.dumps({"type": "command", "id": "c", "clientId": "c1", "command": {"target": "f"}}))
         told = [json.loads(await socket.recv()) for _ in range(8 * 60 + 1)]
     assert [frame["result"] for frame in told if frame["type"] == "response"] == ["not cut off"]
     for number in range(8):
         mine = [frame["data"]["data"][0] for frame in told if frame["id"] == f"s{number}"]
         assert mine == list(range(60))
+
+
+@pytest.fixture
+async def past(world: World, nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[AgentApi, str]]:
+    """An agent API that remembers little, and the position before sixty large events."""
+    monkeypatch.setattr(Ring.__init__, "__defaults__", (10_000, 5000))
+    async with running_agent_api(nats_url) as api:
+        async with agent_socket(api.url) as agent:
+            since = (await subscribed(agent, events=["*"]))["position"]
+        for number in range(60):
+            await tell(world.nats, data=[number, "x" * 100_000])
+        await until(lambda: not api._sockets._live)
+        yield api, since
+
+
+async def test_past_that_is_written_and_not_read_leaves_others_theirs(past: tuple[AgentApi, str]) -> None:
+    api, since = past
+    async with narrow_socket(api.url) as socket:
+        await socket.send(json.dumps({"type": "subscribe", "id": "s", "events": ["*"], "since": since}))
+        await until(lambda: any(each._socket.paused for each in api._sockets._live))
+        await until(lambda: not api._hub._history.budget._held)
+        told = [json.loads(await socket.recv()) for _ in range(61)]
+    assert [frame["data"]["data"][0] for frame in told[1:]] == list(range(60))
+
+
+async def test_past_that_finds_no_room_for_long_is_given_up_and_may_be_resumed(
+    past: tuple[AgentApi, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HELD_SECONDS", 0.1)
+    api, since = past
+    async with agent_socket(api.url) as agent:
+        await until(lambda: api._sockets._live)
+        (mine,) = api._sockets._live
+        async with mine._streams._turn:
+            await subscribed(agent, events=["*"], since=since)
+            ended = await agent.received(type="error", id="s")
+        assert (ended["code"], ended["retryable"]) == ("overloaded", True)
+        await until(lambda: not api._hub._history.budget._held)
+        monkeypatch.undo()
+        await subscribed(agent, "again", events=["*"], since=since)
+        await until(lambda: len(agent.all_received(type="event", id="again")) == 60)
+
+
+async def test_agent_that_sends_but_never_reads_is_cut_off(
+    past: tuple[AgentApi, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "UNREAD_SECONDS", 0.5)
+    api, since = past
+    async with narrow_socket(api.url) as socket:
+        await socket.send(json.dumps({"type": "subscribe", "id": "s", "events": ["*"], "since": since}))
+        await until(lambda: any(each._socket.paused for each in api._sockets._live))
+        async with asyncio.timeout(10):
+            while api._sockets._live:
+                with contextlib.suppress(ConnectionClosed):
+                    await socket.send('{"type":"ping"}')
+                await asyncio.sleep(0.05)
 
 
 async def test_shut_down_ends_subscriptions_with_the_socket(world: World, nats_url: str) -> None:

@@ -101,4 +101,4 @@ def narrow_socket(api_url: str) -> connect:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect((address.hostname, address.port))
     sock.setblocking(False)
-    return opened(api_url, agent_token(), sock=sock, max_queue=1, ping_interval=None)
+    return opened(api_url, agent_token(), sock=sock, max_queue=1, ping_interval=None, close_timeout=0.1)
