@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from protocol import codec
 from protocol.discovery import Query, text_of
-from protocol.errors import ClientNotFound, InvalidRequest
+from protocol.errors import InvalidRequest
 from protocol.idempotency import one_key
-from protocol.ids import is_token, new_request_id
+from protocol.ids import new_request_id
 from protocol.messages import CommandRequest, CommandResponse, check_command
 
 NULL = msgspec.Raw(b"null")
@@ -98,12 +98,10 @@ def read_order(
 
 
 def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) -> Order:
-    """Return what a body orders. Raises `InvalidRequest`, and `ClientNotFound` for an id that no client can have."""
+    """Return what a body orders. Raises `InvalidRequest`; an id that no client can have is not looked at."""
     scatter = None
     if body.any or body.client_ids is not None or body.match is not None or body.gather is not None:
         scatter = _scatter(body)
-    if body.client_id is not None and not is_token(body.client_id):
-        raise ClientNotFound
     command = check_command(body.command)
     return Order(
         body.client_id,

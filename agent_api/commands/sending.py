@@ -13,7 +13,8 @@ from agent_api.commands.reaching import Reaching
 from agent_api.commands.refusals import Refusals
 from agent_api.commands.tries import Tries
 from protocol.access import Principal
-from protocol.ids import new_request_id
+from protocol.errors import ClientNotFound
+from protocol.ids import is_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage
 from protocol.runtime.listening import OnProgress
 from protocol.subjects import ClientAddress
@@ -62,9 +63,12 @@ class Commands:
         """Return the sending of an order, to be awaited; a cancelled one cancels its commands.
 
         What comes of it is one client's response, which names the client and may be an error, or what several clients
-        answered; it raises what `Caller.call`, `Reaching.send` and `Keyed.send` raise. `heard` is called with the id of
-        the client that tells how far it has come, and with what it tells; it must not wait.
+        answered; it raises what `Caller.call`, `Reaching.send` and `Keyed.send` raise, and `ClientNotFound` for an id
+        that no client can have. `heard` is called with the id of the client that tells how far it has come, and with
+        what it tells; it must not wait.
         """
+        if order.client_id is not None and not is_token(order.client_id):
+            return self._nobody(order, principal)
         passed_on = token if self._passes_tokens_on else None
         if order.command.idempotency_key is not None:
             return self._keyed.send(order, Tries(self.refusals, principal, partial(self._call_anew, passed_on, heard)))
@@ -74,6 +78,12 @@ class Commands:
         return self._reach(order, principal, passed_on, heard)
 
     # --- each with its records: what a gateway answered is recorded there, all else here ---
+
+    async def _nobody(self, order: Order, principal: Principal) -> CommandResponse:
+        """Refuse an id that no client can have, which stays out of the record."""
+        error = ClientNotFound()
+        self.refusals.refused(error, principal, order.command)
+        raise error
 
     async def _recorded(
         self,

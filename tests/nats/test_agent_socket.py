@@ -69,12 +69,14 @@ async def test_error_of_the_gateway_is_passed_on(world: World, agent: AgentSocke
     assert response["error"]["message"] == "the reason"
 
 
-async def test_unknown_client_is_a_response(world: World, agent: AgentSocket) -> None:
-    response = await agent.call("nobody", "f")
-    assert (response["type"], response["error"]["code"], response["clientId"]) == (
+@pytest.mark.parametrize("client_id", ["nobody", "no.id", ""])
+async def test_unknown_client_is_a_response(world: World, agent: AgentSocket, client_id: str) -> None:
+    response = await agent.call(client_id, "f", command={"requestId": "r1"})
+    assert (response["type"], response["error"]["code"], response["clientId"], response["requestId"]) == (
         "response",
         "client_not_found",
-        "nobody",
+        client_id,
+        "r1",
     )
 
 

@@ -123,6 +123,12 @@ async def test_command_goes_to_the_caller_with_the_token(bench: Bench) -> None:
     assert bench.intake.commands == 0
 
 
+async def test_id_that_no_client_can_have_is_refused_with_the_request_id(bench: Bench) -> None:
+    exchange = await bench.post(whole(b'{"clientId": "a.b", "command": {"target": "f", "requestId": "r-1"}}'))
+    assert (exchange.status, exchange.body["code"], exchange.body["requestId"]) == (404, "client_not_found", "r-1")
+    assert bench.intake.commands == 0
+
+
 async def test_error_without_an_answer_carries_the_request_id(bench: Bench) -> None:
     async def lose(command: CommandRequest) -> CommandResponse:
         raise ClientLost("it is gone")

@@ -234,6 +234,24 @@ async def test_bucket_away_is_recorded_once_for_each_client(bench: Bench) -> Non
     assert bench.records == [(client_id, "unavailable", False) for client_id in ("c1", "c2", "c3")]
 
 
+@pytest.mark.parametrize("client_id", ["", "a.b", "*", ">", "a b", "_none", "x" * 65, "ü"])
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_id_that_no_client_can_have_is_not_found_and_recorded_with_what_was_asked(
+    bench: Bench, client_id: str, key: str | None
+) -> None:
+    bench.remember("c1")
+    with pytest.raises(ClientNotFound):
+        await bench.ask({"clientId": client_id}, key)
+    [record] = bench.trail.all
+    assert (record.outcome, record.client_id, record.target, record.request_id) == (
+        "client_not_found",
+        None,
+        "f",
+        "mine",
+    )
+    assert bench.sent == []
+
+
 # --- clients that are lost while their command is under way ---
 
 
