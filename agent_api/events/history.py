@@ -15,7 +15,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from agent_api.events import budget
-from agent_api.events.budget import Budget
+from agent_api.events.budget import Budget, Whose
 from agent_api.events.cursor import Page
 from agent_api.events.filters import Filters
 from agent_api.events.gaps import gap_of
@@ -92,7 +92,7 @@ class History:
     def __init__(self, connection: Connection, max_reads: int = MAX_READS) -> None:
         self._connection = connection
         self._slots = asyncio.Semaphore(max_reads)
-        self.budget = Budget(budget.MAX_BYTES, budget.MAX_BYTES_PER_TENANT)
+        self.budget = Budget(budget.MAX_BYTES)
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
         self._batches: dict[str, _Batch] = {}
@@ -102,16 +102,16 @@ class History:
         """Subscribe for what direct gets answer."""
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
 
-    async def read(self, after: Position, until: int, filters: Filters, tenant: str) -> Page:
+    async def read(self, after: Position, until: int, filters: Filters, whose: Whose) -> Page:
         """Return what may be wanted after a position; where the messages end, nothing else is there up to `until`.
 
         `until` is a sequence that the stream has reached. A position that the stream does not hold any more, or never
-        had, is a gap. Raises `Unavailable` where the stream cannot be read now, or readers hold too much of it.
+        had, is a gap. Raises `Unavailable` where the stream cannot be read now, or such readers hold too much of it.
         """
-        subject = filters.subject(tenant)
+        subject = filters.subject(whose[0])
         try:
             async with self._slots:
-                if not self.budget.has_room(tenant):
+                if not self.budget.has_room(whose):
                     raise Unavailable("readers that take little hold too much of the past; try again in a moment")
                 page = await self._page(after, until, subject)
                 info = await jetstream.stream_info(self._connection, EVENTS_STREAM)

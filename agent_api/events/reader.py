@@ -31,6 +31,7 @@ class Reader:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wants_page_since: float | None = None
+        self._whose = (cursor.principal.tenant, cursor.principal.sub)  # to whom what it holds is counted
         self._returned: Sequence[Item] = ()  # by the last `next()`, and held until the next one
         self._held_bytes = 0  # of what was returned, as far as this reader alone holds it
         self._writing: asyncio.Timeout | None = None
@@ -94,7 +95,7 @@ class Reader:
             return
         size = _size_of(self._returned)
         if size and self._ended is None:
-            if self._history.budget.has_room(self.cursor.principal.tenant):
+            if self._history.budget.has_room(self._whose):
                 self._hold(size)
             else:
                 self._cut(Overloaded("readers that take little hold too much; resume from the last id"))
@@ -134,14 +135,14 @@ class Reader:
 
     async def _read_page(self, after: Position) -> Page | None:
         """Return a page, None where there is none just now; raise `Unavailable` where that has been so for long."""
-        filters, tenant = self.cursor.filters, self.cursor.principal.tenant
+        filters = self.cursor.filters
         until = self._ring.last if self._ring.epoch == after.epoch else 0
         if self._wants_page_since is None:
             self._wants_page_since = self._loop.time()
         patient_until = self._wants_page_since + PATIENCE_SECONDS
         try:
             async with asyncio.timeout_at(patient_until):
-                page = await self._history.read(after, until, filters, tenant)
+                page = await self._history.read(after, until, filters, self._whose)
         except (Unavailable, TimeoutError) as exc:
             if isinstance(exc, Unavailable):
                 self._why_none = exc.message
@@ -161,7 +162,7 @@ class Reader:
 
     def _hold(self, size: int) -> None:
         """Count that this reader holds so much that the recent messages do not."""
-        self._history.budget.hold(self.cursor.principal.tenant, size - self._held_bytes)
+        self._history.budget.hold(self._whose, size - self._held_bytes)
         self._held_bytes = size
 
 

@@ -1,31 +1,51 @@
-"""What readers hold of the past, for each tenant and in all."""
+"""What readers hold, each `sub`, each tenant and in all."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api.events.budget import Budget
+from agent_api.events.budget import Budget, Whose
 
-STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 9)), max_size=60)
+WHOSE = st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"))
+STEPS = st.lists(st.tuples(WHOSE, st.integers(1, 9)), max_size=100)
 
 
 @given(steps=STEPS)
-def test_bounds_are_exceeded_by_no_more_than_the_last_page_and_forgotten_with_it(steps: list[tuple[str, int]]) -> None:
-    budget, held = Budget(30, 12), list[tuple[str, int]]()
-    for tenant, size in steps:
-        if budget.has_room(tenant):
-            budget.hold(tenant, size)
-            held.append((tenant, size))
+def test_bounds_are_exceeded_by_no_more_than_the_last_page_and_forgotten_with_it(
+    steps: list[tuple[Whose, int]],
+) -> None:
+    budget, held = Budget(90), list[tuple[Whose, int]]()
+    for whose, size in steps:
+        if budget.has_room(whose):
+            budget.hold(whose, size)
+            held.append((whose, size))
         elif held:
             freed, freed_size = held.pop(0)
             budget.hold(freed, -freed_size)
-        assert sum(size for _, size in held) < 30 + 9
-        assert sum(size for who, size in held if who == tenant) < 12 + 9
-    for tenant, size in held:
-        budget.hold(tenant, -size)
-    assert vars(budget) == vars(Budget(30, 12))
+        assert sum(size for _, size in held) < 90 + 9
+        assert sum(size for who, size in held if who[0] == whose[0]) < 90 / 2 + 9
+        assert sum(size for who, size in held if who == whose) < 90 / 3 + 9
+    for whose, size in held:
+        budget.hold(whose, -size)
+    assert vars(budget) == vars(Budget(90))
 
 
-def test_tenant_that_holds_much_leaves_room_for_others() -> None:
-    budget = Budget(30, 12)
-    budget.hold("a", 12)
-    assert [budget.has_room(tenant) for tenant in "ab"] == [False, True]
+def test_all_that_two_tenants_can_hold_by_many_subs_leaves_room_for_a_third() -> None:
+    budget = Budget(90)
+    for whose in ((tenant, str(sub)) for sub in range(50) for tenant in "ab"):
+        take_all(budget, whose)
+    assert take_all(budget, ("c", "x")) >= 90 // 10
+
+
+def test_sub_that_holds_all_it_can_leaves_room_for_others_of_its_tenant() -> None:
+    budget = Budget(90)
+    assert take_all(budget, ("a", "x")) == 90 // 3
+    assert take_all(budget, ("a", "y")) == 90 // 9
+
+
+def take_all(budget: Budget, whose: Whose) -> int:
+    """Hold as much as there is room for, in small pieces; return how much that is."""
+    held = 0
+    while budget.has_room(whose):
+        budget.hold(whose, 1)
+        held += 1
+    return held
