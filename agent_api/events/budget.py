@@ -1,9 +1,9 @@
 """How much readers hold in memory all together, each for itself and for as long as it stalls.
 
 That is a page of the past, and of the recent messages, which all share, what these have let go of since it was taken.
-There is room for a tenant while it holds less than is left free, and for a `sub` of it while that holds less than is left
-of this to its tenant. So a few leave room for the next, and nothing need be set aside: one tenant alone may hold half of
-all, two a third each; one `sub` alone a third. Sans-I/O.
+There is room for a tenant while it holds less than is left free, and for a `sub` of it while that holds less than is
+left of this to its tenant. So a few leave room for the next, and nothing need be set aside: one tenant alone may hold
+half of all, two a third each; one `sub` alone a third. Sans-I/O.
 """
 
 from collections import Counter
