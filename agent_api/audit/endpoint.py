@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent_api.audit.feed import Feed, Follower, Item, Record
 from agent_api.audit.queries import AuditQuery, next_link, read_query
-from agent_api.events.positions import Position, epoch_of
+from agent_api.events.positions import Position, epoch_of, parse_position
 from agent_api.http import sse
 from agent_api.http.asgi import read_head
 from agent_api.http.problems import Answer
@@ -20,6 +20,7 @@ from protocol.runtime.audit_history import AuditHistory
 from protocol.runtime.auth import Verifier, bearer
 
 MAX_QUERY_FIELDS = 32
+NOWHERE = Position("0", 0)  # in a stream that there never was
 
 
 class AuditEndpoint:
@@ -120,8 +121,12 @@ def _fields(query: bytes) -> list[tuple[str, str]]:
 
 
 def _resumed(query: AuditQuery, scope: Scope) -> AuditQuery:
-    """Return the query with the place where a reader that comes back was: `Last-Event-ID` goes before `after`."""
+    """Return the query with the place where a reader that comes back was: `Last-Event-ID` goes before `after`.
+
+    One that is none of ours is a place in no stream there is, of which the reader is told as a gap: libraries send what
+    they have, and could do nothing about a refusal.
+    """
     last = dict(scope["headers"]).get(b"last-event-id")
     if not last:
         return query
-    return query._replace(after=read_query([("after", last.decode("latin-1"))]).after)
+    return query._replace(after=parse_position(last.decode("latin-1")) or NOWHERE)

@@ -159,10 +159,11 @@ async def test_a_stream_tells_what_comes_and_is_resumed_without_a_hole(bridge: B
         assert (await stream.next())[1]["requestId"] == "r4"
 
 
-async def test_a_stream_is_told_of_a_gap_where_the_history_is_another(bridge: Bridge, app: App) -> None:
+@pytest.mark.parametrize("last", ["20200101000000-5", "none of ours"])
+async def test_a_stream_is_told_of_a_gap_where_the_id_is_of_another(bridge: Bridge, app: App, last: str) -> None:
     await call(bridge, app, "r1")
     await recorded(bridge.nats_url, 1)
-    async with following(bridge, last="20200101000000-5") as stream:
+    async with following(bridge, last=last) as stream:
         name, gap = await stream.next()
         assert (name, gap["from"]) == ("gap", stream.ident)
         assert (await stream.next())[1]["requestId"] == "r1"
