@@ -268,7 +268,7 @@ async def test_past_that_is_written_and_not_read_leaves_others_theirs(past: tupl
     async with narrow_socket(api.url) as socket:
         await socket.send(json.dumps({"type": "subscribe", "id": "s", "events": ["*"], "since": since}))
         await until(lambda: any(each._socket.paused for each in api._sockets._live))
-        await until(lambda: not api._hub._history.budget._held)
+        await until(lambda: not api._hub._history.budget._of_tenant)
         told = [json.loads(await socket.recv()) for _ in range(61)]
     assert [frame["data"]["data"][0] for frame in told[1:]] == list(range(60))
 
@@ -285,7 +285,7 @@ async def test_past_that_finds_no_room_for_long_is_given_up_and_may_be_resumed(
             await subscribed(agent, events=["*"], since=since)
             ended = await agent.received(type="error", id="s")
         assert (ended["code"], ended["retryable"]) == ("overloaded", True)
-        await until(lambda: not api._hub._history.budget._held)
+        await until(lambda: not api._hub._history.budget._of_tenant)
         monkeypatch.undo()
         await subscribed(agent, "again", events=["*"], since=since)
         await until(lambda: len(agent.all_received(type="event", id="again")) == 60)
