@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent_api.events import sse
 from agent_api.events.hub import Hub
+from agent_api.events.positions import Position
 from agent_api.events.queries import read_query
 from agent_api.events.reader import Reader
 from agent_api.http.readers import ReaderStream, serve, valid_seconds, while_valid
@@ -49,21 +50,23 @@ async def _tell(reader: Reader, principal: Principal, stream: ReaderStream) -> N
     await stream.begin()
     try:
         async with while_valid(principal), reader.while_held():
-            await stream.tell([sse.opening(random.randint(*RETRY_MS), reader.position)])  # noqa: S311  jitter
-            await _pass_on(reader, principal, stream)
+            known = reader.position
+            await stream.tell([sse.opening(random.randint(*RETRY_MS), known)])  # noqa: S311  jitter
+            await _pass_on(reader, principal, stream, known)
     except Exception as exc:
         await stream.end(exc)
 
 
-async def _pass_on(reader: Reader, principal: Principal, stream: ReaderStream) -> None:
-    known = reader.position  # what the other side resumes from
+async def _pass_on(reader: Reader, principal: Principal, stream: ReaderStream, known: Position) -> None:
+    """Write what the reader gets, where the other side knows that it may resume from `known`."""
     while True:
         try:
             async with asyncio.timeout(HEARTBEAT_SECONDS):
                 items = await reader.next()
         except TimeoutError:
-            await stream.tell([sse.advance(reader.position) if reader.position != known else HEARTBEAT])
-            known = reader.position
+            position = reader.position  # which may move on while this is written
+            await stream.tell([sse.advance(position) if position != known else HEARTBEAT])
+            known = position
             continue
         valid_seconds(principal)  # by the clock on the wall, which a machine that slept has behind it
         await stream.tell(map(sse.write, items))
