@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PATH = os.environ["PATH"]  # noqa: TID251  children need it
 SECONDS = 120
 CANNOT_RUN = 2
-SMALL_COMMANDS = ("--levels=1,3", "--rounds=1", "--seconds=0.2", "--warm-up=0.2", "--clients=3", "--agents=2")
+SMALL_COMMANDS = ("--levels=1,3", "--rounds=1", "--seconds=0.5", "--warm-up=0.2", "--clients=3", "--agents=2")
 SMALL_EVENTS = ("--publishers=1,3", "--rounds=1", "--seconds=0.2")
 SMALL_CONNECTIONS = ("--clients=50", "--rounds=1")
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 from support.app import App
 from support.cluster import Cluster, Node, bridge_on, running_cluster
@@ -119,6 +120,7 @@ async def test_readers_of_events_miss_nothing_when_the_leader_of_the_stream_is_l
             victim = await cluster.leader(EVENTS_STREAM)
             victim.kill()
             await tell(app, range(20, 40))
+            await until(partial(lets_readers_in, other), 10)
             async with reading(other, leaves.last_id, clients="false") as returns:
                 assert data_of(await returns.take(20, 10)) == list(range(20, 40))
                 await victim.start()
@@ -126,6 +128,13 @@ async def test_readers_of_events_miss_nothing_when_the_leader_of_the_stream_is_l
                 await tell(app, range(40, 60))
                 assert data_of(await returns.take(20, 10)) == list(range(40, 60))
             assert data_of(await stays.take(60, 10)) == list(range(60))
+
+
+async def lets_readers_in(http: httpx.AsyncClient) -> bool:
+    """Tell whether readers may come; while the stream has no leader, they are asked to try again."""
+    async with http.stream("GET", "/api/events", timeout=None) as response:
+        assert response.status_code in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE)
+        return response.status_code == httpx.codes.OK
 
 
 async def tell(app: App, numbers: range) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nats
 
+from support.processes import freeze
 from support.wait import POLL_SECONDS, until
 
 IMAGE = "nats:2.12-alpine"
@@ -73,7 +74,8 @@ class NatsServer:
 
     def freeze(self) -> None:
         """Stop it from running without closing a socket."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None, "it does not run"
+        freeze(self._process)
 
     def thaw(self) -> None:
         """Let a frozen server run on."""

@@ -1,6 +1,7 @@
 """Real processes of ours: started, spoken to by signals, and ended with the test."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,12 @@ from support.wait import until
 
 START_SECONDS = 20
 END_SECONDS = 20
+
+
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process from running; return when each of its threads, on whichever core, has."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
 
 
 class Process:
@@ -72,7 +79,8 @@ class Process:
 
     def freeze(self) -> None:
         """Stop it from running without closing a socket."""
-        self.signal(signal.SIGSTOP)
+        assert self._popen is not None
+        freeze(self._popen)
 
     def thaw(self) -> None:
         """Let it run on."""
