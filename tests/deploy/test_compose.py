@@ -236,8 +236,7 @@ async def test_restarted_nats_has_kept_its_streams(
     await traffic.goes_on()
     assert await asyncio.to_thread(streams, deployment) == before
     await listed(http, lambda: traffic.fleet.clients)
-    # Some callers were seen cut off while the network was rearranged for the new container; why is not known yet.
-    await traffic.end(CLIENT_LOST, UNAVAILABLE, CUT_OFF, "timeout")
+    await traffic.end(CLIENT_LOST, UNAVAILABLE, "timeout")
 
 
 async def test_restarted_agent_apis_refuse_nothing(deployment: Deployment, traffic: Traffic) -> None:
@@ -286,6 +285,7 @@ def test_nothing_was_logged_that_nobody_expected(deployment: Deployment) -> None
     log = deployment.log
     assert "Traceback" not in log
     assert TOKEN_START not in log
+    assert "/<NOSRV> 503" not in log  # to reused connections HAProxy does not say this, it closes them
 
 
 def streams(deployment: Deployment) -> dict[str, str]:
