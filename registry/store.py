@@ -2,36 +2,31 @@
 
 Several registries share the queue group, so consecutive reports of a gateway may be applied by different ones, or one
 report by two of them: every write names the revision it replaces, and the number of the last applied report lies in
-the bucket too, written after the report's records. A record only ever gives way to a higher session revision, whoever
-reports it, so a stale gateway never overwrites a client's new owner.
+the bucket too, written after the report's records.
 """
 
 import asyncio
 import contextlib
-import logging
 from functools import partial
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from protocol import codec, subjects
-from protocol.errors import BridgeError, Conflict, InvalidRequest, Unavailable
+from protocol.errors import Conflict, InvalidRequest, Unavailable
 from protocol.ids import is_token
 from protocol.records import ClientRecord
 from protocol.reports import EndReason, Removal, Report, ReportAck
-from protocol.runtime.bucket import NOTHING, Bucket, Value
+from protocol.runtime.bucket import Bucket, Value
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.mirror import Mirror
 from registry.announcements import Announcer
 from registry.crowd import for_each
+from registry.entries import Entries
 from registry.holdings import Applied, Holdings, read_applied
 
-ATTEMPTS = 5
 ANNOUNCED_SECONDS = 2.0  # as long as a gateway waits for an answer
 SYNC_ANNOUNCED_SECONDS = 30.0  # all that a gateway holds may be new
-
-log = logging.getLogger(__name__)
-_records = msgspec.json.Decoder(ClientRecord)
 
 
 class Behind(Conflict):
@@ -45,17 +40,6 @@ class Before(msgspec.Struct, frozen=True):
     held: dict[str, int]
 
 
-class _Stored(msgspec.Struct, frozen=True):
-    """What the bucket holds of a client: its record, None where there is none, and the revision to write over."""
-
-    revision: int
-    record: ClientRecord | None
-
-    @property
-    def app_name(self) -> str | None:
-        return self.record.app_name if self.record else None
-
-
 class Store:
     """Applies reports, syncs and withdrawals. All raise `Unavailable` where JetStream does not answer."""
 
@@ -64,6 +48,7 @@ class Store:
         self._mirror = mirror
         self._holdings = holdings
         self._announcer = announcer
+        self._entries = Entries(bucket, mirror, announcer)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def apply(self, report: Report) -> ReportAck:
@@ -77,8 +62,8 @@ class Store:
         async with self._lock(report.gateway_id):
             own = await self._own_entry(report.gateway_id, report.number - 1)
             if _follows(report.number, read_applied(own.data)):
-                await for_each(report.records, partial(self._tell, report.former))
-                await for_each(report.removals, partial(self._end, report.gateway_id))
+                await for_each(report.records, partial(self._entries.tell, report.former))
+                await for_each(report.removals, partial(self._entries.end, report.gateway_id))
                 await self._announced(ANNOUNCED_SECONDS)
                 await self._reach(report.gateway_id, report.number, own.revision)
         return ReportAck(report.number)
@@ -96,10 +81,10 @@ class Store:
         """
         _check(gateway_id, records, [])
         async with self._lock(gateway_id):
-            await for_each(records, partial(self._upsert, announced=before.own.revision))
+            await for_each(records, partial(self._entries.upsert, announced=before.own.revision))
             live = {subjects.client_key(each.tenant, each.client_id) for each in records}
             gone = {key: revision for key, revision in before.held.items() if key not in live}
-            await for_each(gone.items(), partial(self._let_go, EndReason.UNREPORTED))
+            await for_each(gone.items(), partial(self._entries.let_go, EndReason.UNREPORTED))
             if read_applied(before.own.data) != number:
                 await self._announced(SYNC_ANNOUNCED_SECONDS)
                 with contextlib.suppress(WrongRevision):
@@ -109,81 +94,12 @@ class Store:
         """Remove all records of a lost gateway, announce it, and return how many there were."""
         async with self._lock(gateway_id):
             held = self._revisions(gateway_id)
-            await for_each(held.items(), partial(self._let_go, EndReason.GATEWAY_LOST))
+            await for_each(held.items(), partial(self._entries.let_go, EndReason.GATEWAY_LOST))
             own = self._mirror.entry(subjects.gateway_key(gateway_id))
             if own is not None:
                 with contextlib.suppress(WrongRevision):
                     await self._bucket.remove(subjects.gateway_key(gateway_id), own.revision)
             return len(held)
-
-    async def _tell(self, former: dict[str, str], record: ClientRecord) -> None:
-        """Write a reported record. One that is there already may not have been announced: say it again."""
-        await self._upsert(record, former=former.get(subjects.client_key(record.tenant, record.client_id)))
-
-    async def _upsert(self, record: ClientRecord, *, announced: int = NOTHING, former: str | None = None) -> None:
-        """Write a record where it is newer. Say again what is there already, if later than the revision `announced`.
-
-        `former` is what the application called itself in the report before, None where this is the first.
-        """
-        key = subjects.client_key(record.tenant, record.client_id)
-        stored = self._seen(key)
-        for _ in range(ATTEMPTS):
-            if stored.record is not None and record.revision <= stored.record.revision:
-                if stored.record.gateway_id == record.gateway_id and stored.revision > announced:
-                    await self._announce(former, stored.record, stored.revision)
-                return None
-            try:
-                revision = await self._bucket.put(key, codec.encode(record), stored.revision)
-            except WrongRevision:
-                stored = await self._read(key)
-            else:
-                return await self._announce(stored.app_name, record, revision)
-        raise _contended()
-
-    async def _announce(self, former: str | None, after: ClientRecord, revision: int) -> None:
-        if former is None:
-            await self._announcer.announce("connected", after, revision)
-        else:
-            await self._announcer.announce_update(former, after, revision)
-
-    async def _end(self, gateway_id: str, removal: Removal) -> None:
-        """Remove the record of a session that has ended, unless the client has another owner by now.
-
-        One that is gone already may not have been announced: say it again, by the revision of the marker.
-        """
-        key = subjects.client_key(removal.tenant, removal.client_id)
-        stored = self._seen(key)
-        for _ in range(ATTEMPTS):
-            if stored.record is None:
-                stored = await self._read(key)  # the mirror may not have heard of it yet
-            if stored.record is None:
-                return await self._announce_end(removal, stored.revision)
-            if stored.record.gateway_id != gateway_id:
-                return None
-            if await self._remove(key, stored.record, stored.revision, removal.reason):
-                return None
-            stored = await self._read(key)
-        raise _contended()
-
-    async def _let_go(self, reason: str, held: tuple[str, int]) -> None:
-        """Remove a record that is still as it was; whoever changed it since knows better."""
-        key, revision = held
-        stored = self._seen(key)
-        if stored.record is not None and stored.revision == revision:
-            await self._remove(key, stored.record, revision, reason)
-
-    async def _remove(self, key: str, record: ClientRecord, revision: int, reason: str) -> bool:
-        """Remove a record and announce it; return whether it still was at this revision."""
-        try:
-            marker = await self._bucket.remove(key, revision)
-        except WrongRevision:
-            return False
-        await self._announcer.announce("disconnected", record, marker, reason)
-        return True
-
-    async def _announce_end(self, removal: Removal, revision: int) -> None:
-        if removal.revision:  # older gateways do not tell whose session it was
-            await self._announcer.announce("disconnected", removal, revision, removal.reason)
 
     async def _announced(self, seconds: float) -> None:
         """Wait until everything that was changed so far is announced."""
@@ -216,21 +132,6 @@ class Store:
         entries = ((key, self._mirror.entry(key)) for key in self._holdings.of(gateway_id).keys)
         return {key: entry.revision for key, entry in entries if entry is not None}
 
-    def _seen(self, key: str) -> _Stored:
-        """Return what the mirror has; a write over it fails where the bucket has moved on."""
-        entry = self._mirror.entry(key)
-        if entry is None or entry.client is None:
-            return _Stored(NOTHING, None)
-        return _Stored(entry.revision, entry.client.record)
-
-    async def _read(self, key: str) -> _Stored:
-        value = await self._bucket.read(key)
-        try:
-            return _Stored(value.revision, codec.decode(_records, value.data) if value.data else None)
-        except BridgeError:
-            log.warning("the record %s cannot be read; it gives way to the next", key)
-            return _Stored(value.revision, None)
-
     def _lock(self, gateway_id: str) -> asyncio.Lock:
         return self._locks.setdefault(gateway_id, asyncio.Lock())
 
@@ -251,7 +152,3 @@ def _check(gateway_id: str, records: list[ClientRecord], removals: list[Removal]
         raise InvalidRequest("`gatewayId`, `tenant` and `clientId` must be ids")
     if any(record.gateway_id != gateway_id for record in records):
         raise InvalidRequest("`records`: each must be the reporting gateway's own")
-
-
-def _contended() -> Unavailable:
-    return Unavailable("too many writers at once; try again in a moment")
