@@ -5,13 +5,14 @@ it, so a stale gateway never overwrites a client's new owner.
 """
 
 import logging
+from collections.abc import Mapping
 
 import msgspec
 
 from protocol import codec, subjects
 from protocol.errors import BridgeError, Unavailable
 from protocol.records import ClientRecord
-from protocol.reports import Removal
+from protocol.reports import EndReason, Removal
 from protocol.runtime.bucket import NOTHING, Bucket
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.mirror import Mirror
@@ -91,12 +92,26 @@ class Entries:
             stored = await self._read(key)
         raise _contended()
 
-    async def let_go(self, reason: str, held: tuple[str, int]) -> None:
-        """Remove a record that is still as it was; whoever changed it since knows better."""
-        key, revision = held
+    def removal(self, reason: EndReason, key: str, revision: int) -> Removal | None:
+        """Return what removing a record would be; None where it is not any more as it was at this revision."""
         stored = self._seen(key)
-        if stored.record is not None and stored.revision == revision:
-            await self._remove(key, stored.record, revision, reason)
+        gone = stored.record
+        if gone is None or stored.revision != revision:
+            return None
+        return Removal(gone.tenant, gone.client_id, reason, gone.user, gone.app_name, gone.revision)
+
+    async def let_go(self, revisions: Mapping[str, int], removal: Removal) -> None:
+        """Remove a record that is still as it was at its revision; whoever changed it since knows better."""
+        key = subjects.client_key(removal.tenant, removal.client_id)
+        stored = self._seen(key)
+        if stored.record is not None and stored.revision == revisions[key]:
+            await self._remove(key, stored.record, stored.revision, removal.reason)
+
+    async def tell_end(self, removal: Removal) -> None:
+        """Announce that a session has ended, where its record is gone, by the revision of the marker."""
+        stored = await self._read(subjects.client_key(removal.tenant, removal.client_id))
+        if stored.record is None:
+            await self._announce_end(removal, stored.revision)
 
     async def _remove(self, key: str, record: ClientRecord, revision: int, reason: str) -> bool:
         """Remove a record and announce it; return whether it still was at this revision."""

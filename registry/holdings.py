@@ -6,31 +6,12 @@ moment when a number arrives is the digest of that report, whichever registry ap
 
 from collections import OrderedDict
 
-import msgspec
-
-from protocol import codec, subjects
-from protocol.errors import BridgeError
+from protocol import subjects
 from protocol.reports import Digest
 from protocol.runtime.replica import Entry
+from registry.applied import read_applied
 
 HISTORY = 64
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """The value of a gateway's own key: the number of the last report that was applied."""
-
-    number: int
-
-
-_applied = msgspec.json.Decoder(Applied)
-
-
-def read_applied(data: bytes | None) -> int:
-    """Return the number in the value of a gateway's own key; 0 where there is none."""
-    try:
-        return codec.decode(_applied, data).number if data else 0
-    except BridgeError:
-        return 0
 
 
 class Holding:
@@ -92,7 +73,7 @@ class Holdings:
         """Take a piece of the mirror's news."""
         gateway_id = subjects.parse_gateway_key(key)
         if gateway_id is not None:
-            self._holding(gateway_id).reach(read_applied(after.data) if after else 0)
+            self._holding(gateway_id).reach(read_applied(after.data).number if after else 0)
             self._forget_empty(gateway_id)
             return
         if before is not None and before.client is not None:

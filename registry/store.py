@@ -2,7 +2,8 @@
 
 Several registries share the queue group, so consecutive reports of a gateway may be applied by different ones, or one
 report by two of them: every write names the revision it replaces, and the number of the last applied report lies in
-the bucket too, written after the report's records.
+the bucket too, written after the report's records. Beside it are the sessions that a registry is about to end of its
+own accord: no report would be repeated if it died before they are announced.
 """
 
 import asyncio
@@ -21,9 +22,10 @@ from protocol.runtime.bucket import Bucket, Value
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.mirror import Mirror
 from registry.announcements import Announcer
+from registry.applied import Applied, departures, read_applied
 from registry.crowd import for_each
 from registry.entries import Entries
-from registry.holdings import Applied, Holdings, read_applied
+from registry.holdings import Holdings
 
 ANNOUNCED_SECONDS = 2.0  # as long as a gateway waits for an answer
 SYNC_ANNOUNCED_SECONDS = 30.0  # all that a gateway holds may be new
@@ -61,7 +63,9 @@ class Store:
         _check(report.gateway_id, report.records, report.removals)
         async with self._lock(report.gateway_id):
             own = await self._own_entry(report.gateway_id, report.number - 1)
-            if _follows(report.number, read_applied(own.data)):
+            applied = read_applied(own.data)
+            if _follows(report.number, applied.number):
+                await for_each(applied.leaving, self._entries.tell_end)
                 await for_each(report.records, partial(self._entries.tell, report.former))
                 await for_each(report.removals, partial(self._entries.end, report.gateway_id))
                 await self._announced(ANNOUNCED_SECONDS)
@@ -81,25 +85,48 @@ class Store:
         """
         _check(gateway_id, records, [])
         async with self._lock(gateway_id):
+            await for_each(read_applied(before.own.data).leaving, self._entries.tell_end)
             await for_each(records, partial(self._entries.upsert, announced=before.own.revision))
             live = {subjects.client_key(each.tenant, each.client_id) for each in records}
             gone = {key: revision for key, revision in before.held.items() if key not in live}
-            await for_each(gone.items(), partial(self._entries.let_go, EndReason.UNREPORTED))
-            if read_applied(before.own.data) != number:
-                await self._announced(SYNC_ANNOUNCED_SECONDS)
-                with contextlib.suppress(WrongRevision):
-                    await self._write_number(gateway_id, number, before.own.revision)
+            own = await self._bucket.read(subjects.gateway_key(gateway_id))
+            reached = number if own.revision == before.own.revision else read_applied(own.data).number
+            with contextlib.suppress(WrongRevision):
+                own = await self._let_go(gateway_id, own, gone, EndReason.UNREPORTED)
+                if read_applied(own.data) != Applied(reached):
+                    await self._announced(SYNC_ANNOUNCED_SECONDS)
+                    await self._write(gateway_id, Applied(reached), own.revision)
 
     async def withdraw(self, gateway_id: str) -> int:
-        """Remove all records of a lost gateway, announce it, and return how many there were."""
+        """Remove all records of a lost gateway, announce it, and return how many there were.
+
+        Stops, and returns 0, where another registry is at it as well, or the gateway has come back: they go on.
+        """
         async with self._lock(gateway_id):
+            own = await self._bucket.read(subjects.gateway_key(gateway_id))
             held = self._revisions(gateway_id)
-            await for_each(held.items(), partial(self._entries.let_go, EndReason.GATEWAY_LOST))
-            own = self._mirror.entry(subjects.gateway_key(gateway_id))
-            if own is not None:
-                with contextlib.suppress(WrongRevision):
+            try:
+                own = await self._let_go(gateway_id, own, held, EndReason.GATEWAY_LOST)
+                if own.data is not None:
+                    await self._announced(SYNC_ANNOUNCED_SECONDS)
                     await self._bucket.remove(subjects.gateway_key(gateway_id), own.revision)
+            except WrongRevision:
+                return 0
             return len(held)
+
+    async def _let_go(self, gateway_id: str, own: Value, held: dict[str, int], reason: EndReason) -> Value:
+        """Remove records that are still as they were; return the gateway's own entry as it is then.
+
+        It names those that are about to go until they are announced, for this registry may not live to do that.
+        """
+        applied = read_applied(own.data)
+        await for_each(applied.leaving, self._entries.tell_end)
+        removals = (self._entries.removal(reason, key, revision) for key, revision in held.items())
+        for batch in departures(removal for removal in removals if removal is not None):
+            await self._announced(SYNC_ANNOUNCED_SECONDS)
+            own = await self._write(gateway_id, Applied(applied.number, batch), own.revision)
+            await for_each(batch, partial(self._entries.let_go, held))
+        return own
 
     async def _announced(self, seconds: float) -> None:
         """Wait until everything that was changed so far is announced."""
@@ -112,21 +139,22 @@ class Store:
     async def _own_entry(self, gateway_id: str, expected_number: int) -> Value:
         """Return a gateway's own entry; the mirror's where it is the expected one, which spares a request."""
         entry = self._mirror.entry(subjects.gateway_key(gateway_id))
-        if entry is not None and read_applied(entry.data) == expected_number:
+        if entry is not None and read_applied(entry.data).number == expected_number:
             return Value(entry.revision, entry.data)
         return await self._bucket.read(subjects.gateway_key(gateway_id))
 
     async def _reach(self, gateway_id: str, number: int, revision: int) -> None:
         """Note that a report has been applied; another registry may have applied the same one meanwhile."""
         try:
-            await self._write_number(gateway_id, number, revision)
+            await self._write(gateway_id, Applied(number), revision)
         except WrongRevision as exc:
             own = await self._bucket.read(subjects.gateway_key(gateway_id))
-            if read_applied(own.data) < number:
+            if read_applied(own.data).number < number:
                 raise Conflict("another registry has changed what was applied; send the report again") from exc
 
-    async def _write_number(self, gateway_id: str, number: int, revision: int) -> None:
-        await self._bucket.put(subjects.gateway_key(gateway_id), codec.encode(Applied(number)), revision)
+    async def _write(self, gateway_id: str, applied: Applied, revision: int) -> Value:
+        data = codec.encode(applied)
+        return Value(await self._bucket.put(subjects.gateway_key(gateway_id), data, revision), data)
 
     def _revisions(self, gateway_id: str) -> dict[str, int]:
         entries = ((key, self._mirror.entry(key)) for key in self._holdings.of(gateway_id).keys)

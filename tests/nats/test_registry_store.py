@@ -19,7 +19,7 @@ from protocol.reports import Removal, Report, ReportAck
 from protocol.runtime.jetstream import WrongRevision
 from protocol.runtime.nats import Connection
 from registry import store
-from registry.holdings import Applied
+from registry.applied import Applied, read_applied
 from registry.store import Behind
 from registry.streams import Streams
 
@@ -126,13 +126,46 @@ async def test_sync_announces_again_what_was_written_since_the_last_number(
         await dying.store.apply(report(1, record("known")))
         before = await heir.store.before_sync("gw-1")
         monkeypatch.setattr(dying.announcer, "announce", nothing)
-        monkeypatch.setattr(dying.store, "_write_number", die)
+        monkeypatch.setattr(dying.store, "_write", die)
         with pytest.raises(asyncio.CancelledError):
             await dying.store.sync("gw-1", 5, [record("known"), record("lost")], before)
         await heir.store.sync("gw-1", 5, [record("known"), record("lost")], before)
         assert await heir.number() == 5
         await until(lambda: "lost" in announced.of("connected"))
         assert announced.changes() == [("connected", "known"), ("connected", "lost")]
+
+
+@pytest.mark.parametrize("heirs_way", ["withdraw", "sync", "sync that had begun", "report"])
+async def test_sessions_that_a_dead_registry_withdrew_are_announced_by_its_heir(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, heirs_way: str
+) -> None:
+    """It died after the records were removed, before anybody was told."""
+    async with halves(private_nats.url, 2) as ((dying, heir), announced):
+        for half in (dying, heir):
+            await half.follow()
+        await dying.store.apply(report(1, record("a", app={"name": "todo"}, revision=7), record("b")))
+        await until(lambda: all(len(half.mirror.clients("default")) == 2 for half in (dying, heir)))
+        before = await heir.store.before_sync("gw-1")
+        monkeypatch.setattr(store, "SYNC_ANNOUNCED_SECONDS", 0.1)
+        dying.running[0].cancel()  # it announces nothing any more
+        with pytest.raises(Unavailable):
+            await dying.store.withdraw("gw-1")
+        await until(lambda: not heir.mirror.clients("default"))
+        monkeypatch.undo()
+        assert announced.reasons() == {}
+        if heirs_way == "withdraw":
+            await heir.store.withdraw("gw-1")
+        elif heirs_way == "sync":
+            await heir.store.sync("gw-1", 1, [], await heir.store.before_sync("gw-1"))
+        elif heirs_way == "sync that had begun":
+            await heir.store.sync("gw-1", 1, [], before)
+        else:
+            await heir.store.apply(report(2))
+        await heir.announcer.drain()
+        gone = {each["clientId"]: each for each in announced.messages if each["change"] == "disconnected"}
+        assert {key: each["reason"] for key, each in gone.items()} == {"a": "gateway_lost", "b": "gateway_lost"}
+        assert (gone["a"]["user"], gone["a"]["app"], gone["a"]["revision"]) == ("user-1", "todo", 7)
+        assert read_applied((await heir.bucket.read(subjects.gateway_key("gw-1"))).data).leaving == []
 
 
 async def test_removal_whose_acknowledgement_was_lost_is_announced_by_the_repeated_report(

@@ -31,6 +31,7 @@ Told = tuple[str, str, str | None]
         ("update", {("updated", "old", None)}),
         ("rename", {("updated", "old", "renamed"), ("updated", "new", None)}),
         ("close", {("disconnected", "old", "closed")}),
+        ("lose the gateway", {("disconnected", "old", "gateway_lost")}),
     ],
 )
 async def test_change_is_told_though_the_registry_dies_between_writing_and_announcing_it(
@@ -74,6 +75,8 @@ async def make(change: str, bridge: Bridge, stack: contextlib.AsyncExitStack, ap
             await asyncio.gather(*(app.register(["f"], app={"name": "new"}) for app in apps))
         case "close":
             await asyncio.gather(*(app.socket.close() for app in apps))
+        case "lose the gateway":
+            await bridge.gateways[0].kill()
     return []
 
 

@@ -12,7 +12,8 @@ from protocol.runtime.bucket import Bucket
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.nats import Connection, connect
 from registry.announcements import Announcer
-from registry.holdings import Holdings, read_applied
+from registry.applied import read_applied
+from registry.holdings import Holdings
 from registry.settings import RegistrySettings
 from registry.store import Store
 from registry.streams import Streams
@@ -48,7 +49,7 @@ class Half:
 
     async def number(self) -> int:
         """Return the number of the last report of gw-1 that was applied."""
-        return read_applied((await self.bucket.read(subjects.gateway_key("gw-1"))).data)
+        return read_applied((await self.bucket.read(subjects.gateway_key("gw-1"))).data).number
 
 
 @contextlib.asynccontextmanager

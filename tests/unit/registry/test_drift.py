@@ -11,8 +11,9 @@ from protocol.discovery import Client
 from protocol.records import EMPTY_CAPABILITIES
 from protocol.reports import Digest, GatewayPong
 from protocol.runtime.replica import Entry
+from registry.applied import Applied
 from registry.drift import Drift
-from registry.holdings import Applied, Holding, Holdings
+from registry.holdings import Holding, Holdings
 
 GATEWAY = "gw-1"
 
