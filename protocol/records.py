@@ -22,7 +22,7 @@ MAX_LIMIT_SECONDS = 86_400
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Permissions = Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=128)]], msgspec.Meta(max_length=64)]
 _Schema = dict[str, Any] | bool
-_PerSecond = Annotated[float, msgspec.Meta(gt=0, le=MAX_PER_SECOND)]
+_PerSecond = Annotated[float, msgspec.Meta(ge=0.00001, le=MAX_PER_SECOND)]
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 class _Limit(msgspec.Struct, frozen=True, rename="camel"):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PER_SECOND)]
-    per_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_LIMIT_SECONDS)] = 1.0
+    per_seconds: Annotated[float, msgspec.Meta(ge=0.001, le=MAX_LIMIT_SECONDS)] = 1.0
 
 
 class _Function(msgspec.Struct, frozen=True, tag="function", rename="camel"):
