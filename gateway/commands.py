@@ -20,6 +20,7 @@ from protocol import codec
 from protocol.access import Principal, require, require_agent
 from protocol.errors import (
     BridgeError,
+    ClientNotFound,
     DeadlineExceeded,
     Internal,
     InvalidRequest,
@@ -126,7 +127,7 @@ class Commands:
             raise InvalidRequest("a command needs a reply subject")
         require(principal, session.core.view)  # before anything that could tell a hidden client from none
         self._refuse_stale(command)
-        with logs.about(session.core.client_id, request_id):
+        with logs.about(session.core.client_id, command.caller_request_id or request_id):
             progress_to = wanted_subject(msg.headers, msg.reply)
             if command.idempotency_key is not None:
                 self._idempotency.take(Request(session, principal, command, request_id, msg.reply, progress_to))
@@ -144,14 +145,15 @@ class Commands:
         self._reply(msg, codec.encode(CancelResponse(cancelled=bool(effects))))
 
     def _probe(self, session: LiveSession, msg: Msg, probe: ProbeRequest, principal: Principal) -> None:
-        require(principal, session.core.view)
         core, now = session.core, self._loop.time()
+        if principal.tenant != core.view.tenant:
+            raise ClientNotFound
         token = token_of(msg)
         answer, size = ProbeResponse([], [], []), 0
         for request_id in probe.request_ids:
             outcome = self._sessions.outcomes.get((core.client_id, principal.sub, request_id), now)
             if (
-                core.is_in_flight(principal, request_id)
+                core.is_asked_after(principal, request_id, now)
                 or (core.client_id, token, request_id) in self._verifying
                 or self._idempotency.is_waiting(core.client_id, principal.sub, request_id)
             ):
@@ -163,6 +165,8 @@ class Commands:
                 size += len(outcome)
             else:
                 answer.in_flight.append(request_id)  # its outcome goes with the next probe
+        if not answer.in_flight and not answer.outcomes:  # else it is the caller's, whatever the client is called now
+            require(principal, core.view)
         self._reply(msg, codec.encode(answer))
 
     # --- tokens that need a look at the key set ---
@@ -202,7 +206,7 @@ class Commands:
         if command.sent_at is not None:
             late_ms = time.time() * 1000 - command.sent_at - timeout_ms
             if late_ms > PAST_DEADLINE_SECONDS * 1000:
-                raise DeadlineExceeded("the command arrived after its deadline and was not executed")
+                raise DeadlineExceeded("by its `sentAt` and this clock it came after its deadline; it was not executed")
         if self._thaw.backlog:
             raise Unavailable("the gateway was frozen while this was sent; it was not executed, try again")
 

@@ -48,8 +48,10 @@ from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.records import MAX_METADATA_BYTES, ClientRecord
 from protocol.reports import EndReason
 
+ABANDONED = "the caller is gone: it promised to ask after the command, and no longer does"
 UNANSWERED_SECONDS = 2.0
 UNANSWERED_PONG_SECONDS = 5.0
+ABANDONED_SECONDS = 10.0
 
 
 class State(enum.Enum):
@@ -112,7 +114,10 @@ Effect = Send | Answer | Arm | Changed | Ping | Close | Tell | Remind
 
 
 class InFlight(msgspec.Struct):
-    """A command that the client has and has not answered."""
+    """A command that the client has and has not answered.
+
+    `heard` is when its caller last asked after it; None where the caller does not promise to.
+    """
 
     wire_id: str
     request_id: str
@@ -122,11 +127,17 @@ class InFlight(msgspec.Struct):
     asked: Asked
     progress: Progress | None = None
     claim: str = ""
+    heard: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:
         """By whom and under which id the command is known outside: for one that several wait for, its claim."""
         return (self.sub, self.claim or self.request_id)
+
+    @property
+    def own_key(self) -> tuple[str, str | None]:
+        """By whom and under which id of the caller's own the command came, if under any other than it has here."""
+        return (self.sub, self.asked.request_id)
 
 
 class Session:
@@ -211,17 +222,23 @@ class Session:
             self._pace.keep(caller, self.client_id, offer, now)
         self.contract.check(offer, command.action, command.parameters)
         key = (caller.sub, claim or request_id)
-        self._require_room(key)
+        if key in self._by_caller or (not claim and self._has_own_id(caller.sub, command.caller_request_id)):
+            raise Conflict("a command with this requestId is already in flight; use another id")
+        self._require_room()  # last: a full client must not say "certainly not executed" of a command it runs
         effects = self._dispatch(caller, command, request_id, reply, now, claim)
         if progress_to is not None:
-            self._by_caller[key].progress = Progress(progress_to, self.client_id, request_id)
+            own_id = command.caller_request_id or request_id
+            self._by_caller[key].progress = Progress(progress_to, self.client_id, own_id)
         return effects
 
     def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
-        """Withdraw a command; no effects where it is not in flight. Raises `ClientNotFound` like `call`."""
-        require(caller, self.view)
-        command = self._by_caller.get((caller.sub, request_id))
+        """Withdraw a command; no effects where it is not in flight. Raises `ClientNotFound` like `call`.
+
+        A command in flight is its caller's, whatever the client has come to call itself meanwhile.
+        """
+        command = self._own(caller, request_id)
         if command is None:
+            require(caller, self.view)
             return []
         return self._withdraw(command, Cancelled("the caller cancelled the command"), reason, now)
 
@@ -232,7 +249,26 @@ class Session:
 
     def is_in_flight(self, caller: Principal, request_id: str) -> bool:
         """Tell whether a command of this caller's still waits for the client."""
-        return (caller.sub, request_id) in self._by_caller
+        return self._own(caller, request_id) is not None
+
+    def is_asked_after(self, caller: Principal, request_id: str, now: float) -> bool:
+        """Tell the same to a caller who asks, and note that it does."""
+        command = self._own(caller, request_id)
+        if command is not None and command.heard is not None:
+            command.heard = now
+        return command is not None
+
+    def abandon(self, now: float, reachable_since: float) -> list[Effect]:
+        """Withdraw what nobody has asked after for ten seconds, of callers who promised to ask every second.
+
+        They have died, or their `cancel` was lost. Counts from `reachable_since`: before, no caller could be heard.
+        """
+        return [
+            effect
+            for command in list(self._in_flight.values())
+            if command.heard is not None and now - max(command.heard, reachable_since) > ABANDONED_SECONDS
+            for effect in self._withdraw(command, Cancelled(ABANDONED), "the caller is gone", now)
+        ]
 
     def deadline_passed(self, wire_id: str, now: float) -> list[Effect]:
         """Answer `timeout` for a command that is still in flight."""
@@ -371,9 +407,18 @@ class Session:
         """Return what of this client decides who may see it."""
         return ClientView(self.principal.tenant, self.client_id, self.principal.sub, self.app.name)
 
-    def _require_room(self, key: tuple[str, str]) -> None:
-        if key in self._by_caller:  # first: a full client must not say "certainly not executed" of a command it runs
-            raise Conflict("a command with this requestId is already in flight; use another id")
+    def _own(self, caller: Principal, request_id: str) -> InFlight | None:
+        """Return a command of this caller's; of another tenant's, who may have the same `sub`, there is none."""
+        return self._by_caller.get((caller.sub, request_id)) if caller.tenant == self.principal.tenant else None
+
+    def _has_own_id(self, sub: str, own_id: str | None) -> bool:
+        """Tell whether a command is in flight that its caller knows by this id, under whichever it has come."""
+        return own_id is not None and (
+            (sub, own_id) in self._by_caller
+            or any(each.own_key == (sub, own_id) for each in self._in_flight.values() if not each.claim)
+        )
+
+    def _require_room(self) -> None:
         if len(self._in_flight) >= self._limits.max_in_flight:
             raise Overloaded(f"the client has {len(self._in_flight)} commands in flight; try again in a moment")
 
@@ -384,7 +429,8 @@ class Session:
         wire_id = f"{self.client_id[:8]}-{self._next_wire_id:x}"
         timeout_ms = min(command.timeout_ms or self._limits.command_timeout_ms, self._limits.max_command_timeout_ms)
         asked = asked_by(caller, command, with_parameters=self._limits.audits_parameters)
-        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now, asked, claim=claim)
+        heard = now if command.probed else None
+        in_flight = InFlight(wire_id, request_id, caller.sub, reply, now, asked, claim=claim, heard=heard)
         self._in_flight[wire_id] = in_flight
         self._by_caller[in_flight.key] = in_flight
         frame = CommandFrame(

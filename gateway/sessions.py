@@ -275,12 +275,17 @@ class Sessions:
         }
 
     async def run_clock(self) -> None:
-        """Look after silent clients and old outcomes, for ever."""
+        """Look after silent clients, callers who have died and old outcomes, for ever."""
+        ticked, running_since = self.loop.time(), 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self.loop.time()
+            if now - ticked > 2 * TICK_SECONDS:  # this process was held up: what was said meanwhile comes now
+                running_since = now
+            ticked, reachable_since = now, max(running_since, now - self._connection.unbroken_seconds())
             for session in self:
                 session.perform(session.core.tick(now))
+                session.perform(session.core.abandon(now, reachable_since))
             self.outcomes.expire(now)
 
     async def wait_commands(self, timeout_seconds: float) -> None:

@@ -30,8 +30,9 @@ class CommandRequest(
 ):
     """A command for one client. `timeout_ms` is what remains; `sent_at` is the caller's clock in Unix milliseconds.
 
-    `caller_request_id` is how the caller knows a command under an idempotency key which was given a `request_id` of its
-    own on the way, so that it is not taken for a twin that came by another way under the same id.
+    `caller_request_id` is how the caller knows a command which was given a `request_id` of its own on the way, so that
+    it is not taken for another one that came under the same id. `probed` promises that the caller asks after the
+    command every second: one that nobody asks after for ten seconds is withdrawn.
     """
 
     target: _Short
@@ -42,6 +43,7 @@ class CommandRequest(
     idempotency_key: str | None = None
     sent_at: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)] | None = None
     caller_request_id: str | None = None
+    probed: bool = False
 
 
 class CancelRequest(

@@ -65,7 +65,7 @@ class Order(msgspec.Struct, frozen=True):
     """A command that may be sent: checked, with an id and with a timeout.
 
     Where `client_id` is None, `scatter` says who is meant, `any` the least busy client that offers the target, and
-    neither the only one.
+    neither the only one. The command has a `caller_request_id` where its id is the caller's own.
     """
 
     client_id: str | None
@@ -110,6 +110,7 @@ def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) ->
             action=command.action,
             parameters=command.parameters,
             request_id=command.request_id or new_request_id(),
+            caller_request_id=command.request_id,
             timeout_ms=_timeout_ms(body, default_timeout_ms, max_timeout_ms),
             idempotency_key=command.idempotency_key,
         ),

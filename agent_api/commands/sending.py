@@ -115,6 +115,13 @@ class Commands:
     def _call(
         self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest
     ) -> Coroutine[Any, Any, CommandResponse]:
+        if command.caller_request_id is not None:
+            return self._call_anew(token, heard, address, command)
+        return self._send(token, heard, address, command)
+
+    def _send(
+        self, token: str | None, heard: Heard | None, address: ClientAddress, command: CommandRequest
+    ) -> Coroutine[Any, Any, CommandResponse]:
         on_progress = None if heard is None else partial(heard, address.client_id)
         return self._caller.call(address, command, token, on_progress)
 
@@ -123,8 +130,9 @@ class Commands:
     ) -> CommandResponse:
         """Send a command under a request id of its own, and return the answer under the caller's.
 
-        Twins under one key may have the same id, through other agent APIs too; each is probed and cancelled by itself.
+        Who gives a command an id may give it to others, through other agent APIs too: to twins under one key, or one
+        after the other. Each is probed and cancelled by itself, and no outcome is taken for another's.
         """
         assert command.request_id is not None
         sent = replace(command, request_id=new_request_id(), caller_request_id=command.request_id)
-        return replace(await self._call(token, heard, address, sent), request_id=command.request_id)
+        return replace(await self._send(token, heard, address, sent), request_id=command.request_id)

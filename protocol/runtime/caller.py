@@ -2,9 +2,13 @@
 
 Used by the agent API and by agents that speak NATS directly. NATS alone cannot say that a gateway died after it took a
 command, so while a command waits, its client's subject is probed every second: the gateway answers "in flight", the
-outcome (whose reply may have been lost), or "unknown". Two *no responders* at least 200 ms apart, two silent probes in
-a row, or "unknown" end the wait with `client_lost`. None of these counts within 1.5 s of this process's own reconnect,
-when gateways may not have subscribed again. Taps count as interest for NATS, hence the silent probes.
+outcome (whose reply may have been lost), or "unknown". *No responders* for half a second (a gateway whose link to NATS
+broke is back sooner), two silent probes in a row, or "unknown" end the wait with `client_lost`. None of these counts
+within 1.5 s of this process's own reconnect, when gateways may not have subscribed again. Taps count as interest for
+NATS, hence the silent probes.
+
+The gateway relies on the probes, too: it withdraws what nobody asks after for ten seconds, for the caller has died, or
+its `cancel` was lost. Only a command under an idempotency key goes on, for whoever comes back with that.
 """
 
 import asyncio
@@ -23,6 +27,7 @@ from protocol.errors import (
     BridgeError,
     ClientLost,
     ClientNotFound,
+    Code,
     Conflict,
     DeadlineExceeded,
     Internal,
@@ -50,6 +55,7 @@ from protocol.subjects import ClientAddress
 PROBE_PERIOD_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 0.8
 SECOND_LOOK_SECONDS = 0.2
+GONE_SECONDS = 0.5  # longer than a gateway takes to reconnect to a NATS that is there
 SILENCES_TO_LOSE = 2
 EVIDENCE_AFTER_SECONDS = 1.5
 RECONNECT_PATIENCE_SECONDS = 1.0
@@ -91,7 +97,7 @@ class Doubt:
             case Evidence.NO_RESPONDERS if self._gone_since is None:
                 self._gone_since = now
             case Evidence.NO_RESPONDERS:
-                return now - self._gone_since >= SECOND_LOOK_SECONDS
+                return now - self._gone_since >= GONE_SECONDS
         return self._silences >= SILENCES_TO_LOSE
 
     def dispel(self) -> None:
@@ -216,8 +222,10 @@ class Caller:
         waiting = self._join(address, command, token, deadline)
         waiting.on_progress = on_progress
         alarm = self._alarms.at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
+        started = self._loop.time()
         try:
-            return decode_response((await self._converse(waiting)).data)
+            response = decode_response((await self._converse(waiting)).data)
+            return await self._hold(response, started) if _is_not_found(response) else response
         except asyncio.CancelledError:
             await self._abandon(waiting, "the caller went away")
             raise
@@ -258,12 +266,25 @@ class Caller:
         give_up = self._loop.time() + REPEAT_FOR_SECONDS
         await asyncio.sleep(FIRST_REPEAT_SECONDS)
         while _is_no_responders(reply := await self._send(waiting)):
-            if not await self._known(waiting.group.address, waiting.group.token):
+            if not await self._is_known(waiting):
                 raise ClientNotFound
             if self._loop.time() >= give_up:
                 raise Unavailable("the client is known but cannot be reached just now; try again in a moment")
             await asyncio.sleep(NEXT_REPEAT_SECONDS)
         return reply
+
+    async def _is_known(self, waiting: _Waiting) -> bool:
+        """Ask whether the client is there. Raises `DeadlineExceeded` where nobody says so in time."""
+        try:
+            async with asyncio.timeout_at(waiting.deadline + DEADLINE_GRACE_SECONDS):
+                return await self._known(waiting.group.address, waiting.group.token)
+        except TimeoutError as exc:
+            raise DeadlineExceeded("whether the client is there could not be found out; nothing was executed") from exc
+
+    async def _hold(self, response: CommandResponse, started: float) -> CommandResponse:
+        """Take as long over a client that the caller may not see as over one that is not there."""
+        await asyncio.sleep(FIRST_REPEAT_SECONDS)
+        return msgspec.structs.replace(response, duration_ms=round((self._loop.time() - started) * 1000))
 
     async def _send(self, waiting: _Waiting) -> Msg:
         """Send once, with the time that remains, and return the reply."""
@@ -272,7 +293,11 @@ class Caller:
             waiting.future = self._loop.create_future()
         remaining_ms = max(1, round((waiting.deadline - self._loop.time()) * 1000))
         body = msgspec.structs.replace(
-            waiting.command, request_id=waiting.request_id, timeout_ms=remaining_ms, sent_at=int(time.time() * 1000)
+            waiting.command,
+            request_id=waiting.request_id,
+            timeout_ms=remaining_ms,
+            sent_at=int(time.time() * 1000),
+            probed=waiting.command.idempotency_key is None,
         )
         if waiting.on_progress is None:
             return await self._exchange(waiting.group, codec.encode(body), waiting.future)
@@ -420,6 +445,10 @@ class Caller:
 
 def _is_no_responders(reply: Msg) -> bool:
     return not reply.data and reply.headers is not None and reply.headers.get("Status") == _NO_RESPONDERS
+
+
+def _is_not_found(response: CommandResponse) -> bool:
+    return response.error is not None and response.error.code == Code.CLIENT_NOT_FOUND.value
 
 
 def _batches(request_ids: list[str]) -> Iterable[list[str]]:

@@ -71,6 +71,7 @@ async def test_command_reaches_the_gateway_with_what_remains_of_its_time(stage: 
         "requestId": "r1",
         "timeoutMs": sent["timeoutMs"],
         "sentAt": sent["sentAt"],
+        "probed": True,
     }
     assert 4000 < sent["timeoutMs"] <= 5000
     assert gateway.calls[0].headers == {"Authorization": "Bearer t"}

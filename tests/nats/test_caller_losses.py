@@ -140,9 +140,9 @@ async def test_odd_answers_to_probes_end_nothing(stage: Stage) -> None:
     [
         ([(Evidence.SILENCE, 0), (Evidence.SILENCE, 1)], True),
         ([(Evidence.SILENCE, 0), (Evidence.ANSWER, 1), (Evidence.SILENCE, 2)], False),
-        ([(Evidence.NO_RESPONDERS, 0), (Evidence.NO_RESPONDERS, 0.1)], False),
-        ([(Evidence.NO_RESPONDERS, 0), (Evidence.NO_RESPONDERS, 0.2)], True),
-        ([(Evidence.NO_RESPONDERS, 0), (Evidence.NO_RESPONDERS, 0.1), (Evidence.NO_RESPONDERS, 0.25)], True),
+        ([(Evidence.NO_RESPONDERS, 0), (Evidence.NO_RESPONDERS, 0.4)], False),
+        ([(Evidence.NO_RESPONDERS, 0), (Evidence.NO_RESPONDERS, 0.5)], True),
+        ([(Evidence.NO_RESPONDERS, 0), (Evidence.NO_RESPONDERS, 0.2), (Evidence.NO_RESPONDERS, 0.55)], True),
         ([(Evidence.NO_RESPONDERS, 0), (Evidence.ANSWER, 1), (Evidence.NO_RESPONDERS, 2)], False),
         ([(Evidence.SILENCE, 0), (Evidence.NO_RESPONDERS, 1)], False),
     ],

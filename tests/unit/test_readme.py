@@ -41,7 +41,7 @@ SOCKETS = ROOT / "protocol/runtime/sockets.py"
 PROCESSES = (Settings, GatewaySettings, ApiSettings, RegistrySettings)
 FILE = r"[\w./-]+\.(py|md|js|conf|yaml|html)"
 NO_DEFAULT = {"none", "any"}
-SET_ON_THE_WAY = {"sent_at", "caller_request_id"}  # of a command, by whoever sends it on to NATS
+SET_ON_THE_WAY = {"sent_at", "caller_request_id", "probed"}  # of a command, by whoever sends it on to NATS
 # The library closes with the one; the other is what a browser reports where no close frame came.
 CODES_WITHOUT_A_LINE_OF_OURS = {CloseCode.TOO_LARGE, 1006}
 

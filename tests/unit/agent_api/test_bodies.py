@@ -36,6 +36,7 @@ def test_whole_body_is_read() -> None:
             action="add",
             parameters=msgspec.Raw(b'{"title": "milk"}'),
             request_id="r-1",
+            caller_request_id="r-1",
             timeout_ms=700,
             idempotency_key="k",
         ),
@@ -184,4 +185,4 @@ def test_documented_body_has_the_fields_that_are_read() -> None:
     body = {field.encode_name for field in msgspec.structs.fields(CommandBody)}
     command = {field.encode_name for field in msgspec.structs.fields(CommandRequest)}
     assert set(SCHEMAS["CommandBody"]["properties"]) == body
-    assert set(SCHEMAS["Command"]["properties"]) == command - {"sentAt", "callerRequestId"}
+    assert set(SCHEMAS["Command"]["properties"]) == command - {"sentAt", "callerRequestId", "probed"}

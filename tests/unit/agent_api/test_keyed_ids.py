@@ -28,7 +28,8 @@ async def test_keyed_command_goes_under_an_id_of_its_own_and_is_answered_under_t
     assert len({"mine", *(command.request_id for command in commands)}) == len(commands) + 1
 
 
-async def test_command_without_a_key_goes_under_the_caller_s_id(bench: Bench) -> None:
-    await bench.ask({"clientId": "c1"}, key=None)
+async def test_command_without_a_key_goes_under_an_id_of_its_own_too(bench: Bench) -> None:
+    answer = await bench.ask({"clientId": "c1"}, key=None)
     [(_, command)] = bench.sent
-    assert (command.request_id, command.caller_request_id) == ("mine", None)
+    assert (command.caller_request_id, answer.request_id) == ("mine", "mine")
+    assert command.request_id != "mine"
