@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from agent_api.commands.balance import LOOKED_AT
 from agent_api.commands.bodies import MAX_ASKED
 from agent_api.http.problems import HEADERS
 from protocol.discovery import MAX_PAGE
@@ -179,7 +180,11 @@ SCHEMAS: dict[str, Any] = {
             "clientId": _nullable("string", description="the client; without any of these, the one that offers it"),
             "command": ref("Command"),
             "timeoutMs": _nullable("integer", exclusiveMinimum=0, description="goes before the command's"),
-            "any": {"type": "boolean", "default": False, "description": "the least busy client that offers the target"},
+            "any": {
+                "type": "boolean",
+                "default": False,
+                "description": f"the least busy client that offers the target, of {LOOKED_AT} drawn at random",
+            },
             "clientIds": _nullable(
                 "array",
                 description="all of these clients",

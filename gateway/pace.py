@@ -6,7 +6,7 @@ capability belongs to one client, which is at one gateway.
 
 from gateway.buckets import Buckets
 from protocol.access import Principal
-from protocol.errors import RateLimited
+from protocol.errors import AGENT_LIMIT, CAPABILITY_LIMIT, RateLimited
 from protocol.records import Offer, Rate
 
 MAX_AGENTS = 10_000
@@ -26,9 +26,11 @@ class Pace:
         agent = (caller.tenant, caller.sub)
         capability = (client_id, offer.target, offer.rate)  # a client that registers another rate begins anew
         if self.per_agent is not None and (wait := self._agents.wait(agent, self.per_agent, now)):
-            raise RateLimited.for_seconds(wait, f"this agent may send {_told(self.per_agent)} through this gateway")
+            told = f"this agent may send {_told(self.per_agent)} through this gateway"
+            raise RateLimited.for_seconds(wait, told, AGENT_LIMIT)
         if offer.rate is not None and (wait := self._capabilities.wait(capability, offer.rate, now)):
-            raise RateLimited.for_seconds(wait, f"{offer.target!r} takes {_told(offer.rate)}, of all agents together")
+            told = f"{offer.target!r} takes {_told(offer.rate)}, of all agents together"
+            raise RateLimited.for_seconds(wait, told, CAPABILITY_LIMIT)
         if self.per_agent is not None:
             self._agents.take(agent, self.per_agent, now)
         if offer.rate is not None:

@@ -84,6 +84,9 @@ MEANINGS: dict[Code, Meaning] = {
 }
 
 
+AGENT_LIMIT, CAPABILITY_LIMIT = "agent", "capability"  # `details.limit` of what was refused for a limit
+
+
 class CloseCode:
     """WebSocket close codes: RFC 6455 section 7.4 below 4000, ours from 4000 on."""
 
@@ -106,6 +109,12 @@ class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     message: str
     retryable: bool
     details: Any = None
+
+    @property
+    def limit(self) -> str | None:
+        """Whose limit was used up: `agent` (the caller's own), `capability` (everybody's), or None: it isn't said."""
+        told = self.details.get("limit") if isinstance(self.details, dict) else None
+        return told if isinstance(told, str) else None
 
 
 class BridgeError(Exception):
@@ -192,15 +201,19 @@ class InvalidParameters(BridgeError):
 
 
 class RateLimited(BridgeError):
-    """Too much in a time; certainly not executed. `details.retryAfterMs` says when a repetition may succeed."""
+    """Too much in a time; certainly not executed.
+
+    `details.retryAfterMs` says when a repetition may succeed, `details.limit` of a command whose limit was used up.
+    """
 
     code = Code.RATE_LIMITED
 
     @classmethod
-    def for_seconds(cls, wait_seconds: float, message: str) -> "RateLimited":
+    def for_seconds(cls, wait_seconds: float, message: str, limit: str | None = None) -> "RateLimited":
         """Return the error for something that may be tried again in so many seconds."""
         wait_ms = max(1, math.ceil(wait_seconds * 1000))
-        return cls(f"{message}; try again in {wait_ms} ms", details={"retryAfterMs": wait_ms})
+        details = {"retryAfterMs": wait_ms} | ({} if limit is None else {"limit": limit})
+        return cls(f"{message}; try again in {wait_ms} ms", details=details)
 
     @property
     def retry_after_ms(self) -> int:

@@ -11,7 +11,7 @@ from functools import partial
 
 import msgspec
 
-from agent_api.commands.balance import Balance, InFlight
+from agent_api.commands.balance import Ask, Balance, InFlight
 from agent_api.commands.bodies import Order, Scatter, require_askable
 from agent_api.commands.candidates import Candidates
 from agent_api.commands.gathering import Gathered, Send, answer_of, gather
@@ -88,7 +88,7 @@ class Reaching:
         tried: set[str] = set()
         response: CommandResponse | None = None
         while len(tried) < MAX_TRIES and (client := self._next(command, principal, tried)) is not None:
-            response = await self._try(client, command, send)
+            response = await self._try(client, command, principal, send)
             remaining_ms = round((deadline - self._loop.time()) * 1000)
             if response.error is None or response.error.code not in SKIPPED or remaining_ms <= 0:
                 break
@@ -99,14 +99,14 @@ class Reaching:
     def _next(self, command: CommandRequest, principal: Principal, tried: set[str]) -> Client | None:
         clients = clients_of(self._known, principal)
         ids = self._candidates.of(clients, principal, command.target, command.action)
-        return self._balance.choose(clients, ids, tried, self._in_flight, self._loop.time())
+        return self._balance.choose(clients, ids, _asked(command, principal), tried, self._in_flight, self._loop.time())
 
-    async def _try(self, client: Client, command: CommandRequest, send: Send) -> CommandResponse:
+    async def _try(self, client: Client, command: CommandRequest, principal: Principal, send: Send) -> CommandResponse:
         record = client.record
         address = ClientAddress(record.tenant, record.client_id)
         response = await answer_of(partial(send, address), command, record.client_id)
         if response.error is not None:
-            self._balance.ended(client, response.error.code, self._loop.time())
+            self._balance.ended(client, _asked(command, principal), response.error, self._loop.time())
         return msgspec.structs.replace(response, client_id=record.client_id)
 
     def _last(self, command: CommandRequest, last: CommandResponse | None) -> CommandResponse:
@@ -147,3 +147,8 @@ class Reaching:
         ]
         require_askable("match", len(meant))
         return sorted(meant)
+
+
+def _asked(command: CommandRequest, principal: Principal) -> Ask:
+    assert command.timeout_ms is not None
+    return Ask(principal.sub, command.target, command.timeout_ms)

@@ -5,9 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.known import Known, client
 
-from agent_api.commands.balance import AVOID_SECONDS, LOOKED_AT, MAX_REMEMBERED, Balance
-from protocol.errors import Code
+from agent_api.commands.balance import AVOID_SECONDS, LOOKED_AT, MAX_REMEMBERED, TELLING_TIMEOUT_MS, Ask, Balance
+from protocol.errors import BY_CODE, Code, Unavailable
 from protocol.subjects import ClientAddress
+
+OURS = Ask("agent-1", "f", TELLING_TIMEOUT_MS)
+OTHERS = OURS._replace(sub="agent-2")
+HASTY = OURS._replace(timeout_ms=TELLING_TIMEOUT_MS - 1)
 
 
 class Bench:
@@ -20,16 +24,17 @@ class Bench:
         for number in range(count):
             self.known.put(client(f"c{number}", "f", **fields))
 
-    def choose(self, *tried: str, now: float = 0.0) -> str | None:
+    def choose(self, *tried: str, ask: Ask = OURS, now: float = 0.0) -> str | None:
         clients = self.known.clients("default")
-        chosen = self.balance.choose(clients, list(clients), tried, self.in_flight.__getitem__, now)
+        chosen = self.balance.choose(clients, list(clients), ask, tried, self.in_flight.__getitem__, now)
         return chosen.record.client_id if chosen else None
 
     def busy(self, client_id: str, commands: int) -> None:
         self.in_flight[ClientAddress("default", client_id)] = commands
 
-    def ended(self, client_id: str, code: str, now: float = 0.0) -> None:
-        self.balance.ended(self.known.clients("default")[client_id], code, now)
+    def ended(self, client_id: str, code: str, limit: str | None = None, *, ask: Ask = OURS, now: float = 0.0) -> None:
+        error = BY_CODE[code]("why", details=limit and {"limit": limit}).body()
+        self.balance.ended(self.known.clients("default")[client_id], ask, error, now)
 
 
 def test_idle_clients_take_turns() -> None:
@@ -83,6 +88,40 @@ def test_who_failed_lately_is_taken_only_where_there_is_no_other(code: str) -> N
     assert bench.choose(now=AVOID_SECONDS[code] + 0.1) == "c0"
 
 
+@pytest.mark.parametrize(
+    ("code", "limit", "ask"),
+    [
+        (Code.RATE_LIMITED, "agent", OURS),
+        (Code.RATE_LIMITED, None, OURS),
+        (Code.OVERLOADED, "agent", OURS),
+        (Code.TIMEOUT, None, HASTY),
+    ],
+)
+def test_what_an_agent_brings_upon_itself_steers_its_own_commands_alone(
+    code: Code, limit: str | None, ask: Ask
+) -> None:
+    bench = Bench(1)
+    bench.known.put(client("c1", "f", gateway_id="gw-2"))
+    bench.busy("c1", 60)
+    bench.ended("c0", code.value, limit, ask=ask)
+    assert [bench.choose(ask=who) for who in (OURS, OTHERS)] == ["c1", "c0"]
+
+
+def test_agent_that_is_too_fast_for_a_gateway_goes_to_another_one() -> None:
+    bench = Bench(3)
+    bench.known.put(client("other", "f", gateway_id="gw-2"))
+    bench.busy("other", 60)
+    bench.ended("c0", Code.RATE_LIMITED.value, "agent")
+    assert [bench.choose(ask=who) for who in (OURS, OTHERS)] == ["other", "c0"]
+
+
+def test_limit_of_a_capability_is_heeded_by_all_who_call_it_and_by_nobody_else() -> None:
+    bench = Bench(2)
+    bench.busy("c1", 60)
+    bench.ended("c0", Code.RATE_LIMITED.value, "capability")
+    assert [bench.choose(ask=ask) for ask in (OURS, OTHERS, OTHERS._replace(target="g"))] == ["c1", "c1", "c0"]
+
+
 @pytest.mark.parametrize("code", [Code.COMMAND_FAILED, Code.CANCELLED, Code.INVALID_PARAMETERS])
 def test_failure_of_the_command_itself_says_nothing_about_the_client(code: Code) -> None:
     bench = Bench(2)
@@ -120,5 +159,14 @@ def test_what_is_avoided_is_forgotten_in_time() -> None:
     bench = Bench(1)
     for number in range(3 * MAX_REMEMBERED):
         gone = client(f"g{number}", gateway_id=f"gw-{number}")
-        bench.balance.ended(gone, Code.UNAVAILABLE.value, float(number))
-    assert len(bench.balance._avoided) <= MAX_REMEMBERED + 2
+        bench.balance.ended(gone, OURS, Unavailable("why").body(), float(number))
+    assert len(bench.balance._avoided) <= MAX_REMEMBERED
+
+
+def test_more_than_is_remembered_at_once_pushes_out_the_oldest() -> None:
+    bench = Bench(2)
+    bench.busy("c1", 60)
+    for number in range(MAX_REMEMBERED + 1):
+        bench.ended("c0", Code.TIMEOUT.value, ask=HASTY._replace(sub=f"a{number}"))
+    asks = [HASTY._replace(sub=f"a{number}") for number in (0, 1, MAX_REMEMBERED)]
+    assert [bench.choose(ask=ask) for ask in asks] == ["c0", "c1", "c1"]

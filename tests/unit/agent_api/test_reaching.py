@@ -23,6 +23,7 @@ from protocol.errors import (
     Code,
     InvalidRequest,
     Overloaded,
+    RateLimited,
     Unavailable,
     UnknownCapability,
 )
@@ -98,6 +99,19 @@ async def test_client_that_certainly_did_not_execute_it_is_skipped(bench: Bench,
     for _ in range(3):
         assert (await bench.ask(ANY)).client_id == "c2"
     assert bench.asked.count("c1") == 1  # and then avoided for a while
+
+
+async def test_agent_that_is_too_fast_steers_no_command_of_others(bench: Bench) -> None:
+    for number in range(10):
+        bench.known.put(client(f"c{number}", "f"))
+        bench.errors[f"c{number}"] = RateLimited.for_seconds(0.1, "too fast", "agent")
+    for _ in range(3):
+        await bench.ask(ANY, msgspec.structs.replace(ANN, clients=frozenset({"c0", "c1", "c2"})))
+    bench.errors.clear()
+    bench.sent.clear()
+    for _ in range(10):
+        await bench.ask(ANY)
+    assert sorted(bench.asked) == sorted(f"c{number}" for number in range(10))
 
 
 def test_only_certainly_not_executed_commands_are_sent_again() -> None:

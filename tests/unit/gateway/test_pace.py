@@ -29,7 +29,7 @@ def test_an_agent_is_limited_over_all_clients_and_apart_from_others() -> None:
     pace.keep(AGENT_1, "client-1", offer("add"), 0)
     with pytest.raises(RateLimited, match="this agent may send 1 commands a second and 1 at once") as caught:
         pace.keep(AGENT_1, "client-2", offer("sub"), 0.25)
-    assert caught.value.details == {"retryAfterMs": 750}
+    assert caught.value.details == {"retryAfterMs": 750, "limit": "agent"}
     pace.keep(AGENT_2, "client-1", offer("add"), 0.25)
     pace.keep(STRANGER, "client-3", offer("add"), 0.25)  # the same `sub` in another tenant is somebody else
     pace.keep(AGENT_1, "client-2", offer("sub"), 1)
@@ -38,8 +38,11 @@ def test_an_agent_is_limited_over_all_clients_and_apart_from_others() -> None:
 def test_a_capability_is_limited_for_all_agents_together_and_for_each_client_apart() -> None:
     pace, rate = Pace(), Rate(per_second=0.5, burst=1)
     pace.keep(AGENT_1, "client-1", offer("add", rate), 0)
-    with pytest.raises(RateLimited, match=r"'add' takes 0\.5 commands a second and 1 at once, of all agents together"):
+    with pytest.raises(
+        RateLimited, match=r"'add' takes 0\.5 commands a second and 1 at once, of all agents together"
+    ) as caught:
         pace.keep(AGENT_2, "client-1", offer("add", rate), 0)
+    assert caught.value.details == {"retryAfterMs": 2000, "limit": "capability"}
     pace.keep(AGENT_2, "client-1", offer("sub", rate), 0)
     pace.keep(AGENT_2, "client-1", offer("free"), 0)
     pace.keep(AGENT_2, "client-2", offer("add", rate), 0)
