@@ -15,7 +15,7 @@ from agent_api.commands.bodies import Order
 from agent_api.commands.gathering import Gathered
 from agent_api.commands.reaching import SKIPPED, Reaching
 from agent_api.commands.tries import Tries
-from protocol.errors import BridgeError, ClientLost, ClientNotFound, Code, DeadlineExceeded, Unavailable
+from protocol.errors import BridgeError, ClientLost, ClientNotFound, Code, Conflict, DeadlineExceeded, Unavailable
 from protocol.idempotency import Entry, content_of, entry_key
 from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.entries import Entries, Stored
@@ -73,7 +73,7 @@ class Keyed:
     async def _attempt(self, order: Order, tries: Tries, deadline: float, stored: Stored) -> CommandResponse:
         if stored.entry is not None:
             return await self._again(order, tries, stored.entry, deadline)
-        ask = partial(self._ask, tries, deadline, is_first=True)
+        ask = partial(self._ask, order, tries, deadline, is_first=True)
         outcome = await self._reaching.send(order, tries.principal, partial(tries.send, ask=ask))
         assert isinstance(outcome, CommandResponse)
         return outcome
@@ -87,12 +87,19 @@ class Keyed:
                 return tries.remembered(entry.answer(order.request_id), order.command)
             try:
                 address = ClientAddress(tries.principal.tenant, entry.client_id)
-                return await self._ask(tries, deadline, address, order.command, is_first=False)
+                return await self._ask(order, tries, deadline, address, order.command, is_first=False)
             except (ClientNotFound, Unavailable) as exc:
                 return await self._unreached(order, tries, deadline, exc, entry.client_id)
 
     async def _ask(
-        self, tries: Tries, deadline: float, address: ClientAddress, command: CommandRequest, *, is_first: bool
+        self,
+        order: Order,
+        tries: Tries,
+        deadline: float,
+        address: ClientAddress,
+        command: CommandRequest,
+        *,
+        is_first: bool,
     ) -> CommandResponse:
         """Send to a client; where it is lost meanwhile, what is remembered of the command is the answer.
 
@@ -102,24 +109,25 @@ class Keyed:
         try:
             return await tries.ask(address, command)
         except ClientLost as lost:
-            ended = await self._kept(tries, address, command, deadline, lost)
+            ended = await self._kept(order, tries, deadline, lost)
             assert command.request_id is not None
             response = ended.answer(command.request_id)
-            if is_first and ended.request_id == command.request_id:
+            if is_first and (ended.request_id, ended.client_id) == (command.request_id, address.client_id):
                 response = replace(response, replayed=False)
             return tries.remembered(response, command, self._loop.time() - started)
 
-    async def _kept(
-        self, tries: Tries, address: ClientAddress, command: CommandRequest, deadline: float, lost: ClientLost
-    ) -> Entry:
-        """Return the ended entry of a command that was lost; raise `lost` where there is none of it."""
-        assert command.idempotency_key is not None
+    async def _kept(self, order: Order, tries: Tries, deadline: float, lost: ClientLost) -> Entry:
+        """Return the ended entry of a command that was lost; raise `lost` where there is none of it.
+
+        Where the order names no client, a twin may have got it executed at another one: that is its outcome, too.
+        """
         try:
-            ended = await self._end(entry_key(tries.principal, command.idempotency_key), deadline)
-        except Unavailable:  # which would say that nothing was executed
+            ended = await self._end(_key(order, tries), deadline)
+            if ended is None:
+                raise lost
+            ended.require_same(content_of(order.command), order.client_id)
+        except (Unavailable, Conflict):  # of which the first would say that nothing was executed
             raise lost from None
-        if ended is None or (ended.body, ended.client_id) != (content_of(command), address.client_id):
-            raise lost
         ended.require_visible(tries.principal)
         return ended
 

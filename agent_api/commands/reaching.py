@@ -72,7 +72,7 @@ class Reaching:
             return await self._to_any(order.command, principal, send)
         client_id = order.client_id or self._only_client(order.command, principal)
         response = await send(ClientAddress(principal.tenant, client_id), order.command)
-        return msgspec.structs.replace(response, client_id=client_id)
+        return _naming(response, client_id)
 
     def _only_client(self, command: CommandRequest, principal: Principal) -> str:
         clients = clients_of(self._known, principal)
@@ -105,9 +105,10 @@ class Reaching:
         record = client.record
         address = ClientAddress(record.tenant, record.client_id)
         response = await answer_of(partial(send, address), command, record.client_id)
-        if response.error is not None:
+        response = _naming(response, record.client_id)
+        if response.error is not None and response.client_id == record.client_id:
             self._balance.ended(client, _asked(command, principal), response.error, self._loop.time())
-        return msgspec.structs.replace(response, client_id=record.client_id)
+        return response
 
     def _last(self, command: CommandRequest, last: CommandResponse | None) -> CommandResponse:
         """Return the last answer; raise `UnknownCapability` where nobody was there to give one.
@@ -147,6 +148,11 @@ class Reaching:
         ]
         require_askable("match", len(meant))
         return sorted(meant)
+
+
+def _naming(response: CommandResponse, client_id: str) -> CommandResponse:
+    """Return a response that names its client, which is another one where a twin got the command executed there."""
+    return msgspec.structs.replace(response, client_id=response.client_id or client_id)
 
 
 def _asked(command: CommandRequest, principal: Principal) -> Ask:

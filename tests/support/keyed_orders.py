@@ -87,10 +87,17 @@ class Bench:
         self.sent.append((address.client_id, command))
         return await self.gateways.get(address.client_id, success)(address, command)
 
-    async def ask(self, whom: dict[str, Any], key: str | None = "k", timeout_ms: int = 1000, **command: Any) -> Any:
+    async def ask(
+        self,
+        whom: dict[str, Any],
+        key: str | None = "k",
+        timeout_ms: int = 1000,
+        principal: Principal = ANYBODY,
+        **command: Any,
+    ) -> Any:
         body = {"command": {"target": "f", "requestId": "mine", "idempotencyKey": key, **command}, **whom}
         order = read_order(json.dumps(body).encode(), timeout_ms, timeout_ms)
-        outcome = await self.commands.send(order, ANYBODY, None)
+        outcome = await self.commands.send(order, principal, None)
         return json.loads(msgspec.json.encode(outcome)) if isinstance(outcome, Gathered) else outcome
 
     def remember(
@@ -101,6 +108,7 @@ class Bench:
         gateway_id: str = "gw-1",
         ended: bool = True,
         target: str = "f",
+        user: str = "ann",
         request_id: str = "first",
     ) -> str:
         """Have an entry under a key, and return where it lies."""
@@ -110,7 +118,7 @@ class Bench:
             claim="claim",
             gateway_id=gateway_id,
             client_id=client_id,
-            user="ann",
+            user=user,
             request_id=request_id,
             at="now",
         )

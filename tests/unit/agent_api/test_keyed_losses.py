@@ -1,13 +1,14 @@
 """Orders under keys whose client is lost while their command is under way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from support.keyed_orders import ANY, Bench, losing
+from msgspec.structs import replace
+from support.keyed_orders import ANY, ANYBODY, Bench, losing
 from support.known import client
 
-from protocol.errors import ClientLost, DeadlineExceeded, Unavailable
+from protocol.errors import BridgeError, ClientLost, DeadlineExceeded, Unavailable
 
 
 @pytest.fixture
@@ -66,6 +67,41 @@ async def test_lost_command_that_goes_on_is_waited_for_until_its_time_is_up(benc
     with pytest.raises(DeadlineExceeded, match="may still run"):
         await bench.ask({"clientId": "c1"}, timeout_ms=50)
     assert bench.records == [("c1", "timeout", False)]
+
+
+@pytest.mark.parametrize("whom", [ANY, {}])
+@pytest.mark.parametrize("request_id", ["mine", "another"])
+async def test_lost_order_for_no_client_has_the_outcome_of_a_twin_that_went_to_another_one(
+    bench: Bench, whom: dict[str, Any], request_id: str
+) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = losing(lambda: bench.remember("c2", request_id=request_id))
+    answer = await bench.ask(whom)
+    assert (answer.status, answer.client_id, answer.request_id, answer.replayed) == ("success", "c2", "mine", True)
+    assert bench.records == [("c2", "success", True)]
+
+
+async def test_lost_order_for_no_client_is_not_told_the_outcome_at_a_client_that_it_may_not_see(bench: Bench) -> None:
+    ann = replace(ANYBODY, users=frozenset({"ann"}))
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = losing(lambda: bench.remember("c2", user="bob"))
+    assert (await bench.ask(ANY, principal=ann)).status == "error"
+
+
+@pytest.mark.parametrize("whom", [ANY, {}])
+async def test_lost_order_for_no_client_stays_lost_where_its_key_is_another_command_s(
+    bench: Bench, whom: dict[str, Any]
+) -> None:
+    bench.known.put(client("c1", "f"))
+    bench.gateways["c1"] = losing(lambda: bench.remember("c2", target="other"))
+    assert await code_of(bench.ask(whom)) == "client_lost"
+
+
+async def code_of(asking: Coroutine[Any, Any, Any]) -> str:
+    try:
+        return str((await asking).error.code)
+    except BridgeError as exc:
+        return exc.code.value
 
 
 def free(bench: Bench) -> None:
