@@ -1,7 +1,7 @@
 """Who waits for which command under an idempotency key. Sans-I/O.
 
     CLAIMING ──begin──▶ RUNNING ──end──▶ ENDED
-        └──────────────drop──────────────▶ (forgotten)
+        └──────────close or drop─────────▶ (forgotten)
 
 A claim is one attempt to execute a command at most once; its waiters are the requests that asked for it, the first one
 and its twins. They come and go without touching the command, until the last one cancels or has waited long enough.
@@ -77,6 +77,11 @@ class Claim(msgspec.Struct, eq=False):
         """Whether the command is with the client for one request alone, so that it ends with that one's wait."""
         return self.stage is Stage.RUNNING and len(self.waiters) == 1
 
+    @property
+    def deadline(self) -> float:
+        """Until when the last of those who wait now does so."""
+        return max(waiter.deadline for waiter in self.waiters)
+
     def waiter(self, key: WaiterKey) -> Waiter | None:
         """Return the longest waiting request that goes by this key; a twin may have been sent under the same id."""
         return next((waiter for waiter in self.waiters if waiter.key == key), None)
@@ -139,13 +144,17 @@ class Claims:
         claim.stage, claim.response = Stage.ENDED, response
         return claim
 
-    def drop(self, claim: Claim) -> list[Waiter]:
-        """Forget a claim; return who still waited for it."""
+    def close(self, claim: Claim) -> None:
+        """Let nobody join a claim any more; who asks for its key from now on opens another one."""
         if self._claims.get(claim.key) is not claim:
-            return []
+            return
         del self._claims[claim.key]
         if claim.stage is Stage.CLAIMING:
             self._claiming -= 1
+
+    def drop(self, claim: Claim) -> list[Waiter]:
+        """Forget a claim; return who still waited for it."""
+        self.close(claim)
         return self.dismiss(claim)
 
     def dismiss(self, claim: Claim) -> list[Waiter]:

@@ -17,11 +17,20 @@ from msgspec.structs import replace
 
 from gateway.claims import Claim, Claims, Stage, Waiter
 from gateway.recording import Recording
-from gateway.session import Answer, InFlight, Limits
+from gateway.session import Answer, Effect, InFlight, Limits
 from gateway.sessions import LiveSession, Sessions
 from protocol.access import Principal, require
 from protocol.audit import asked_by
-from protocol.errors import BridgeError, Cancelled, Conflict, DeadlineExceeded, Internal, Unavailable
+from protocol.errors import (
+    BridgeError,
+    Cancelled,
+    ClientNotFound,
+    Conflict,
+    DeadlineExceeded,
+    Internal,
+    PermissionDenied,
+    Unavailable,
+)
 from protocol.idempotency import Entry, content_of, entry_key, replayed
 from protocol.messages import CommandRequest, CommandResponse, failure, timestamp
 from protocol.runtime import logs
@@ -132,7 +141,7 @@ class Idempotency:
     async def wait_done(self, timeout_seconds: float) -> None:
         """Wait until every outcome is written and every key is claimed or free, for `timeout_seconds` at most."""
         give_up = self._loop.time() + timeout_seconds
-        while (len(self._claims) or self._recording.unwritten) and self._loop.time() < give_up:
+        while (len(self._claims) or self._claims.waiting or self._recording.unwritten) and self._loop.time() < give_up:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         if self._recording.unwritten:
             log.warning("%d entries of idempotency keys could not be written", self._recording.unwritten)
@@ -149,6 +158,7 @@ class Idempotency:
                 else:
                     self._give_up(claim, partial(_replay, ended))
             except _Refused as exc:
+                self._claims.close(claim)  # who asks from now on may have what these lacked
                 await self._recording.free(claim)  # before the answer, so that the key can be used again right after
                 self._give_up(claim, _refusal(exc.error))
             except BridgeError as exc:
@@ -210,21 +220,34 @@ class Idempotency:
         if not claim.waiters:
             self._recording.free_soon(claim)
             raise Cancelled("nobody waits for the command any more")
-        now, nonce, deadline = self._loop.time(), claim.entry.claim, max(waiter.deadline for waiter in claim.waiters)
-        lead = claim.waiters[0]  # the first request may have given up meanwhile
-        command = replace(request.command, timeout_ms=max(1, round((deadline - now) * 1000)))
-        try:
-            effects = request.session.core.call(
-                lead.caller, command, lead.own_id, lead.reply, now, lead.progress_to, nonce
-            )
-        except BridgeError as exc:
-            raise _Refused(exc) from exc
-        self._claims.begin(claim, lead)
+        effects = self._call(claim, request)
+        self._claims.begin(claim, claim.waiters[0])
         self._executed += 1
+        deadline = claim.deadline
         for waiter in claim.waiters:
             if waiter.deadline == deadline and waiter.timer is not None:
                 waiter.timer.cancel()  # the session keeps the command's deadline, and tells all
         request.session.perform(effects)
+
+    def _call(self, claim: Claim, request: Request) -> list[Effect]:
+        """Have the session take the command in the name of whoever waits longest; refuse those who may not call it.
+
+        Raises `_Refused` where nobody may, or for a reason that is not a token's.
+        """
+        while True:
+            lead = claim.waiters[0]
+            try:
+                return self._call_as(lead, claim, request)
+            except BridgeError as exc:
+                if len(claim.waiters) == 1 or not isinstance(exc, ClientNotFound | PermissionDenied):
+                    raise _Refused(exc) from exc
+                self._refuse(lead, exc)
+
+    def _call_as(self, lead: Waiter, claim: Claim, request: Request) -> list[Effect]:
+        now = self._loop.time()
+        command = replace(request.command, timeout_ms=max(1, round((claim.deadline - now) * 1000)))
+        core, nonce = request.session.core, claim.entry.claim
+        return core.call(lead.caller, command, lead.own_id, lead.reply, now, lead.progress_to, nonce)
 
     def _ended(self, effect: Answer) -> None:
         """Give the outcome to all who wait, and remember it."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
-from support.app import App, application
+from support.app import App, Handler, application
 from support.gateways import Agent, agent
 from support.nats_server import NatsServer
-from support.settings import settings_for
+from support.settings import agent_token, settings_for
 from support.wait import until
 
 from gateway.__main__ import start
@@ -97,7 +97,9 @@ async def gateway(private_nats: NatsServer, gate: Gate, capsys: pytest.CaptureFi
 
 @pytest.fixture
 async def app(gateway: str) -> AsyncIterator[App]:
-    async with application(gateway, {"echo": lambda parameters: parameters}) as connected:
+    handlers: dict[str, Handler] = {"echo": same, "guarded": same}
+    offered = ["echo", {"name": "guarded", "permissions": ["todo"]}]
+    async with application(gateway, handlers, capabilities=offered) as connected:
         yield connected
 
 
@@ -110,6 +112,10 @@ async def caller(private_nats: NatsServer) -> AsyncIterator[Agent]:
 async def acknowledge(msg: Msg) -> None:
     """Be the registry, which a gateway tells that it leaves."""
     await msg.respond(codec.encode(ReportAck(json.loads(msg.data)["number"])))
+
+
+def same(parameters: Body) -> Body:
+    return parameters
 
 
 def keyed(caller: Agent, app: App, request_id: str, **more: Any) -> Any:
@@ -184,6 +190,54 @@ async def test_client_that_goes_while_the_key_is_claimed_has_not_executed_it(
     assert call.result()["error"]["code"] == "client_not_found"
     async with application(gateway, {"echo": lambda parameters: parameters}) as heir:
         assert (await keyed(caller, heir, "r2"))["status"] == "success"
+
+
+def guarded(caller: Agent, app: App, request_id: str, *permissions: str) -> Any:
+    token = agent_token(permissions=permissions)
+    return caller.call(app.client_id, "guarded", token=token, idempotencyKey="k", requestId=request_id)
+
+
+async def test_twin_that_has_the_permission_is_executed_where_the_first_one_lacks_it(
+    gate: Gate, app: App, caller: Agent
+) -> None:
+    gate.open.clear()
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(guarded(caller, app, "r1"))
+        await until(lambda: gate.reached)
+        twins = [tasks.create_task(guarded(caller, app, name, "todo")) for name in ("r2", "r3")]
+        await until(lambda: in_flight(caller, app, "r2", "r3"))
+        gate.open.set()
+    assert first.result()["error"]["code"] == "permission_denied"
+    assert [twin.result()["status"] for twin in twins] == ["success"] * 2
+    assert [twin.result().get("replayed") for twin in twins] == [None, True]
+    assert (await guarded(caller, app, "r4", "todo"))["replayed"] is True
+    assert executed(app) == 1
+
+
+async def test_twin_that_comes_while_the_key_of_one_without_permission_is_freed_is_executed(
+    app: App, caller: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, removing, may_remove = Entries.remove, asyncio.Event(), asyncio.Event()
+
+    async def slow_remove(entries: Entries, key: str, expected: int) -> None:
+        removing.set()
+        await may_remove.wait()
+        await remove(entries, key, expected)
+
+    monkeypatch.setattr(Entries, "remove", slow_remove)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(guarded(caller, app, "r1"))
+        await removing.wait()
+        assert (await guarded(caller, app, "r2", "todo"))["status"] == "success"
+        may_remove.set()
+    assert first.result()["error"]["code"] == "permission_denied"
+    assert (await guarded(caller, app, "r3", "todo"))["replayed"] is True
+    assert executed(app) == 1
+
+
+async def in_flight(caller: Agent, app: App, *request_ids: str) -> bool:
+    probe = {"op": "probe", "requestIds": request_ids}
+    return len((await caller.ask(app.client_id, probe))["inFlight"]) == len(request_ids)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,18 @@ def test_claim_that_is_running_makes_room_for_others_to_be_claimed() -> None:
     assert len(claims) == 2 * MAX_CLAIMING
 
 
+def test_closed_claim_keeps_its_waiters_and_lets_others_open_another_one() -> None:
+    claims = Claims()
+    first, later = waiter("r1"), waiter("r2")
+    closed = claims.join("k", entry(), first)
+    claims.close(closed)
+    claim = claims.join("k", entry(), later)
+    assert claim is not closed
+    assert claims.waiting == {first.key: closed, later.key: claim}
+    assert claims.drop(closed) == [first]
+    assert (claims.waiting, len(claims)) == ({later.key: claim}, 1)
+
+
 _steps = st.lists(
     st.tuples(st.sampled_from(["join", "leave", "begin", "end", "drop"]), st.integers(0, 2), st.integers(0, 4)),
     max_size=60,
