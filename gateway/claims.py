@@ -14,14 +14,17 @@ import msgspec
 
 from protocol.access import ClientView, Principal
 from protocol.audit import Asked
-from protocol.errors import Conflict, Overloaded
+from protocol.errors import AGENT_LIMIT, Conflict, Overloaded
 from protocol.idempotency import Entry
 from protocol.messages import CommandResponse
 
 MAX_CLAIMING = 1000
-MAX_WAITING_PER_CLIENT = 256
+MAX_WAITING_PER_AGENT_AND_CLIENT = 256
+MAX_WAITING_PER_AGENT = 8192
+MAX_WAITING = 32_768  # some 50 MB; an agent may have a quarter
 
 WaiterKey = tuple[str, str, str]  # client id, the caller's `sub`, its request id
+_Crowd = tuple[str, ...]
 
 
 class Stage(enum.Enum):
@@ -94,7 +97,7 @@ class Claims:
         self._claims: dict[str, Claim] = {}
         self._running: dict[str, Claim] = {}
         self.waiting: dict[WaiterKey, Claim] = {}
-        self._per_client: dict[str, int] = {}
+        self._crowds: dict[_Crowd, int] = {}
         self._claiming = 0
 
     def __len__(self) -> int:
@@ -115,7 +118,8 @@ class Claims:
             claim.entry.require_visible(waiter.caller)
         claim.waiters.append(waiter)
         self.waiting[waiter.key] = claim
-        self._per_client[waiter.client_id] = self._per_client.get(waiter.client_id, 0) + 1
+        for crowd in _crowds(waiter):
+            self._crowds[crowd] = self._crowds.get(crowd, 0) + 1
         return claim
 
     def leave(self, waiter: Waiter) -> None:
@@ -124,11 +128,10 @@ class Claims:
         claim.waiters.remove(waiter)
         if claim.waiter(waiter.key) is None:
             del self.waiting[waiter.key]
-        left = self._per_client[waiter.client_id] - 1
-        if left:
-            self._per_client[waiter.client_id] = left
-        else:
-            del self._per_client[waiter.client_id]
+        for crowd in _crowds(waiter):
+            self._crowds[crowd] -= 1
+            if not self._crowds[crowd]:
+                del self._crowds[crowd]
 
     def begin(self, claim: Claim, lead: Waiter) -> None:
         """Note that the command is with the client, in the name of a request that still waits."""
@@ -174,5 +177,15 @@ class Claims:
     def _require_room(self, waiter: Waiter, claim: Claim | None) -> None:
         if waiter.key in self.waiting and self.waiting[waiter.key] is not claim:
             raise Conflict("a command with this requestId is already in flight; use another id")
-        if self._per_client.get(waiter.client_id, 0) >= MAX_WAITING_PER_CLIENT:
-            raise Overloaded("too many requests with idempotency keys wait for this client; try again in a moment")
+        at_client, of_agent, all_of_them = (self._crowds.get(crowd, 0) for crowd in _crowds(waiter))
+        if at_client >= MAX_WAITING_PER_AGENT_AND_CLIENT or of_agent >= MAX_WAITING_PER_AGENT:
+            told = "too many of this agent's requests with idempotency keys wait; try again in a moment"
+            raise Overloaded(told, details={"limit": AGENT_LIMIT})
+        if all_of_them >= MAX_WAITING:
+            raise Overloaded("too many requests with idempotency keys wait at this gateway; try again in a moment")
+
+
+def _crowds(waiter: Waiter) -> tuple[_Crowd, _Crowd, _Crowd]:
+    """Return who is counted together: an agent's requests for this client, all that it has, all of this gateway."""
+    agent = (waiter.client.tenant, waiter.caller.sub)
+    return (*agent, waiter.client_id), agent, ()

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.claims import MAX_CLAIMING, MAX_WAITING_PER_CLIENT, Claim, Claims, Stage, Waiter
+from gateway.claims import (
+    MAX_CLAIMING,
+    MAX_WAITING_PER_AGENT,
+    MAX_WAITING_PER_AGENT_AND_CLIENT,
+    Claim,
+    Claims,
+    Stage,
+    Waiter,
+)
 from protocol.access import AGENT, ClientView, Principal
 from protocol.audit import asked_by
 from protocol.errors import BridgeError, Conflict, Overloaded, PermissionDenied
@@ -56,13 +64,37 @@ def test_other_body_client_request_id_or_permission_is_refused_and_changes_nothi
     assert (list(claims.waiting.values()), len(claim.waiters), len(claims)) == ([claim], 1, 1)
 
 
-def test_too_many_waiters_of_a_client_and_too_many_claims_are_overloaded() -> None:
+def fill(claims: Claims, client_id: str, count: int, sub: str = "a") -> None:
+    for number in range(count):
+        key = f"{sub}'s, at {client_id}"
+        claims.join(key, entry(client_id=client_id), waiter(f"r{number}", client_id, sub=sub))
+
+
+def test_too_many_requests_of_an_agent_for_a_client_are_its_own_limit() -> None:
     claims = Claims()
-    for number in range(MAX_WAITING_PER_CLIENT):
-        claims.join("k", entry(), waiter(f"r{number}"))
-    with pytest.raises(Overloaded):
-        claims.join("k", entry(), waiter("more"))
-    for number in range(MAX_CLAIMING - 1):
+    fill(claims, "c1", MAX_WAITING_PER_AGENT_AND_CLIENT)
+    with pytest.raises(Overloaded) as caught:
+        fill(claims, "c1", 1)
+    assert caught.value.details == {"limit": "agent"}
+    fill(claims, "c2", 1)
+    fill(claims, "c1", 1, sub="b")
+
+
+def test_no_agent_takes_up_what_a_gateway_has_room_for() -> None:
+    claims = Claims()
+    for sub in range(4):
+        for client in range(MAX_WAITING_PER_AGENT // MAX_WAITING_PER_AGENT_AND_CLIENT):
+            fill(claims, f"c{client}", MAX_WAITING_PER_AGENT_AND_CLIENT, f"a{sub}")
+        with pytest.raises(Overloaded) as caught:
+            fill(claims, "other", 1, f"a{sub}")
+        assert caught.value.details == {"limit": "agent"}
+    with pytest.raises(Overloaded, match="at this gateway"):
+        fill(claims, "other", 1, "one more")
+
+
+def test_too_many_claims_at_once_are_overloaded() -> None:
+    claims = Claims()
+    for number in range(MAX_CLAIMING):
         claims.join(f"k{number}", entry(client_id=f"d{number}"), waiter("r", f"d{number}"))
     with pytest.raises(Overloaded):
         claims.join("more", entry(client_id="e"), waiter("r", "e"))
@@ -124,4 +156,4 @@ def test_each_request_is_let_go_once_and_nothing_is_left_behind(steps: list[tupl
     assert len(claims) == len(known)
     for claim in known.values():
         claims.dismiss(claim)
-    assert (claims.waiting, claims._per_client) == ({}, {})
+    assert (claims.waiting, claims._crowds) == ({}, {})
