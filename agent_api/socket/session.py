@@ -45,6 +45,7 @@ from protocol.bad_frames import BadFrames
 from protocol.errors import (
     BridgeError,
     Cancelled,
+    ClientNotFound,
     CloseCode,
     Conflict,
     InvalidFrame,
@@ -367,7 +368,9 @@ def _gathered(command: InFlight, gathered: Gathered, now: float) -> ResponseFram
 
 def _refused(command: InFlight, error: BridgeError, now: float) -> ResponseFrame:
     order = command.order
-    return _response(command, failure(order.request_id, error, order.client_id, _milliseconds(command, now)))
+    unseen = isinstance(error, ClientNotFound)  # 0, as the gateway of a client says that the caller may not see
+    duration_ms = 0 if unseen else _milliseconds(command, now)
+    return _response(command, failure(order.request_id, error, order.client_id, duration_ms))
 
 
 def _milliseconds(command: InFlight, now: float) -> int:

@@ -222,10 +222,11 @@ class Caller:
         waiting = self._join(address, command, token, deadline)
         waiting.on_progress = on_progress
         alarm = self._alarms.at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
-        started = self._loop.time()
         try:
             response = decode_response((await self._converse(waiting)).data)
-            return await self._hold(response, started) if _is_not_found(response) else response
+            if _is_not_found(response):  # one that the caller may not see takes as long as one that is not there
+                await asyncio.sleep(FIRST_REPEAT_SECONDS)
+            return response
         except asyncio.CancelledError:
             await self._abandon(waiting, "the caller went away")
             raise
@@ -280,11 +281,6 @@ class Caller:
                 return await self._known(waiting.group.address, waiting.group.token)
         except TimeoutError as exc:
             raise DeadlineExceeded("whether the client is there could not be found out; nothing was executed") from exc
-
-    async def _hold(self, response: CommandResponse, started: float) -> CommandResponse:
-        """Take as long over a client that the caller may not see as over one that is not there."""
-        await asyncio.sleep(FIRST_REPEAT_SECONDS)
-        return msgspec.structs.replace(response, duration_ms=round((self._loop.time() - started) * 1000))
 
     async def _send(self, waiting: _Waiting) -> Msg:
         """Send once, with the time that remains, and return the reply."""

@@ -249,7 +249,7 @@ async def test_broken_request_is_refused_and_the_neighbours_served(nats_url: str
 
 
 async def test_pipelined_commands_are_answered_in_their_order(world: World, nats_url: str) -> None:
-    await world.hold("c1", lambda message: message["requestId"])
+    await world.hold("c1", lambda message: message["callerRequestId"])
     async with running_agent_api(nats_url) as api:
         reader, writer = await _connect(api.url)
         for number in range(3):
