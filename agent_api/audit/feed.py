@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from agent_api.events.positions import Position, epoch_of
 from protocol.audit import AuditFilter, read_record
 from protocol.errors import BridgeError, Overloaded, Unavailable
-from protocol.runtime.audit_history import AuditHistory
+from protocol.runtime.audit_history import AuditHistory, after_loss
 from protocol.runtime.jetstream import JetStreamError, StreamInfo
 from protocol.runtime.nats import Connection
 from protocol.runtime.ordered import HEARTBEAT_SECONDS, Order, OrderedConsumer, Place
@@ -238,14 +238,9 @@ class _Beginning:
 
 def _place(follower: Follower, info: StreamInfo) -> bool:
     """Have a follower go on elsewhere where the stream does not hold all that follows its place; return whether so."""
-    epoch, first, last = epoch_of(info.created), info.state.first_seq, info.state.last_seq
-    position = follower.position
-    if position.epoch != epoch:
-        follower.jump(Position(epoch, max(first - 1, 0)))
-    elif position.sequence > last:
-        follower.jump(Position(epoch, last))
-    elif position.sequence < first - 1:
-        follower.jump(Position(epoch, first - 1))
-    else:
+    epoch, position = epoch_of(info.created), follower.position
+    kept = after_loss(info, position.sequence, same=position.epoch == epoch)
+    if kept is None:
         return False
+    follower.jump(Position(epoch, kept))
     return True

@@ -155,6 +155,19 @@ class _Reading:
             self._bytes += len(message.data)
 
 
+def after_loss(info: StreamInfo, sequence: int, *, same: bool) -> int | None:
+    """Return the sequence to go on after where a stream does not hold all that followed `sequence`, None where it does.
+
+    `same` tells whether `sequence` is one of this stream. If not, all that it holds follows.
+    """
+    first, last = info.state.first_seq, info.state.last_seq
+    if not same:
+        return max(first - 1, 0)
+    if sequence > last:  # the server has returned without its last messages
+        return last
+    return first - 1 if sequence < first - 1 else None
+
+
 async def last_stretch(first_from: First, low: int, high: int) -> tuple[int, int] | None:
     """Return the newest stretch in [low, high), 256 sequences at most, that holds a message; None where none does.
 
