@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ from agentbridge import output
 from agentbridge.commands.help import Command
 from agentbridge.commands.options import TO_CALL, as_json, duration, needs_settings
 from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
-from agentbridge.taps import Tap
+from agentbridge.following import Follower, Place
 from protocol import codec
 from protocol.audit import SUCCESS, AuditFilter, AuditRecord, read_record
 from protocol.errors import Code, InvalidRequest, Unavailable
@@ -25,6 +24,7 @@ from protocol.subjects import NO_CLIENT
 
 MAX_LIMIT = 100_000
 PAGE = 1000
+GAP = "some records may have been missed"
 OUTCOMES = (SUCCESS, *(code.value for code in Code))
 
 
@@ -55,55 +55,71 @@ def audit(settings: CommandSettings, as_json: bool, limit: int, follow: bool, **
 async def _show(settings: CommandSettings, wanted: AuditFilter, limit: int, *, as_json: bool, follow: bool) -> None:
     tenant = tenant_of(token_of(settings))
     async with connected(settings) as connection:
-        history, tap = AuditHistory(connection), Tap(connection)
+        history = AuditHistory(connection)
         await history.start()
         await connection.verify_permissions()
-        begun = await _last_sequence(history, connection) if follow else 0
-        if follow:  # before the past is read, so that nothing falls between
-            await tap.listen([wanted.subject(tenant)])
-        past = await _past(history, connection, tenant, wanted, limit)
-        for found in past:
-            _print(codec.decode_value(found.data), found.record, as_json=as_json)
+        view = _View(connection, history, tenant, wanted, as_json=as_json)
         if follow:
-            twice = Twice(found.data for found in past if found.sequence > begun)
-            async for content, record in _live(tap, wanted, twice):
-                _print(content, record, as_json=as_json)
-        elif not past and not as_json:
+            await view.follow(limit)
+        elif not await view.past(limit) and not as_json:
             click.echo("nothing is recorded", err=True)
 
 
-class Twice:
-    """What was read of the past though it came while we were listening, and so comes again: once each."""
+class _View:
+    """The wanted records of a tenant, as they are printed."""
 
-    def __init__(self, stored: Iterable[bytes]) -> None:
-        self._coming = Counter(codec.encode(codec.decode_value(data)) for data in stored)
+    def __init__(
+        self, connection: Connection, history: AuditHistory, tenant: str, wanted: AuditFilter, *, as_json: bool
+    ) -> None:
+        self._connection = connection
+        self._history = history
+        self._tenant = tenant
+        self._wanted = wanted
+        self._as_json = as_json
 
-    def take(self, content: dict[str, Any]) -> bool:
-        """Return whether what comes was shown already."""
-        data = codec.encode(content)
-        if not self._coming[data]:
-            return False
-        self._coming[data] -= 1
-        return True
+    async def past(self, limit: int, before: int | None = None) -> bool:
+        """Show the newest, of those below the sequence `before` where it is given; return whether there are any."""
+        past = await self._newest(limit, before)
+        for found in past:
+            self._print(found.data, found.record)
+        return bool(past)
 
+    async def follow(self, limit: int) -> None:
+        """Show the past up to the present end of the stream, and from there on what comes."""
+        subject = self._wanted.subject(self._tenant)
+        follower = Follower(self._connection, self._history, subject)
+        await follower.start()
+        async with _permitted(self._connection):
+            begun = await self._history.info()
+        click.echo(f"listening on {subject}; Ctrl-C ends", err=True)
+        await self.past(limit, begun.state.last_seq + 1)
+        async for stretch in follower.stretches(Place(begun)):
+            if stretch.missed:
+                self._tell_of_gap()
+            for message in stretch.found:
+                record = read_record(message.data)
+                if record is not None and self._wanted.wants(record):
+                    self._print(message.data, record)
 
-async def _last_sequence(history: AuditHistory, connection: Connection) -> int:
-    async with _permitted(connection):
-        return (await history.info()).state.last_seq
+    async def _newest(self, limit: int, before: int | None) -> list[Found]:
+        """Return the newest records, the last one last."""
+        found: list[Found] = []
+        more = True
+        while more and len(found) < limit:
+            async with _permitted(self._connection):
+                page = await self._history.page(self._tenant, self._wanted, min(PAGE, limit - len(found)), before)
+            found += page.found
+            before, more = page.reached, page.more
+        return found[::-1]
 
+    def _print(self, data: bytes, record: AuditRecord) -> None:
+        click.echo(output.one_line(codec.decode_value(data)) if self._as_json else describe(record))
 
-async def _past(
-    history: AuditHistory, connection: Connection, tenant: str, wanted: AuditFilter, limit: int
-) -> list[Found]:
-    """Return the newest records, the last one last."""
-    found: list[Found] = []
-    before, more = None, True
-    while more and len(found) < limit:
-        async with _permitted(connection):
-            page = await history.page(tenant, wanted, min(PAGE, limit - len(found)), before)
-        found += page.found
-        before, more = page.reached, page.more
-    return found[::-1]
+    def _tell_of_gap(self) -> None:
+        """Say that records may be missing here, also to a program that reads standard output alone."""
+        click.echo(f"{GAP}: the audit stream does not hold all that followed the last one", err=True)
+        if self._as_json:
+            click.echo(output.one_line({"gap": {"message": GAP}}))
 
 
 @contextlib.asynccontextmanager
@@ -116,14 +132,6 @@ async def _permitted(connection: Connection) -> AsyncIterator[None]:
         raise
 
 
-async def _live(tap: Tap, wanted: AuditFilter, twice: Twice) -> AsyncIterator[tuple[dict[str, Any], AuditRecord]]:
-    """Yield what comes, but for what has been shown already."""
-    async for content in tap.messages():
-        record = read_record(codec.encode(content))
-        if record is not None and wanted.wants(record) and not twice.take(content):
-            yield content, record
-
-
 def _filter(
     client: str | None, agent: str | None, target: str | None, outcome: str | None, since: str | None
 ) -> AuditFilter:
@@ -134,10 +142,6 @@ def _filter(
             raise click.BadParameter("no client has such an id", param_hint="--client") from exc
     begin = None if since is None else timestamp(time.time() - duration(since))
     return AuditFilter(client_id=client, agent=agent, target=target, outcome=outcome, since=begin)
-
-
-def _print(content: Any, record: AuditRecord, *, as_json: bool) -> None:
-    click.echo(output.one_line(content) if as_json else describe(record))
 
 
 def describe(record: AuditRecord) -> str:

@@ -1,19 +1,23 @@
-"""The audit stream over HTTP: pages, a live stream, and who may not read it."""
+"""The audit stream over HTTP and on the command line: pages, what comes, and who may not read it."""
 
 import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import nats
 import pytest
 from support.app import App, Handler
-from support.audit import Record, recorded
+from support.audit import Record, recorded, stored
 from support.bridge import Bridge
-from support.settings import admin_token, agent_token, app_token
+from support.nats_server import NatsServer
+from support.processes import Process
+from support.settings import admin_token, agent_token, app_token, environment
+from support.wait import until
 
 from protocol.subjects import AUDIT_STREAM
 
@@ -192,3 +196,122 @@ async def test_without_its_stream_the_audit_is_unavailable(bridge: Bridge) -> No
     await connection.close()
     for headers in ({}, EVENT_STREAM):
         assert (await client.get("/api/audit", headers=headers)).status_code == httpx.codes.SERVICE_UNAVAILABLE
+
+
+Watch = Callable[..., Process]
+
+
+@pytest.fixture
+def watch(tmp_path: Path, private_nats: NatsServer) -> Iterator[Watch]:
+    """Start commands that go on until Ctrl-C: `watch("audit", "--follow")`."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(*arguments: str) -> Process:
+            folder = tmp_path / f"watch-{len(list(tmp_path.glob('watch-*')))}"
+            process = Process("agentbridge", folder, environment(private_nats.url), *arguments).launch()
+            stack.callback(process.end)
+            return process
+
+        yield begin
+
+
+@contextlib.asynccontextmanager
+async def cut_off(
+    watching: Process, bridge: Bridge, server: NatsServer, app: App, *, wipe: bool
+) -> AsyncIterator[None]:
+    """Restart NATS and do what is done meanwhile, when all others are back, before the watching process knows of it."""
+    watching.freeze()
+    server.kill()
+    if wipe:
+        server.wipe()
+    await server.start()
+    await until(lambda: _commands_flow(bridge, app), 20)
+    yield
+    watching.thaw()
+
+
+async def _commands_flow(bridge: Bridge, app: App) -> bool:
+    """Tell whether commands flow and are recorded; by another agent, whose records nobody here looks for."""
+    body = {"clientId": app.client_id, "command": {"target": "echo"}}
+    answer = await bridge.client(agent_token("another")).post("/api/command", json=body)
+    return answer.status_code == httpx.codes.OK and bool(await stored(bridge.nats_url))
+
+
+async def all_stored(bridge: Bridge, *request_ids: str) -> None:
+    """Wait until the stream holds these records."""
+
+    async def are_stored() -> bool:
+        return set(request_ids) <= {record["requestId"] for _, record in await stored(bridge.nats_url)}
+
+    await until(are_stored, 10)
+
+
+async def shown(watching: Process, *expected: Any) -> None:
+    """Wait until as many lines have been printed; these must be the request ids, or lines that are no record."""
+
+    def lines() -> list[Any]:
+        printed = [json.loads(line) for line in watching.out.splitlines()]
+        return [line.get("requestId", line) for line in printed]
+
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: len(lines()) >= len(expected), 10)
+    assert lines() == list(expected), watching.log
+
+
+FOLLOW = ("audit", "--follow", "--json", "--agent", "agent-1")
+GAP = {"gap": {"message": "some records may have been missed"}}
+
+
+async def test_the_command_line_follows_through_a_reconnect_without_a_hole_and_nothing_twice(
+    bridge: Bridge, app: App, private_nats: NatsServer, watch: Watch
+) -> None:
+    await call(bridge, app, "r0")
+    await all_stored(bridge, "r0")
+    following = watch(*FOLLOW)
+    await until(lambda: "listening on" in following.log, 20)
+    await call(bridge, app, "r1")
+    await shown(following, "r0", "r1")
+    async with cut_off(following, bridge, private_nats, app, wipe=False):
+        await call(bridge, app, "r2", "r3", "r4")
+        await all_stored(bridge, "r2", "r3", "r4")
+    await until(lambda: "lost NATS" in following.log, 10)
+    await shown(following, "r0", "r1", "r2", "r3", "r4")
+    await call(bridge, app, "r5")
+    await shown(following, "r0", "r1", "r2", "r3", "r4", "r5")
+    assert "missed" not in following.log
+
+
+@pytest.mark.parametrize("wipe", [False, True], ids=["let go", "made anew"])
+async def test_the_command_line_says_where_the_stream_has_lost_what_it_missed(
+    bridge: Bridge, app: App, private_nats: NatsServer, watch: Watch, wipe: bool
+) -> None:
+    following = watch(*FOLLOW)
+    await until(lambda: "listening on" in following.log, 20)
+    await call(bridge, app, "r1")
+    await shown(following, "r1")
+    async with cut_off(following, bridge, private_nats, app, wipe=wipe):
+        await call(bridge, app, "r2", "r3")
+        await all_stored(bridge, "r2", "r3")
+        if not wipe:
+            async with await nats.connect(bridge.nats_url) as connection:
+                await connection.jetstream().purge_stream(AUDIT_STREAM, keep=1)
+    await shown(following, "r1", GAP, *(["r2"] if wipe else []), "r3")
+    assert "some records may have been missed" in following.log
+    await call(bridge, app, "r4")
+    await shown(following, "r1", GAP, *(["r2"] if wipe else []), "r3", "r4")
+
+
+async def test_the_command_line_says_that_the_stream_cannot_be_read_and_goes_on_once_it_can(
+    bridge: Bridge, app: App, watch: Watch
+) -> None:
+    following = watch(*FOLLOW)
+    await until(lambda: "listening on" in following.log, 20)
+    await bridge.registries[0].kill()
+    async with await nats.connect(bridge.nats_url) as connection:
+        await connection.jetstream().delete_stream(AUDIT_STREAM)
+    await until(lambda: "cannot be read now" in following.log, 20)
+    await bridge.registries[0].start()
+    await shown(following, GAP)
+    await call(bridge, app, "r1")
+    await shown(following, GAP, "r1")
+    assert following.log.count("cannot be read now") == 1
