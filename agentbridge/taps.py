@@ -28,6 +28,7 @@ class Tap:
             await self._connection.subscribe(subject, self._queue.put)
         await self._connection.verify_permissions()
         self._connection.failed.add_done_callback(lambda _: self._queue.put_nowait(None))
+        self._connection.on_reconnect(_tell_of_gap)
         click.echo(f"listening on {' and '.join(subjects)}; Ctrl-C ends", err=True)
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
@@ -39,6 +40,11 @@ class Tap:
             content = _content(message)
             if content is not None:
                 yield content
+
+
+def _tell_of_gap() -> None:
+    """Say that there may be a hole: a tap has no place in a stream to go on from."""
+    click.echo("NATS is back; what was published since it was lost may be missing", err=True)
 
 
 def _content(message: Msg) -> dict[str, Any] | None:

@@ -315,3 +315,16 @@ async def test_the_command_line_says_that_the_stream_cannot_be_read_and_goes_on_
     await call(bridge, app, "r1")
     await shown(following, GAP, "r1")
     assert following.log.count("cannot be read now") == 1
+
+
+async def test_the_command_line_says_where_events_may_be_missing(
+    bridge: Bridge, app: App, private_nats: NatsServer, watch: Watch
+) -> None:
+    watching = watch("events", "--json")
+    await until(lambda: "listening on" in watching.log, 20)
+    async with cut_off(watching, bridge, private_nats, app, wipe=False):
+        await app.acknowledged({"type": "event", "event": "lost"})
+    await until(lambda: "may be missing" in watching.log, 10)
+    await app.acknowledged({"type": "event", "event": "seen"})
+    await until(lambda: '"seen"' in watching.out, 10)
+    assert '"lost"' not in watching.out
