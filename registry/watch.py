@@ -144,7 +144,7 @@ class Watch:
         except nats.errors.NoRespondersError:
             return self._credible(Event.NO_RESPONDERS)
         except TimeoutError:
-            return self._credible(Event.SILENCE) if await nats_answers(self._connection) else Event.BLIND
+            return self._credible(Event.SILENCE) if await self._connection.answers(PROOF_SECONDS) else Event.BLIND
         except BridgeError:
             return Event.BLIND
         self._hearing.note(watched.gateway_id)
@@ -176,22 +176,6 @@ class Watch:
         count = await self._store.withdraw(gateway_id)
         if count:
             log.warning("the gateway %s is lost; withdrew its %d clients", gateway_id, count)
-
-
-async def nats_answers(connection: Connection) -> bool:
-    """Tell whether NATS answers within half a second.
-
-    The library's own `rtt()` and `flush()` cancel the wait for a pong that is late; when it comes, it ends the task
-    that reads the connection. A flush that is shared waits on, whoever gives up.
-    """
-    if not connection.connected:
-        return False
-    try:
-        async with asyncio.timeout(PROOF_SECONDS):
-            await connection.flush()
-    except (BridgeError, TimeoutError):
-        return False
-    return True
 
 
 @contextlib.contextmanager

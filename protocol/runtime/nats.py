@@ -162,6 +162,21 @@ class Connection:
         """
         await self._flushes.join()
 
+    async def answers(self, within_seconds: float) -> bool:
+        """Tell whether the server is there and has processed all that was sent before.
+
+        The library's own `rtt()` and `flush()` cancel the wait for a pong that is late; when it comes, it ends the task
+        that reads the connection. A flush that is shared waits on, whoever gives up.
+        """
+        if not self.connected:
+            return False
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self.flush()
+        except (Unavailable, TimeoutError):
+            return False
+        return True
+
     async def verify_permissions(self) -> None:
         """Raise `ConfigurationError` where the server refused a subscription or publish of this process's start.
 

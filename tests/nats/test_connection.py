@@ -153,6 +153,19 @@ async def test_frozen_server_is_noticed(private_nats: NatsServer, connection: Co
     await connection.flush()
 
 
+async def test_pong_that_comes_too_late_does_not_deafen_the_connection(
+    private_nats: NatsServer, connection: Connection
+) -> None:
+    assert await connection.answers(0.5)
+    private_nats.freeze()
+    try:
+        assert not await connection.answers(0.5)
+    finally:
+        private_nats.thaw()
+    await until(lambda: connection.answers(0.5))
+    assert connection.reconnects == 0
+
+
 async def test_flush_covers_a_subscription_that_was_just_made(nats_url: str) -> None:
     other = await nats.connect(nats_url)
     async with connect(settings(nats_url), "tests", "tests") as connection:

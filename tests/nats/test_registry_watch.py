@@ -11,7 +11,7 @@ from protocol.errors import Unavailable
 from protocol.reports import Report
 from registry.hearing import Hearing
 from registry.sync import Syncs
-from registry.watch import Watch, nats_answers
+from registry.watch import Watch
 
 TRUTH_SECONDS = 10
 
@@ -44,15 +44,3 @@ async def test_gateway_is_withdrawn_although_peers_could_not_be_asked_at_first(p
         async with asyncio.timeout(TRUTH_SECONDS):
             await until(lambda: announced.reasons() == {"a": "gateway_lost"}, TRUTH_SECONDS)
         assert hearing.asked == 2
-
-
-async def test_pong_that_comes_too_late_does_not_deafen_the_connection(private_nats: NatsServer) -> None:
-    async with halves(private_nats.url) as ((half,), _):
-        assert await nats_answers(half.connection)
-        private_nats.freeze()
-        try:
-            assert not await nats_answers(half.connection)
-        finally:
-            private_nats.thaw()
-        await until(lambda: nats_answers(half.connection))
-        assert half.connection.reconnects == 0
