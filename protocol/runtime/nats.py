@@ -37,6 +37,7 @@ TCP_USER_TIMEOUT_MS = 3000
 FLUSH_TIMEOUT_SECONDS = 5
 FIRST_CONNECT_LOG_SECONDS = 5
 DRAIN_TIMEOUT_SECONDS = 5
+CLOSE_TIMEOUT_SECONDS = 1
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Msg], Awaitable[None]]
@@ -266,8 +267,10 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def connect(settings: Settings, process: str, user: str) -> AsyncIterator[Connection]:
-    """Connect as `process`, waiting for as long as it takes; drain on exit.
+async def connect(settings: Settings, process: str, user: str, *, drain: bool = True) -> AsyncIterator[Connection]:
+    """Connect as `process`, waiting for as long as it takes; drain on exit, which takes seconds where NATS is frozen.
+
+    Without `drain` the exit is at once; ask whether NATS `answers()` before, where something has to arrive.
 
     `user` names the inbox prefix `_INBOX.<user>` that this process's NATS user may subscribe to. Raises
     `ConfigurationError` where the server refuses the credentials, is older than 2.11, or lets everybody in without
@@ -278,7 +281,7 @@ async def connect(settings: Settings, process: str, user: str) -> AsyncIterator[
     try:
         yield connection
     finally:
-        await _leave(connection)
+        await _leave(connection, drain=drain)
 
 
 async def _first_connect(connection: Connection, settings: Settings) -> None:
@@ -333,19 +336,28 @@ async def _connect_once(connection: Connection, settings: Settings, credentials:
     client.options["allow_reconnect"] = True
 
 
-async def _leave(connection: Connection) -> None:
-    """Drain where the server is there to be drained to, close otherwise."""
+async def _leave(connection: Connection, *, drain: bool) -> None:
+    """Drain where that is wanted and the server is there to be drained to, close otherwise."""
     connection._leaving = True  # noqa: SLF001
     connection.failed.cancel()
     with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-        if connection.connected and not connection.client.is_closed:
+        if drain and connection.connected and not connection.client.is_closed:
             await connection.client.drain()
         else:
-            await connection.client.close()
+            await _close(connection.client)
+
+
+async def _close(client: Client) -> None:
+    """Close, and cut the connection to a server that does not take what the library would write before."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+            await client.close()
+    except TimeoutError:
+        _abandon(client)
 
 
 def _abandon(client: Client) -> None:
-    """Close the socket of a client that could not connect; its own `close()` would call that the end of everything."""
+    """Close the socket of a client whose own `close()` does not end, or would call that the end of everything."""
     transport = client._transport  # noqa: SLF001  the library offers no way to its socket
     if transport:
         transport.close()

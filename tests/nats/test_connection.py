@@ -354,6 +354,23 @@ async def test_leaving_ends_while_the_server_is_frozen(private_nats: NatsServer)
             await gone(connection)
 
 
+@pytest.mark.parametrize("unsent_bytes", [0, 8_000_000])
+async def test_leaving_without_draining_does_not_wait_for_a_frozen_server(
+    private_nats: NatsServer, unsent_bytes: int
+) -> None:
+    async def ignore(_: Msg) -> None: ...
+
+    async with connect(settings(private_nats.url), "tests", "tests", drain=False) as connection:
+        await connection.subscribe("anything", ignore)
+        await connection.flush()
+        private_nats.freeze()
+        for _ in range(unsent_bytes // 500_000):
+            await connection.publish("anything", b"x" * 500_000)
+        assert connection.connected
+        begun = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begun < 2
+
+
 async def test_leaving_delivers_what_was_published(nats_url: str) -> None:
     other: Client = await nats.connect(nats_url)
     subscription = await other.subscribe("last.words")
