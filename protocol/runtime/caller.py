@@ -388,7 +388,7 @@ class Caller:
         """Ask about all these commands, in as many probes as it takes; one gateway has them all or is lost to all."""
         for batch in _batches(request_ids):
             if await self._probe(group, batch):
-                self._lose(group, request_ids, "its gateway is gone")
+                self._lose(group, request_ids, "its gateway cannot be reached any more")
                 group.doubt.dispel()
                 return
 
