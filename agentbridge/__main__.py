@@ -1,5 +1,7 @@
 """The `agentbridge` command."""
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -66,7 +68,18 @@ for command in (up, gateway, agent_api, registry, token, clients, capabilities, 
 
 def main() -> None:
     """Run the command line."""
-    cli(prog_name="agentbridge")
+    try:
+        cli(prog_name="agentbridge")
+    finally:
+        _drop_what_nobody_reads()
+
+
+def _drop_what_nobody_reads() -> None:
+    """Empty a standard error that nobody has open; the interpreter would try once more and exit with 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 if __name__ == "__main__":

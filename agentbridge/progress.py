@@ -1,16 +1,17 @@
 """How far a command has come, shown while it runs: a bar on a terminal, lines of JSON for programs, else nothing.
 
-It goes to standard error, so that standard output holds the result alone.
+It goes to standard error, so that standard output holds the result alone, and is said aside: no command fails or waits
+because nobody looks at its progress.
 """
 
+import contextlib
 import os
 import sys
 import unicodedata
-from typing import Protocol
-
-import click
+from collections.abc import Iterator
 
 from agentbridge import output
+from agentbridge.asides import Asides, asides
 from protocol.messages import ProgressMessage
 from protocol.runtime.listening import OnProgress
 
@@ -19,59 +20,70 @@ FALLBACK_COLUMNS = 80
 GAP = "  "
 
 
-class Display(Protocol):
-    """Shows progress. `on_progress` is None where there is nothing to show it on, so that nobody need send it."""
+class Display:
+    """Shows no progress: `on_progress` is None where there is nothing to show it on, so that nobody need send it."""
 
-    on_progress: OnProgress | None
+    on_progress: OnProgress | None = None
+
+    def __init__(self, said: Asides) -> None:
+        self._said = said
 
     def clear(self) -> None:
         """Leave nothing behind that would stand in the way of what is printed next."""
 
-
-class Nothing:
-    """Shows nothing."""
-
-    on_progress: OnProgress | None = None
-
-    def clear(self) -> None:
-        """Do nothing."""
+    def say(self, sentence: str) -> None:
+        """Print a sentence where the progress was."""
+        self.clear()
+        self._said.say(f"{sentence}\n")
 
 
-class Lines(Nothing):
+class Lines(Display):
     """Prints each message as it is, one a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, said: Asides) -> None:
+        super().__init__(said)
         self.on_progress = self._print
 
     def _print(self, message: ProgressMessage) -> None:
-        click.echo(output.one_line(message), err=True)
+        self._said.say(f"{output.one_line(message)}\n")
 
 
-class Bar:
+class Bar(Display):
     """One line of the terminal that is written over. No escape sequences, which not every terminal understands."""
 
-    def __init__(self) -> None:
-        self.on_progress: OnProgress | None = self._show
+    def __init__(self, said: Asides) -> None:
+        super().__init__(said)
+        self.on_progress = self._show
         self._used = 0
 
     def clear(self) -> None:
         """Blank the line."""
         if self._used:
-            click.echo(f"\r{' ' * self._used}\r", err=True, nl=False)
+            self._said.say(f"\r{' ' * self._used}\r")
             self._used = 0
 
     def _show(self, message: ProgressMessage) -> None:
         text = described(message, _columns() - 1)  # writing into the last column would begin a new line
         width = sum(map(_width, text))
-        click.echo(f"\r{text}{' ' * (self._used - width)}", err=True, nl=False)
+        self._said.say(f"\r{text}{' ' * (self._used - width)}")
         self._used = width
 
 
-def display(*, as_json: bool) -> Display:
-    """Return how progress is shown here."""
+@contextlib.contextmanager
+def display(*, as_json: bool) -> Iterator[Display]:
+    """Give how progress is shown here; in the end nothing is left of it on a terminal."""
+    with asides(sys.stderr.fileno()) as said:
+        shown = _kind(as_json=as_json)(said)
+        try:
+            yield shown
+        finally:
+            shown.clear()
+
+
+def _kind(*, as_json: bool) -> type[Display]:
     if as_json:
-        return Lines()
-    return Bar() if sys.stderr.isatty() else Nothing()
+        return Lines
+    return Bar if sys.stderr.isatty() else Display
 
 
 def described(message: ProgressMessage, columns: int) -> str:

@@ -57,7 +57,8 @@ def call(
     """
     action, parameters = parse_rest(rest)
     command = _command(client, target=target, action=action, parameters=parameters, timeout_ms=timeout * 1000, **more)
-    response = asyncio.run(_call(settings, client, command, display(as_json=as_json)))
+    with display(as_json=as_json) as shown:
+        response = asyncio.run(_call(settings, client, command, shown))
     if as_json:
         click.echo(output.one_line(response))
         click.get_current_context().exit(EXIT_FAILED if response.error else 0)
@@ -133,12 +134,9 @@ async def _answer(
 
 @contextlib.contextmanager
 def _ending(shown: Display, connection: Connection) -> Iterator[None]:
-    """Take the progress away in the end, and say so where Ctrl-C was the end."""
+    """Say so where Ctrl-C was the end."""
     try:
         yield
     except asyncio.CancelledError:
-        shown.clear()
-        click.echo(_CANCELLED if connection.connected else _CANCELLED_UNHEARD, err=True)
+        shown.say(_CANCELLED if connection.connected else _CANCELLED_UNHEARD)
         raise
-    finally:
-        shown.clear()

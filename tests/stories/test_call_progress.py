@@ -1,8 +1,13 @@
-"""`agentbridge call` with a slow function: its progress on a terminal and for programs, and Ctrl-C."""
+"""`agentbridge call` with a slow function: its progress on a terminal and for programs, and how it is ended."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import os
+import select
 import signal
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -39,6 +44,13 @@ async def tell(app: App, wire_id: str, progress: float, **more: Any) -> None:
 
 async def answer(app: App, wire_id: str) -> None:
     await app.send({"type": "response", "requestId": wire_id, "status": "success", "result": "all of it"})
+
+
+async def ended(process: Process, seconds: float = 10) -> tuple[int | None, bytes, bytes]:
+    """Return the exit code and what was printed and said, `b""` for what went elsewhere."""
+    async with asyncio.timeout(seconds):
+        out, err = await process.communicate()
+    return process.returncode, out or b"", err or b""
 
 
 async def test_terminal_shows_a_bar_while_the_command_runs(up: Up, app: App) -> None:
@@ -90,6 +102,68 @@ async def test_ctrl_c_cancels_the_command_and_says_so(up: Up, app: App) -> None:
     assert said.splitlines()[-1] == "cancelled; the application is told to stop"
 
 
+async def unheard(up: Up, app: App) -> Process:
+    """Begin a call whose standard error nobody has open."""
+    theirs, its = os.pipe()
+    process = await up.begin("call", app.client_id, "never", "--json", stderr=its)
+    os.close(its)
+    os.close(theirs)
+    return process
+
+
+async def test_standard_error_that_nobody_has_open_changes_nothing(up: Up, app: App) -> None:
+    process = await unheard(up, app)
+    wire_id = await taken(app)
+    for part in range(3):
+        await tell(app, wire_id, part)
+    await answer(app, wire_id)
+    code, out, _ = await ended(process)
+    assert (code, json.loads(out)["result"]) == (0, "all of it")
+
+
+async def test_log_that_nobody_has_open_changes_nothing(up: Up, app: App) -> None:
+    process = await unheard(up, app)
+    wire_id = await taken(app)
+    up.signal_child("nats-server", signal.SIGKILL)  # which is logged
+    await until(lambda: up_is_healthy(up), 20)
+    await answer(app, wire_id)
+    code, out, _ = await ended(process)
+    assert (code, json.loads(out)["result"]) == (0, "all of it")
+
+
+@contextlib.asynccontextmanager
+async def unread(up: Up, app: App) -> AsyncIterator[tuple[Process, str]]:
+    """Give a call with more progress than the pipe that is its standard error takes, and nobody who reads it."""
+    theirs, its = os.pipe()
+    fcntl.fcntl(its, fcntl.F_SETPIPE_SZ, 4096)
+    process = await up.begin("call", app.client_id, "never", "--json", stderr=its)
+    os.close(its)
+    try:
+        wire_id = await taken(app)
+        await tell(app, wire_id, 1, data="x" * 10_000)
+        await until(lambda: bool(select.select([theirs], [], [], 0)[0]))
+        yield process, wire_id
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(theirs)
+
+
+async def test_standard_error_that_nobody_reads_does_not_hold_up_the_result(up: Up, app: App) -> None:
+    async with unread(up, app) as (process, wire_id):
+        await answer(app, wire_id)
+        code, out, _ = await ended(process, 3)
+    assert (code, json.loads(out)["result"]) == (0, "all of it")
+
+
+async def test_standard_error_that_nobody_reads_does_not_hold_up_ctrl_c(up: Up, app: App) -> None:
+    async with unread(up, app) as (process, wire_id):
+        process.send_signal(signal.SIGINT)
+        assert (await ended(process, 3))[:2] == (130, b"")
+        await app.received(type="cancel", requestId=wire_id)
+
+
 async def test_killed_gateway_ends_the_call_within_2_seconds(up: Up, app: App) -> None:
     async with up.on_terminal("call", app.client_id, "never") as (process, screen):
         await tell(app, await taken(app), 1, total=4)
@@ -99,3 +173,7 @@ async def test_killed_gateway_ends_the_call_within_2_seconds(up: Up, app: App) -
             await process.communicate()
         assert process.returncode == 1
         assert "Error: client_lost: " in screen.text
+
+
+async def up_is_healthy(up: Up) -> bool:
+    return (await up.command("health")).code == 0

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from protocol.runtime.auth import mint
@@ -142,20 +143,25 @@ class Up:
 
     async def command(self, *arguments: str, **variables: str) -> Ended:
         """Run `agentbridge …` to its end in the same folder."""
-        process = await self.begin(*arguments, **variables)
+        process = await self.begin(*arguments, variables=variables)
         async with asyncio.timeout(COMMAND_SECONDS):
             out, err = await process.communicate()
         return Ended(process.returncode or 0, out.decode(), err.decode())
 
-    async def begin(self, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
+    async def begin(
+        self,
+        *arguments: str,
+        stderr: int = subprocess.PIPE,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> asyncio.subprocess.Process:
         """Start `agentbridge …` in the same folder."""
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "agentbridge", *arguments),
-            env=self.environment | variables,
+            env={**self.environment, **variables},
             cwd=self.folder,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
         )
 
     @contextlib.asynccontextmanager
