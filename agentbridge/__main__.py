@@ -32,8 +32,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BridgeError as exc:
-            details = f" {output.one_line(exc.details)}" if exc.details else ""
-            raise click.ClickException(output.printable(f"{exc.code}: {exc.message}{details}")) from exc
+            raise click.ClickException(output.sentence(exc)) from exc
         except ConfigurationError as exc:
             raise click.ClickException(str(exc)) from exc
         except KeyboardInterrupt:

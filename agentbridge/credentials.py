@@ -78,12 +78,15 @@ def tenant_of(token: str | None) -> str:
 
 @contextlib.asynccontextmanager
 async def connected(settings: CommandSettings) -> AsyncIterator[Connection]:
-    """Connect to NATS within seconds; raise `ConfigurationError` saying what to do where nobody answers."""
+    """Connect to NATS within seconds, and leave it at once: what a command asked for is there, or is given up.
+
+    Raises `ConfigurationError` saying what to do where nobody answers.
+    """
     user = settings.nats_user if settings.nats_user and is_token(settings.nats_user) else CONSOLE
     async with contextlib.AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                connection = await stack.enter_async_context(connect(settings, "agentbridge", user))
+                connection = await stack.enter_async_context(connect(settings, "agentbridge", user, drain=False))
         except TimeoutError as exc:
             raise ConfigurationError(
                 f"no NATS server answers at {without_password(settings.nats_url)}: start `agentbridge up`, or say "

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 import msgspec
 
+from protocol.errors import BridgeError
 from protocol.runtime.settings import split_list
 
 GAP = "  "
@@ -38,6 +39,12 @@ def readable(value: Any) -> str:
     """Return a JSON value spread over lines, for people."""
     spread = msgspec.json.format(msgspec.json.encode(value)).decode()
     return "\n".join(printable(line) for line in spread.split("\n"))
+
+
+def sentence(error: BridgeError) -> str:
+    """Return an error on one line: its code, what happened, and details where there are some."""
+    details = f" {one_line(error.details)}" if error.details else ""
+    return printable(f"{error.code}: {error.message}{details}")
 
 
 def without_password(urls: str) -> str:

@@ -1,8 +1,7 @@
 """`agentbridge call`: have an application execute a command, directly over NATS."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -13,7 +12,8 @@ from agentbridge.commands.help import Command
 from agentbridge.commands.options import TO_CALL, as_json, duration, needs_settings
 from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
 from agentbridge.directory import Directory
-from agentbridge.progress import Display, display
+from agentbridge.progress import display
+from agentbridge.signals import Signalled, unless_signalled
 from protocol import codec
 from protocol.errors import BridgeError, InvalidRequest
 from protocol.ids import check_token, new_request_id
@@ -24,8 +24,9 @@ from protocol.runtime.nats import Connection
 from protocol.subjects import ClientAddress
 
 EXIT_FAILED = 1
+LAST_WORD_SECONDS = 1.0
 _CANCELLED = "cancelled; the application is told to stop"
-_CANCELLED_UNHEARD = "cancelled, but NATS is away: the application may go on"
+_CANCELLED_UNHEARD = "cancelled, but NATS does not answer: the application may go on"
 
 
 @click.command(cls=Command)
@@ -46,8 +47,8 @@ def call(
 
     The application CLIENT executes TARGET, and its result is printed. TARGET is a function, or a component followed
     by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. On a terminal a bar shows how far
-    the application says that it has come; with --json each such message is a line on standard error. Ctrl-C cancels the
-    command, and the application is told.
+    the application says that it has come; with --json each such message is a line on standard error. Ctrl-C, like
+    SIGTERM and SIGHUP, cancels the command, and the application is told.
 
     Examples:
       agentbridge call CLIENT add_todo title=Milk
@@ -57,12 +58,7 @@ def call(
     """
     action, parameters = parse_rest(rest)
     command = _command(client, target=target, action=action, parameters=parameters, timeout_ms=timeout * 1000, **more)
-    with display(as_json=as_json) as shown:
-        response = asyncio.run(_call(settings, client, command, shown))
-    if as_json:
-        click.echo(output.one_line(response))
-        click.get_current_context().exit(EXIT_FAILED if response.error else 0)
-    click.echo(output.readable(response.value()))
+    click.get_current_context().exit(asyncio.run(_call(settings, client, command, as_json=as_json)))
 
 
 def parse_rest(rest: Sequence[str]) -> tuple[str | None, msgspec.Raw]:
@@ -102,21 +98,54 @@ class _Done(Exception):
     """Ends the task group of a call that has its answer; probes would otherwise sleep on for a second."""
 
 
-async def _call(settings: CommandSettings, client: str, command: CommandRequest, shown: Display) -> CommandResponse:
-    """Return the answer, or the error that took its place."""
+async def _call(settings: CommandSettings, client: str, command: CommandRequest, *, as_json: bool) -> int:
+    """Print the answer, or the error that took its place, and return the exit code.
+
+    It is printed before NATS is told that nobody waits any more, which takes a second where that is what is away.
+    """
     token = token_of(settings)
     address = ClientAddress(tenant_of(token), client)
-    response = None
     async with connected(settings) as connection:
-        try:
-            with _ending(shown, connection):
-                async with asyncio.TaskGroup() as tasks:
-                    caller = Caller(connection, Directory(connection, address.tenant, token).knows)
-                    await caller.start(tasks)
-                    response = await _answer(caller, address, command, token, shown.on_progress)
-                    raise _Done
-        except* _Done:
-            pass
+        with display(as_json=as_json) as shown:
+            try:
+                response = await unless_signalled(_converse(connection, address, command, token, shown.on_progress))
+            except Signalled as signalled:
+                shown.say(_CANCELLED if await connection.answers(LAST_WORD_SECONDS) else _CANCELLED_UNHEARD)
+                return signalled.exit_code
+        _print(response, as_json=as_json)
+        if response.error is None:
+            return 0
+        await connection.answers(LAST_WORD_SECONDS)  # the command may have been given up: have its `cancel` arrive
+        return EXIT_FAILED
+
+
+def _print(response: CommandResponse, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(output.one_line(response))
+        return
+    try:
+        click.echo(output.readable(response.value()))
+    except BridgeError as exc:
+        click.ClickException(output.sentence(exc)).show()
+
+
+async def _converse(
+    connection: Connection,
+    address: ClientAddress,
+    command: CommandRequest,
+    token: str | None,
+    on_progress: OnProgress | None,
+) -> CommandResponse:
+    """Return the answer, or the error that took its place."""
+    response = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            caller = Caller(connection, Directory(connection, address.tenant, token).knows)
+            await caller.start(tasks)
+            response = await _answer(caller, address, command, token, on_progress)
+            raise _Done
+    except* _Done:
+        pass
     assert response is not None
     return response
 
@@ -130,13 +159,3 @@ async def _answer(
         return await caller.call(address, command, token, on_progress)
     except BridgeError as exc:
         return failure(request_id, exc, address.client_id)
-
-
-@contextlib.contextmanager
-def _ending(shown: Display, connection: Connection) -> Iterator[None]:
-    """Say so where Ctrl-C was the end."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        shown.say(_CANCELLED if connection.connected else _CANCELLED_UNHEARD)
-        raise

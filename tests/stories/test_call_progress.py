@@ -102,6 +102,28 @@ async def test_ctrl_c_cancels_the_command_and_says_so(up: Up, app: App) -> None:
     assert said.splitlines()[-1] == "cancelled; the application is told to stop"
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda it: str(it)
+)
+async def test_signal_that_ends_the_call_cancels_the_command(
+    up: Up, app: App, number: signal.Signals, code: int
+) -> None:
+    process = await up.begin("call", app.client_id, "never")
+    wire_id = await taken(app)
+    process.send_signal(number)
+    cancel = await app.received(type="cancel", requestId=wire_id)
+    assert cancel["reason"] == "the caller went away"
+    assert await ended(process) == (code, b"", b"cancelled; the application is told to stop\n")
+
+
+async def test_signal_that_is_to_be_ignored_is_ignored(up: Up, app: App) -> None:
+    process = await up.begin("call", app.client_id, "never", ignoring=int(signal.SIGHUP))
+    wire_id = await taken(app)
+    process.send_signal(signal.SIGHUP)
+    await answer(app, wire_id)
+    assert await ended(process) == (0, b'"all of it"\n', b"")
+
+
 async def unheard(up: Up, app: App) -> Process:
     """Begin a call whose standard error nobody has open."""
     theirs, its = os.pipe()
@@ -175,5 +197,46 @@ async def test_killed_gateway_ends_the_call_within_2_seconds(up: Up, app: App) -
         assert "Error: client_lost: " in screen.text
 
 
+@contextlib.asynccontextmanager
+async def frozen_nats(up: Up) -> AsyncIterator[None]:
+    """Freeze NATS; in the end wait until everybody has come back to it."""
+    up.signal_child("nats-server", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        up.signal_child("nats-server", signal.SIGCONT)
+        await until(lambda: up_is_healthy(up), 30)
+
+
 async def up_is_healthy(up: Up) -> bool:
     return (await up.command("health")).code == 0
+
+
+async def test_ctrl_c_does_not_claim_what_a_frozen_nats_has_not_taken(up: Up, app: App) -> None:
+    process = await up.begin("call", app.client_id, "never")
+    await taken(app)
+    async with frozen_nats(up):
+        process.send_signal(signal.SIGINT)
+        told = await ended(process, 3)
+    assert told == (130, b"", b"cancelled, but NATS does not answer: the application may go on\n")
+
+
+async def test_frozen_nats_is_told_as_soon_as_it_is_known(up: Up, app: App) -> None:
+    process = await up.begin("call", app.client_id, "never", "--json")
+    await taken(app)
+    assert process.stdout is not None
+    async with frozen_nats(up):
+        async with asyncio.timeout(4):  # three for the answer
+            response = json.loads(await process.stdout.readline())
+        code, out, _ = await ended(process, 2)
+    assert (code, out, response["error"]["code"]) == (1, b"", "client_lost")
+    assert response["error"]["message"].endswith(": its gateway cannot be reached any more")
+
+
+async def test_frozen_nats_is_one_sentence_for_people(up: Up, app: App) -> None:
+    process = await up.begin("call", app.client_id, "never")
+    await taken(app)
+    async with frozen_nats(up):
+        code, out, err = await ended(process, 6)
+    assert (code, out) == (1, b"")
+    assert err.startswith(b"Error: client_lost: ")

@@ -25,6 +25,9 @@ PATH = os.environ["PATH"]  # noqa: TID251  children need it, and nothing else of
 ON_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
+IGNORING = (
+    "import os, signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_IGN); os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 class Ended(NamedTuple):
@@ -152,12 +155,14 @@ class Up:
         self,
         *arguments: str,
         stderr: int = subprocess.PIPE,
+        ignoring: int | None = None,
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> asyncio.subprocess.Process:
-        """Start `agentbridge …` in the same folder."""
+        """Start `agentbridge …` in the same folder; it is `ignoring` a signal as `nohup` has it."""
+        starter = ["-c", IGNORING, str(ignoring), sys.executable] if ignoring else []
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "agentbridge", *arguments),
+            *(*starter, "-m", "agentbridge", *arguments),
             env={**self.environment, **variables},
             cwd=self.folder,
             stdout=subprocess.PIPE,
