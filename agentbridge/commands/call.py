@@ -34,7 +34,12 @@ _CANCELLED_UNHEARD = "cancelled, but NATS does not answer: the application may g
 @click.argument("target")
 @click.argument("rest", nargs=-1, metavar="[ACTION] [KEY=TEXT | KEY:=JSON]...")
 @click.option(
-    "--timeout", type=duration, metavar="DURATION", default="30s", show_default=True, help="How long to wait."
+    "--timeout",
+    type=duration,
+    metavar="DURATION",
+    default="30s",
+    show_default=True,
+    help="How long to wait; gateways cut a longer one to their maximum, which is 5m unless set otherwise.",
 )
 @click.option("--request-id", help="Your own id for the command, for logs and audit.")
 @click.option("--idempotency-key", help="A key under which the command is executed once, however often it is sent.")

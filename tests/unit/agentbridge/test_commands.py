@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jwt
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from support.settings import SECRET
@@ -10,6 +11,7 @@ from support.settings import SECRET
 from agentbridge.__main__ import cli
 from agentbridge.commands.events import describe
 from agentbridge.commands.listing import capability_rows
+from gateway.settings import GatewaySettings
 
 COMMANDS = [
     "up",
@@ -52,6 +54,12 @@ def test_each_command_explains_itself_with_examples_or_variables(command: str) -
     shown = run(command, "--help")
     assert shown.exit_code == 0
     assert "\n  Examples:\n    agentbridge " in shown.output or "\n  Environment:\n    AGENTBRIDGE_" in shown.output
+
+
+def test_help_names_the_longest_wait_that_gateways_allow() -> None:
+    longest = next(field for field in msgspec.structs.fields(GatewaySettings) if field.name == "max_command_timeout_ms")
+    said = f"gateways cut a longer one to their maximum, which is {longest.default // 60_000}m"
+    assert said in " ".join(run("call", "--help").output.split())
 
 
 @pytest.mark.parametrize(
