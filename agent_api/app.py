@@ -27,6 +27,7 @@ from agent_api.openapi import COMMAND_PATH, Application
 from agent_api.routes import Directory
 from protocol.errors import BridgeError, Internal
 from protocol.origins import Origins
+from protocol.runtime.metrics import PATH as METRICS_PATH
 
 EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Link", "Retry-After", "WWW-Authenticate")
 REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID")
@@ -108,6 +109,7 @@ def ordinary_routes(
     app.add_api_route(SOCKET_PATH, directory.socket, **contract.SOCKET)
     app.add_api_route("/healthz", health.alive, **contract.ALIVE)
     app.add_api_route("/readyz", health.ready, **contract.READY)
+    app.add_api_route(METRICS_PATH, health.metrics, **contract.METRICS)
     app.router.routes.append(Route(COMMAND_PATH, command, methods=["POST"]))
     app.router.routes.extend(_only_get(path, endpoint) for path, endpoint in readers.items())
     docs.install(app)

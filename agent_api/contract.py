@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
+from starlette.responses import Response
+
 from agent_api.commands.balance import LOOKED_AT
 from agent_api.commands.bodies import MAX_ASKED
 from agent_api.http.problems import HEADERS
 from protocol.discovery import MAX_PAGE
 from protocol.errors import MEANINGS, Code
 from protocol.ids import MAX_IDEMPOTENCY_KEY_CHARS, MAX_REQUEST_ID_CHARS
+from protocol.runtime.metrics import CONTENT_TYPE
 
 SCHEMA_PATH = "#/components/schemas/{name}"
 
@@ -293,6 +296,18 @@ READY = route(
     "Can the process do its work?",
     {"200": success("it can", _STATUS), "503": refusal(Code.UNAVAILABLE, description="what is missing")},
 )
+METRICS = {
+    "response_class": Response,  # FastAPI would describe JSON besides
+    **route(
+        "What has the process counted?",
+        {
+            "200": {
+                "description": "figures in Prometheus' text format; reach them at the process, for proxies hide them",
+                "content": {CONTENT_TYPE: {"schema": {"type": "string"}}},
+            }
+        },
+    ),
+}
 _ANSWERED = success(
     "what the application answered; what all said, by client id, where several were asked",
     {"anyOf": [ref("CommandResult"), ref("Gathered")]},

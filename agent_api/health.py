@@ -1,23 +1,27 @@
-"""`/healthz`: the process lives. `/readyz`: it can do its work."""
+"""`/healthz`: the process lives. `/readyz`: it can do its work. `/metrics`: what it has counted."""
 
 import asyncio
+from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agent_api.commands.intake import Intake
-from agent_api.http.responses import json_response
+from agent_api.http.responses import NO_STORE, json_response
 from protocol.errors import Unavailable
+from protocol.runtime.metrics import CONTENT_TYPE, PATH, Metrics
 from protocol.runtime.nats import Connection
 
 
 class Health:
     """Tells orchestrators how the process is. Losing the registry never makes it unready: commands go on without."""
 
-    def __init__(self, connection: Connection, mirror_filled: asyncio.Event, intake: Intake) -> None:
+    def __init__(self, connection: Connection, mirror_filled: asyncio.Event, intake: Intake, metrics: Metrics) -> None:
         self._connection = connection
         self._mirror_filled = mirror_filled
         self._intake = intake
+        self._metrics = metrics
 
     async def alive(self, request: Request) -> Response:
         """Tell that the process lives."""
@@ -29,6 +33,15 @@ class Health:
         if missing:
             raise Unavailable(f"not ready: {', '.join(missing)}", details={"missing": missing})
         return json_response({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Tell what the process has counted, to whoever calls the path as it is written.
+
+        A proxy that keeps this path from the public compares it, and may not see that `/%6detrics` is the same.
+        """
+        if request.scope["raw_path"] != PATH.encode():
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return Response(self._metrics.text(), headers={**NO_STORE, "content-type": CONTENT_TYPE})
 
     def missing(self) -> list[str]:
         """Return what keeps the process from its work, as short phrases."""

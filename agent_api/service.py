@@ -35,6 +35,7 @@ from protocol.runtime.audit_history import AuditHistory
 from protocol.runtime.auth import Verifier
 from protocol.runtime.caller import Caller, Known
 from protocol.runtime.entries import Entries
+from protocol.runtime.metrics import Metrics
 from protocol.runtime.mirror import Mirror
 from protocol.runtime.nats import Connection
 from protocol.runtime.responder import Responder
@@ -104,7 +105,8 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     command = CommandEndpoint(settings, verifier, commands, intake, waits)
     hub = Hub(connection)
     origins = Origins(settings.allowed_origins)
-    directory, health = Directory(verifier, mirror, connection), Health(connection, mirror.filled, intake)
+    directory = Directory(verifier, mirror, connection)
+    health = Health(connection, mirror.filled, intake, Metrics(SERVICE, refusals.counters))
     history = AuditHistory(connection)
     feed = Feed(connection, history, tasks)
     audit = AuditEndpoint(verifier, history, feed, waits)

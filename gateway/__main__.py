@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from gateway.administration import Administration
+from gateway.administration import SERVICE, Administration
 from gateway.audit import Audit
 from gateway.commands import Commands
 from gateway.contracts import Contracts
@@ -22,6 +22,7 @@ from protocol.runtime import process
 from protocol.runtime.audit import AuditTrail
 from protocol.runtime.auth import Verifier
 from protocol.runtime.entries import Entries
+from protocol.runtime.metrics import Metrics
 from protocol.runtime.nats import Connection
 
 ENVELOPE_BYTES = 32 * 1024
@@ -79,8 +80,8 @@ async def start(settings: GatewaySettings, connection: Connection, tasks: asynci
     events = Events(connection)
     await events.start()
     receiving = Receiving(Contracts(), events, verifier, tasks)
-    server = GatewayServer(settings, connection, sessions, receiving, verifier)
     counters = partial(_counters, sessions, idempotency)
+    server = GatewayServer(settings, connection, sessions, receiving, verifier, Metrics(SERVICE, counters))
     await Administration(sessions, reporter, verifier, counters).serve(connection, tasks)
     for name, loop in (("report", reporter.run), ("clock", sessions.run_clock), ("thaw", commands.watch_thaw)):
         tasks.create_task(loop(), name=name)

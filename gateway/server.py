@@ -21,6 +21,9 @@ from protocol.reports import EndReason
 from protocol.runtime import logs
 from protocol.runtime.auth import Verifier
 from protocol.runtime.handshake import close_reason, require_own_page, select_subprotocol, token_of
+from protocol.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
+from protocol.runtime.metrics import PATH as METRICS_PATH
+from protocol.runtime.metrics import Metrics
 from protocol.runtime.nats import Connection
 from protocol.runtime.sockets import BoundedSocket
 
@@ -42,12 +45,14 @@ class GatewayServer:
         sessions: Sessions,
         receiving: Receiving,
         verifier: Verifier,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._connection = connection
         self._sessions = sessions
         self._receiving = receiving
         self._verifier = verifier
+        self._metrics = metrics
         self._origins = Origins(settings.allowed_origins)
         self._server: Server | None = None
 
@@ -88,16 +93,21 @@ class GatewayServer:
     # --- before the handshake ---
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer health checks, unknown paths and foreign web pages before there is a WebSocket; None to go on."""
+        """Answer health checks, collectors, unknown paths and foreign pages before a WebSocket; None to go on."""
         path = request.path.partition("?")[0]  # not parsed as a URL: strangers write what cannot be one
         if path == "/healthz":
             return _respond(connection, http.HTTPStatus.OK, "ok\n")
         if path == "/readyz":
             return self._readiness(connection)
+        if path == METRICS_PATH:
+            return self._refused_page(connection, request) or self._figures(connection)
         if path not in PATHS:
             return _respond(connection, http.HTTPStatus.NOT_FOUND, "no such path: connect a WebSocket to /ws\n")
         if self._sessions.draining:
             return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "shutting down: connect again\n")
+        return self._refused_page(connection, request)
+
+    def _refused_page(self, connection: ServerConnection, request: Request) -> Response | None:
         try:
             require_own_page(request.headers, self._origins, loopback_only=self._verifier.off)
         except PermissionDenied as exc:
@@ -109,6 +119,9 @@ class GatewayServer:
         if missing:
             return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {missing}\n")
         return _respond(connection, http.HTTPStatus.OK, "ready\n")
+
+    def _figures(self, connection: ServerConnection) -> Response:
+        return _respond(connection, http.HTTPStatus.OK, self._metrics.text(), METRICS_TYPE)
 
     # --- one connection ---
 
@@ -157,10 +170,14 @@ class GatewayServer:
             return None
 
 
-def _respond(connection: ServerConnection, status: http.HTTPStatus, text: str) -> Response:
+def _respond(connection: ServerConnection, status: http.HTTPStatus, text: str, content_type: str = "") -> Response:
+    """Return a response with a text, which is a plain one unless `content_type` says more."""
     response = connection.respond(status, text)
     headers = Headers(response.headers)
     headers["Cache-Control"] = "no-store"
+    if content_type:
+        del headers["Content-Type"]  # assigning adds another
+        headers["Content-Type"] = content_type
     response.headers = headers
     return response
 

@@ -141,6 +141,7 @@ async def test_one_port_serves_agents_and_applications(deployment: Deployment, h
         assert (await http.get(path)).status_code == httpx.codes.OK, path
     assert (await http.get("/ws")).json()["code"] == "invalid_request"  # without an upgrade it is the agent API's
     assert (await http.get("/metrics")).text == "no such path\n"  # figures are not for the public
+    assert (await http.get("/%6detrics")).status_code == 404
     for path in ("/cable", "/agentbridge.js", "/socket.io/x"):
         assert "connect a WebSocket" in (await http.get(path)).text, path
     for path in ("/ws", "/", "/agent-bridge", f"/ws?token={app_token()}"):

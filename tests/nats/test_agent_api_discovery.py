@@ -6,7 +6,9 @@ from typing import Any
 import httpx
 import pytest
 from support.agent_api import GATEWAY, World, function, http_client, listed, running_agent_api, world_at
+from support.audit import statistics
 from support.browser import open_page
+from support.figures import figures
 from support.settings import admin_token, agent_token, app_token
 from support.wait import until
 
@@ -295,6 +297,26 @@ async def test_openapi_document_is_served_without_a_token(api: AgentApi) -> None
 async def test_process_is_announced_as_a_micro_service(world: World, api: AgentApi) -> None:
     reply = await world.nats.request("$SRV.PING.agentbridge-agent-api", b"", timeout=2)
     assert b'"name":"agentbridge-agent-api"' in reply.data
+
+
+async def test_figures_are_those_of_its_statistics(api: AgentApi, nats_url: str) -> None:
+    async with http_client(api, "") as stranger:
+        assert (await stranger.post("/api/command", json={"command": {"target": "f"}})).status_code == 401
+        found = await figures(stranger)
+    told = await statistics(nats_url, "agentbridge-agent-api")
+    assert found == {
+        "agentbridge_agent_api_unauthenticated_total": told["unauthenticated"],
+        "agentbridge_agent_api_audit_stored_total": told["auditStored"],
+        "agentbridge_agent_api_audit_failed_total": told["auditFailed"],
+        "agentbridge_agent_api_audit_waiting": told["auditWaiting"],
+    }
+    assert told["unauthenticated"] == 1
+
+
+@pytest.mark.parametrize("path", ["/%6detrics", "/metric%73", "/metrics/", "//metrics", "/METRICS"])
+async def test_figures_are_at_no_path_that_a_proxy_may_take_for_another(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "invalid_request")
 
 
 async def test_ready_once_the_list_of_clients_was_read_and_for_good(nats_url: str) -> None:

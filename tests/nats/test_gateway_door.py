@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from support.app import App, application, socket_of, ws_url
-from support.gateways import gateway_process, shared_gateway
+from support.app import App, Handler, application, socket_of, ws_url
+from support.audit import statistics
+from support.figures import figures, of_gateway
+from support.gateways import agent, gateway_process, shared_gateway
 from support.nats_server import NatsServer
 from support.processes import Process
 from support.settings import SECRET, admin_token, agent_token, app_token
@@ -34,8 +36,7 @@ def gateway(shared_nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 async def http(gateway: Process) -> AsyncIterator[httpx.AsyncClient]:
-    base = gateway.url.replace("ws://", "http://").removesuffix("/ws")
-    async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
+    async with of_gateway(gateway) as client:
         yield client
 
 
@@ -169,6 +170,29 @@ async def test_health_routes_answer_without_a_token(http: httpx.AsyncClient) -> 
         assert answer.headers["Cache-Control"] == "no-store"
     assert (await http.get("/nowhere")).status_code == 404
     assert (await http.get("/ws")).status_code == 426
+
+
+async def test_figures_are_those_of_its_statistics(tmp_path: Path, private_nats: NatsServer) -> None:
+    handlers: dict[str, Handler] = {"echo": lambda parameters: parameters}
+    async with (
+        gateway_process(tmp_path, private_nats.url) as gateway,
+        of_gateway(gateway) as http,
+        application(gateway.url, handlers) as app,
+        application(gateway.url),
+        agent(private_nats.url) as caller,
+    ):
+        assert (await caller.call(app.client_id, "echo"))["status"] == "success"
+        found = await figures(http)
+        told = await statistics(private_nats.url, "agentbridge-gateway")
+    assert found["agentbridge_gateway_sessions"] == 2
+    assert found["agentbridge_gateway_commands_answered_total"] == 1
+    spelt = {name.removeprefix("agentbridge_gateway_").removesuffix("_total").replace("_", "") for name in found}
+    assert spelt == {name.lower() for name in told}
+
+
+async def test_foreign_pages_get_no_figures(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/metrics", headers={"Origin": ORIGIN})).status_code == 200
+    assert (await http.get("/metrics", headers={"Origin": "https://evil.example.com"})).status_code == 403
 
 
 # --- how long ---
@@ -337,5 +361,7 @@ async def test_without_authentication_a_foreign_host_is_403_before_the_handshake
             ):
                 pass
         assert refused.value.response.status_code == 403
+        async with of_gateway(gateway) as http:
+            assert (await http.get("/metrics", headers={"Host": f"evil.example:{port}"})).status_code == 403
         async with connect(f"ws://localhost:{port}/ws", host="127.0.0.1", port=int(port), proxy=None) as socket:
             assert (await first_frame(socket))["type"] == "connection"

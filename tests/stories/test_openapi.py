@@ -229,9 +229,12 @@ class Document:
     def _complaint_about_body(self, described: dict[str, Any], seen: Exchange) -> str | None:
         if "content" not in described:
             return "a body where none is described" if seen.body else None
-        if seen.headers["content-type"] not in described["content"]:
+        content_type = seen.headers["content-type"]
+        if content_type not in described["content"]:
             return "the content type is not described"
-        return self._complaint_about_schema(described["content"]["application/json"]["schema"], seen.body)
+        if content_type != "application/json":
+            return None
+        return self._complaint_about_schema(described["content"][content_type]["schema"], seen.body)
 
     def _complaint_about_schema(self, schema: dict[str, Any], body: str) -> str | None:
         validator = jsonschema_rs.validator_for({**schema, "components": self._components})
@@ -282,7 +285,7 @@ async def test_whoever_is_no_agent_learns_only_that(
     found = await statuses(served, tmp_path, token, "examples,coverage")
 
     assert all(found[operation] <= allowed for operation in found if operation[1].startswith("/api/"))
-    assert found["GET", "/healthz"] == found["GET", "/readyz"] == {200}
+    assert found["GET", "/healthz"] == found["GET", "/readyz"] == found["GET", "/metrics"] == {200}
 
 
 async def test_answers_that_have_to_be_provoked_are_described(served: Bridge) -> None:

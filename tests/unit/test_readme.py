@@ -30,12 +30,14 @@ from protocol.errors import MEANINGS, CloseCode
 from protocol.frames import ClientFrame, ServerFrame
 from protocol.reports import EndReason
 from protocol.runtime.auth import Verifier
+from protocol.runtime.metrics import FIGURES, Metrics
 from protocol.runtime.settings import PREFIX, Settings
 from registry.announcements import Change
 from registry.settings import RegistrySettings
 
 README = (ROOT / "README.md").read_text()
 WEBSOCKET = (ROOT / "docs/websocket.md").read_text()
+DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
 AGENT_WEBSOCKET = (ROOT / "docs/agent-websocket.md").read_text()
 SOCKETS = ROOT / "protocol/runtime/sockets.py"
 PROCESSES = (Settings, GatewaySettings, ApiSettings, RegistrySettings)
@@ -154,7 +156,7 @@ async def test_routes_are_those_of_the_document() -> None:
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
-    health = Health(unused, unused, unused)
+    health = Health(unused, unused, unused, unused)
     app = ordinary_routes(command, readers, Directory(unused, unused, unused), health)
 
     assert routes_told() == {nameless(path) for path in app.openapi()["paths"]} | {"/docs", "/openapi.json"}
@@ -253,6 +255,22 @@ def codes_sent(module: ast.Module) -> Iterator[int]:
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             names = [ast.unparse(argument).partition("CloseCode.") for argument in given]
             yield from (getattr(CloseCode, name) for before, _, name in names if name and not before)
+
+
+# --- figures ---
+
+
+def test_figures_are_those_that_processes_serve() -> None:
+    told = [(name, kind, what) for name, _, kind, what in table(DEPLOYMENT, "Figures")]
+    assert told == [figure_told(key) for key in FIGURES]
+
+
+def figure_told(key: str) -> tuple[str, str, str]:
+    """Return a figure as the table has it: its name without the process's prefix, its type, its meaning."""
+    help_line, type_line, _ = Metrics("", lambda: {key: 0}).text().splitlines()
+    name, _, kind = type_line.removeprefix("# TYPE _").partition(" ")
+    what = help_line.removeprefix(f"# HELP _{name} ")
+    return f"`{name}`", kind, what[0].lower() + what[1:]
 
 
 # --- links and files ---

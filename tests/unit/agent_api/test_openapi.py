@@ -36,7 +36,7 @@ async def application() -> Application:
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
-    health = Health(unused, asyncio.Event(), Intake())
+    health = Health(unused, asyncio.Event(), Intake(), unused)
     return ordinary_routes(command, readers, Directory(unused, unused, unused), health)
 
 
