@@ -1,6 +1,7 @@
 """The manifests for Kubernetes: valid for every version there are schemas of, and true about the processes."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ import yaml
 from kubernetes_validate.utils import all_versions, validate
 from support import nats_server
 from support.deployment import ROOT, secret_names
+from support.figures import figures, of_gateway
+from support.gateways import gateway_process
 from support.settings import default
 
 from agent_api.settings import ApiSettings
 from agentbridge import nats_config
 from gateway.settings import GatewaySettings
+from protocol.runtime import metrics
 from protocol.runtime.auth import DEFAULT_TENANT
 from protocol.runtime.settings import Settings, load
 from registry.settings import RegistrySettings
@@ -103,6 +107,7 @@ def test_kustomization_names_every_file() -> None:
 
 def test_autoscaler_can_go_by_sessions_instead_of_memory() -> None:
     sessions = yaml.safe_load((FOLDER / "sessions/kustomization.yaml").read_text())
+    assert (sessions["kind"], "resources" in sessions) == ("Component", False), "a child cannot have its parent as base"
     [patch] = sessions["patches"]
     [operation] = yaml.safe_load(patch["patch"])
     [autoscaler] = [
@@ -114,6 +119,35 @@ def test_autoscaler_can_go_by_sessions_instead_of_memory() -> None:
     assert operation["value"]["pods"]["metric"]["name"] == SESSIONS
     metrics[1] = operation["value"]
     validate(autoscaler.body, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("scaled_by_sessions", [False, True])
+def test_kustomization_builds(tmp_path: Path, scaled_by_sessions: bool) -> None:
+    folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    if scaled_by_sessions:
+        file = folder / "kustomization.yaml"
+        file.write_text(file.read_text().replace("# components: [sessions]", "components: [sessions]"))
+    built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert (SESSIONS in built.stdout) == scaled_by_sessions
+
+
+async def test_metric_that_gateways_scale_by_is_one_that_they_serve(tmp_path: Path, shared_nats_url: str) -> None:
+    [rule] = yaml.safe_load((FOLDER / "sessions/adapter-values.yaml").read_text())["rules"]["custom"]
+    assert rule["seriesQuery"].partition("{")[0] == SESSIONS
+    assert "name" not in rule, "the metric is called as the series is"
+    async with gateway_process(tmp_path, shared_nats_url) as gateway, of_gateway(gateway) as http:
+        assert SESSIONS in await figures(http)
+
+
+@pytest.mark.parametrize("component", PORTS)
+def test_collectors_are_led_to_the_figures(component: str) -> None:
+    assert DEPLOYMENTS[component]["spec"]["template"]["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(PORTS[component]),
+        "prometheus.io/path": metrics.PATH,
+    }
 
 
 @pytest.mark.parametrize("component", KINDS)
