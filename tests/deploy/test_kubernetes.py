@@ -1,6 +1,7 @@
 """The manifests for Kubernetes: valid for every version there are schemas of, and true about the processes."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ VERSIONS = list(dict.fromkeys(version.rpartition(".")[0] for version in all_vers
 KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent-api": ApiSettings, "registry": RegistrySettings}
 PORTS = {"gateway": default(GatewaySettings, "gateway_port"), "agent-api": default(ApiSettings, "api_port")}
 SESSIONS = "agentbridge_gateway_sessions"
+PROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
 
 
 class Manifest(NamedTuple):
@@ -148,6 +150,14 @@ def test_collectors_are_led_to_the_figures(component: str) -> None:
         "prometheus.io/port": str(PORTS[component]),
         "prometheus.io/path": metrics.PATH,
     }
+
+
+def test_ingress_leads_to_what_the_proxy_of_compose_gives_to_agents_and_to_no_figures() -> None:
+    [ingress] = [each.body for each in ALL if each.kind == "Ingress"]
+    paths = ingress["spec"]["rules"][0]["http"]["paths"]
+    agents = {each["path"] for each in paths if each["backend"]["service"]["name"] == "agentbridge-agent-api"}
+    assert agents == set(re.findall(r"acl of_agents path (.*)", PROXY)[0].split())
+    assert not [each for each in paths if each["path"] in ("/", metrics.PATH)]
 
 
 @pytest.mark.parametrize("component", KINDS)
