@@ -22,6 +22,7 @@ from agentbridge import nats_config
 from gateway.settings import GatewaySettings
 from protocol.runtime import metrics
 from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.process import GOODBYE_SECONDS
 from protocol.runtime.settings import Settings, load
 from registry.settings import RegistrySettings
 
@@ -31,6 +32,7 @@ VERSIONS = list(dict.fromkeys(version.rpartition(".")[0] for version in all_vers
 KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent-api": ApiSettings, "registry": RegistrySettings}
 PORTS = {"gateway": default(GatewaySettings, "gateway_port"), "agent-api": default(ApiSettings, "api_port")}
 SESSIONS = "agentbridge_gateway_sessions"
+PAGE = "docs/deployment.md"
 PROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
 
 
@@ -192,8 +194,11 @@ def test_no_service_overwrites_a_setting(component: str) -> None:
 @pytest.mark.parametrize("component", KINDS)
 def test_pods_have_the_time_to_drain(component: str) -> None:
     pause = container(component).get("lifecycle", {"preStop": {"exec": {"command": ["sleep", "0"]}}})
-    seconds = int(pause["preStop"]["exec"]["command"][1]) + float(environment(component)["AGENTBRIDGE_DRAIN_SECONDS"])
-    assert pod(component)["terminationGracePeriodSeconds"] > seconds + 5
+    besides = int(pause["preStop"]["exec"]["command"][1]) + GOODBYE_SECONDS
+    drain_seconds = float(environment(component)["AGENTBRIDGE_DRAIN_SECONDS"])
+    assert pod(component)["terminationGracePeriodSeconds"] > drain_seconds + besides
+    [told] = re.findall(r"`AGENTBRIDGE_DRAIN_SECONDS`\s+plus (\d+)", (ROOT / PAGE).read_text())
+    assert int(told) >= besides
 
 
 @pytest.mark.parametrize("component", PORTS)
