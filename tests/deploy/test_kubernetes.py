@@ -1,7 +1,9 @@
 """The manifests for Kubernetes: valid for every version there are schemas of, and true about the processes."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,12 +15,14 @@ import yaml
 from kubernetes_validate.utils import all_versions, validate
 from support import nats_server
 from support.deployment import ROOT, secret_names
+from support.examples import Examples
 from support.figures import figures, of_gateway
 from support.gateways import gateway_process
 from support.settings import default
 
 from agent_api.settings import ApiSettings
 from agentbridge import nats_config
+from agentbridge.credentials import CommandSettings
 from gateway.settings import GatewaySettings
 from protocol.runtime import metrics
 from protocol.runtime.auth import DEFAULT_TENANT
@@ -33,6 +37,7 @@ KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent-api": Api
 PORTS = {"gateway": default(GatewaySettings, "gateway_port"), "agent-api": default(ApiSettings, "api_port")}
 SESSIONS = "agentbridge_gateway_sessions"
 PAGE = "docs/deployment.md"
+COMMAND_LINE = Examples().take(PAGE, "kubectl run")
 PROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
 
 
@@ -78,9 +83,14 @@ def container(component: str) -> dict[str, Any]:
 
 def environment(component: str) -> dict[str, str]:
     """Return a component's variables; what comes from the secret as a sentence that says from where."""
+    return variables_of(container(component))
+
+
+def variables_of(of: dict[str, Any]) -> dict[str, str]:
+    """Return the variables of a container that has the settings."""
     [settings] = [each for each in ALL if each.kind == "ConfigMap"]
     variables = dict(settings.body["data"])
-    for entry in container(component)["env"]:
+    for entry in of["env"]:
         variables[entry["name"]] = entry.get("value") or secret(entry["valueFrom"]["secretKeyRef"]["key"])
     return variables
 
@@ -199,6 +209,40 @@ def test_pods_have_the_time_to_drain(component: str) -> None:
     assert pod(component)["terminationGracePeriodSeconds"] > drain_seconds + besides
     [told] = re.findall(r"`AGENTBRIDGE_DRAIN_SECONDS`\s+plus (\d+)", (ROOT / PAGE).read_text())
     assert int(told) >= besides
+
+
+@pytest.fixture(scope="module")
+def console() -> dict[str, Any]:
+    """The pod of the command line, as `kubectl run` makes it of what the documentation says."""
+    words = shlex.split(COMMAND_LINE.code.replace("\\\n", ""))
+    options = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
+    assert options["--overrides"] == "$(cat deploy/kubernetes/console.json)"
+    body = json.loads((FOLDER / "console.json").read_text())
+    [only] = body["spec"]["containers"]
+    assert only["name"] == words[words.index("run") + 1], "or it would be a second container"
+    only |= {"image": options["--image"], "args": ["clients"]}
+    return {**body, "kind": "Pod", "metadata": {"name": only["name"]}}
+
+
+def test_command_line_runs_in_a_pod_like_the_others(console: dict[str, Any]) -> None:
+    validate(console, VERSIONS[-1], strict=True)
+    [image] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["images"]
+    [only] = console["spec"]["containers"]
+    assert only["image"] == f"{image['newName']}:{image['newTag']}"
+    assert only["securityContext"] == container("registry")["securityContext"]
+    for name in ("enableServiceLinks", "automountServiceAccountToken", "securityContext"):
+        assert console["spec"][name] == pod("registry")[name]
+
+
+def test_command_line_has_the_settings_and_the_user_of_operators(console: dict[str, Any]) -> None:
+    [only] = console["spec"]["containers"]
+    assert only["envFrom"] == container("registry")["envFrom"]
+    variables = variables_of(only)
+    assert variables["AGENTBRIDGE_NATS_USER"] == nats_config.CONSOLE
+    assert variables["AGENTBRIDGE_NATS_PASSWORD"] == secret("AGENTBRIDGE_NATS_PASSWORD_CONSOLE")
+    settings = load(CommandSettings, variables)
+    assert settings.nats_url == variables["AGENTBRIDGE_NATS_URL"]
+    assert settings.jwt_secret == secret("AGENTBRIDGE_JWT_SECRET")
 
 
 @pytest.mark.parametrize("component", PORTS)

@@ -55,8 +55,11 @@ COVERED_ELSEWHERE = {
     EXAMPLES.take(DEPLOYMENT, "docker compose up"): "it needs Docker: tests/deploy/test_compose.py executes it there",
     EXAMPLES.take(DEPLOYMENT, "console health"): "it needs Docker: tests/deploy/test_compose.py executes it there",
     EXAMPLES.take(
-        DEPLOYMENT, "kubectl"
+        DEPLOYMENT, "kubectl apply"
     ): "it needs a cluster: tests/deploy/test_kubernetes.py validates what it applies",
+    EXAMPLES.take(
+        DEPLOYMENT, "kubectl run"
+    ): "it needs a cluster: tests/deploy/test_kubernetes.py looks at the pod and its settings",
     EXAMPLES.take(README, "[embedded]"): "it needs the network: `.ci/run` installs, and test_up.py starts `up`",
     EXAMPLES.take(README, "JetStream KV, streams"): "a picture: test_architecture.py checks the arrows",
 }
