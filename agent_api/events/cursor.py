@@ -1,11 +1,16 @@
 """A reader's place among the messages: what it gets next, from the recent ones or from history, and when it gets a gap.
 
-Sans-I/O. A cursor is *behind* until the recent messages cover its place; then it is *live*: it is told of each message
-that comes, and remembers the first that it has not handed out. Nothing is queued for it.
+Sans-I/O; `now` is in seconds. A cursor is *behind* until the recent messages cover its place; then it is *live*: it is
+told of each message that comes, and remembers the first that it has not handed out. Nothing is queued for it.
+
+Whom the recent messages outrun, after it had caught up with them, goes on in history, for that may be the process's own
+doing: it takes a burst in faster than it can hand it out. Such a reader is too slow where it has not come, a minute
+later, to where the messages were then. It may so stay in history for as long as a flood lasts, one or two minutes
+behind at most; that costs pages, which are bounded for all who read the past.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -20,6 +25,7 @@ from protocol.errors import Overloaded
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 * 1024
 MAX_SCANNED = 1000
+MAX_BEHIND_SECONDS = 60.0
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -31,6 +37,13 @@ class Page(msgspec.Struct, frozen=True):
 
 
 Item: TypeAlias = Message | Gap
+
+
+class _Goal(NamedTuple):
+    """Where a reader that was outrun has to be, and by when."""
+
+    sequence: int
+    until: float
 
 
 class Cursor:
@@ -45,6 +58,7 @@ class Cursor:
         self._next: int | None = None  # the sequence of the first message, or before it, that is not handed out
         self._confirmed = False  # whether the stream has said that it has reached this position
         self._has_caught_up = False
+        self._goal: _Goal | None = None  # from when it is outrun until it has caught up again
 
     @property
     def waiting(self) -> bool:
@@ -72,7 +86,9 @@ class Cursor:
             return False
         self.live = True
         self._next = sequence + 1 if sequence < ring.last else None
-        self._has_caught_up = self._next is None
+        self._has_caught_up = False
+        if self._next is None:
+            self._catch_up()
         return True
 
     def offer(self, message: Message) -> bool:
@@ -85,18 +101,19 @@ class Cursor:
         self.position = Position(message.position.epoch, self._next - 1)
         return True
 
-    def take(self, ring: Ring) -> list[Item]:
+    def take(self, ring: Ring, now: float) -> list[Item]:
         """Return what comes next of the recent messages, up to some number and size; none may mean: call again.
 
-        Raises `Overloaded` where the recent messages have moved past a reader that had caught up with them.
+        Raises `Overloaded` where a reader that was outrun has not got on for too long; so call this between pages, too.
         """
         if self._gap is not None:
             return self._take_gap(self._gap)
+        self._require_pace(ring, now)
         items: list[Item] = []
         if self._next is None:
             return items
         if self._next <= ring.floor:
-            self._fall_behind(ring)
+            self._fall_behind(ring, now)
         else:
             self._scan(ring, self._next, items)
         return items
@@ -110,7 +127,7 @@ class Cursor:
         return [message for message in page.messages if visible(message, self.principal, self.filters)]
 
     def _take_gap(self, gap: Gap) -> list[Item]:
-        self.position, self._confirmed, self._gap = gap.position, True, None
+        self.position, self._confirmed, self._gap, self._goal = gap.position, True, None, None
         return [gap]
 
     def _scan(self, ring: Ring, first: int, items: list[Item]) -> None:
@@ -123,9 +140,22 @@ class Cursor:
             if visible(message, self.principal, self.filters):
                 items.append(message)
                 size += len(message.data)
-        self.position, self._next, self._has_caught_up = ring.end, None, True
+        self.position, self._next = ring.end, None
+        self._catch_up()
 
-    def _fall_behind(self, ring: Ring) -> None:
+    def _catch_up(self) -> None:
+        self._has_caught_up, self._goal = True, None
+
+    def _fall_behind(self, ring: Ring, now: float) -> None:
         if self._has_caught_up:
-            raise Overloaded("this reader is too slow for what happens; resume from the last id")
+            self._goal = _Goal(ring.last, now + MAX_BEHIND_SECONDS)
         self.leave(ring)
+
+    def _require_pace(self, ring: Ring, now: float) -> None:
+        """Set the next goal where one is reached; raise `Overloaded` where it is not in time."""
+        if self._goal is None:
+            return
+        if self.position.sequence >= self._goal.sequence:
+            self._goal = _Goal(ring.last, now + MAX_BEHIND_SECONDS)
+        elif now >= self._goal.until:
+            raise Overloaded("this reader is too slow for what happens; resume from the last id")

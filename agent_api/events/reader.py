@@ -51,14 +51,14 @@ class Reader:
     async def next(self) -> list[Item]:
         """Wait for what comes next and return it: one or more messages and gaps, of bounded number and size.
 
-        May be cancelled without loss. Raises the `BridgeError` that ends this reader: `Overloaded` where it has become
-        too slow, `Unavailable` where the past cannot be read, or what the hub was closed with.
+        May be cancelled without loss. Raises the `BridgeError` that ends this reader: `Overloaded` where it has been
+        too slow for long, `Unavailable` where the past cannot be read, or what the hub was closed with.
         """
         self.let_go()
         while True:
             if self._ended is not None:
                 raise self._ended
-            items = self.cursor.take(self._ring) or await self._go_on()
+            items = self.cursor.take(self._ring, self._loop.time()) or await self._go_on()
             if items:
                 self._returned = items
                 return items

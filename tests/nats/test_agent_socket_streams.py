@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from support.agent_api import World, function, http_client, listed, running_agent_api, world_at
@@ -14,6 +14,7 @@ from support.settings import agent_token
 from support.wait import until
 from websockets.exceptions import ConnectionClosed
 
+from agent_api.events import cursor
 from agent_api.events.ring import Ring
 from agent_api.service import AgentApi
 from agent_api.socket import live, streams
@@ -204,10 +205,17 @@ async def test_where_nothing_is_for_an_agent_it_learns_how_far_it_is(
     await until(lambda: any(frame["position"].endswith("-1") for frame in agent.all_received(type="position")))
 
 
-async def test_reader_that_is_too_slow_for_its_events_is_told_and_may_resume(
-    world: World, nats_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A ring that holds little, and a writer that finds no room until the test gives it some."""
+class Outrun(NamedTuple):
+    """An agent with a subscription `s` that finds no room to write, and the 400 events of which memory holds few."""
+
+    agent: AgentSocket
+    room: asyncio.Event
+    position: str  # before the events
+
+
+@pytest.fixture
+async def outrun(world: World, nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Outrun]:
+    """Give an agent that memory has outrun, until the test sets `room`."""
     room = asyncio.Event()
 
     async def no_room(_: streams.Streams) -> None:
@@ -221,14 +229,32 @@ async def test_reader_that_is_too_slow_for_its_events_is_told_and_may_resume(
             await tell(world.nats, data=number)
         await world.hold("c1", lambda message: "not dropped")
         assert (await agent.call("c1", "f"))["result"] == "not dropped"
-        room.set()
-        ended = await agent.received(type="error", id="s")
-        assert (ended["code"], ended["retryable"]) == ("overloaded", True)
+        yield Outrun(agent, room, position)
 
-        events = agent.all_received(type="event")
-        await subscribed(agent, "again", events=["*"], since=events[-1]["position"] if events else position)
-        await until(lambda: len(agent.all_received(type="event")) == 400)
-        assert [event["data"]["data"] for event in agent.all_received(type="event")] == list(range(400))
+
+async def has_got_all(agent: AgentSocket) -> None:
+    await until(lambda: len(agent.all_received(type="event")) >= 400)
+    assert [event["data"]["data"] for event in agent.all_received(type="event")] == list(range(400))
+
+
+async def test_subscription_that_memory_has_outrun_gets_everything(outrun: Outrun) -> None:
+    outrun.room.set()
+    await has_got_all(outrun.agent)
+    assert outrun.agent.all_received(type="error") == []
+
+
+async def test_subscription_that_stays_too_slow_is_told_and_may_resume(
+    outrun: Outrun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursor, "MAX_BEHIND_SECONDS", 0.0)
+    agent, room, position = outrun
+    room.set()
+    ended = await agent.received(type="error", id="s")
+    assert (ended["code"], ended["retryable"]) == ("overloaded", True)
+
+    events = agent.all_received(type="event")
+    await subscribed(agent, "again", events=["*"], since=events[-1]["position"] if events else position)
+    await has_got_all(agent)
 
 
 async def test_several_subscriptions_never_cost_a_slow_agent_its_socket(world: World, nats_url: str) -> None:

@@ -15,13 +15,13 @@ import pytest
 from conftest import MakeNats
 from nats.aio.client import Client as NatsClient
 from support.agent_api import http_client, never, running_agent_api, world_at
-from support.events import Said, data_of, make_stream, reading, tell
+from support.events import Said, data_of, event_body, make_stream, reading, tell
 from support.nats_server import NatsServer
 from support.processes import Process
 from support.settings import agent_token, bearer, environment, settings_for
 from support.wait import until
 
-from agent_api.events import budget, history, hub, reader
+from agent_api.events import budget, cursor, history, hub, reader
 from agent_api.events.filters import Filters
 from agent_api.events.gaps import Gap
 from agent_api.events.hub import Hub
@@ -30,6 +30,7 @@ from agent_api.events.ring import Ring
 from agent_api.service import AgentApi
 from agent_api.settings import ApiSettings
 from agentbridge import nats_config
+from protocol import subjects
 from protocol.access import AGENT, Principal
 from protocol.runtime.nats import connect
 from protocol.subjects import EVENTS_STREAM
@@ -223,10 +224,22 @@ async def test_user_of_the_template_may_do_what_readers_need(
 # --- slow readers ---
 
 
+async def test_burst_that_memory_does_not_hold_reaches_whoever_takes_what_it_is_sent(
+    client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "Ring", lambda: Ring(max_messages=20))
+    async with running_agent_api(private_nats.url) as api, http_client(api) as http, reading(http) as stream:
+        for data in range(2000):
+            await client.publish(subjects.event("default", "c1", "e"), event_body("e", data))
+        await client.flush()
+        assert data_of(await stream.take(2000, 10)) == list(range(2000))
+
+
 async def test_stalled_reader_is_told_and_dropped_while_its_neighbours_get_everything(
     client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "Ring", lambda: Ring(max_messages=20))
+    monkeypatch.setattr(cursor, "MAX_BEHIND_SECONDS", 0.0)
     async with (
         running_agent_api(private_nats.url) as api,
         http_client(api) as http,
@@ -324,6 +337,7 @@ async def test_stalled_readers_hold_no_more_than_the_budget_of_what_memory_has_l
     """Each stalls at another large event; one may keep it, the others end, and complete what they answer."""
     monkeypatch.setattr(hub, "Ring", lambda: Ring(max_messages=5))
     monkeypatch.setattr(budget, "MAX_BYTES", 1)
+    monkeypatch.setattr(cursor, "MAX_BEHIND_SECONDS", 0.0)
     async with running_agent_api(private_nats.url) as api, contextlib.AsyncExitStack() as stack:
         stalled = []
         for _ in range(4):

@@ -128,10 +128,14 @@ async def tell(
     app: str = "todo",
 ) -> int:
     """Store an application's event, and return its sequence."""
-    message = EventMessage(
-        event=name, client_id=client_id, user=user, app=app, at=AT, data=msgspec.Raw(codec.encode(data))
+    return await store(client, subjects.event(tenant, client_id, name), event_body(name, data, client_id, user, app))
+
+
+def event_body(name: str, data: Any, client_id: str = "c1", user: str = "ann", app: str = "todo") -> bytes:
+    """Return an application's event as it is stored."""
+    return codec.encode(
+        EventMessage(event=name, client_id=client_id, user=user, app=app, at=AT, data=msgspec.Raw(codec.encode(data)))
     )
-    return await store(client, subjects.event(tenant, client_id, name), codec.encode(message))
 
 
 async def change(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_api.events.cursor import MAX_BATCH, MAX_SCANNED, Cursor, Page
+from agent_api.events.cursor import MAX_BATCH, MAX_BEHIND_SECONDS, MAX_SCANNED, Cursor, Page
 from agent_api.events.filters import Filters, matches, visible
 from agent_api.events.flow import Flow
 from agent_api.events.gaps import Gap, expired, gap_of, recreated, unknown
@@ -15,6 +15,7 @@ from protocol.access import AGENT, APP, ClientView, Principal
 from protocol.errors import BridgeError, Overloaded
 from protocol.runtime.jetstream import StreamInfo, StreamState
 
+LATE = MAX_BEHIND_SECONDS - 1
 CREATED = "2026-01-01T00:00:00.5Z"
 EPOCH = "202601010000005"
 AGENT_ONE = Principal("agent-1", AGENT, "default", float("inf"))
@@ -69,8 +70,8 @@ def test_reader_is_woken_once_for_a_burst_that_it_then_takes_in_batches() -> Non
     for sequence in range(1, MAX_BATCH + 11):
         flow.deliver(sequence, message(sequence))
     assert reader.woken == 1
-    assert sequences(reader.cursor.take(flow.ring)) == list(range(1, MAX_BATCH + 1))
-    assert sequences(reader.cursor.take(flow.ring)) == list(range(MAX_BATCH + 1, MAX_BATCH + 11))
+    assert sequences(reader.cursor.take(flow.ring, 0.0)) == list(range(1, MAX_BATCH + 1))
+    assert sequences(reader.cursor.take(flow.ring, 0.0)) == list(range(MAX_BATCH + 1, MAX_BATCH + 11))
     assert reader.cursor.waiting
 
 
@@ -97,19 +98,61 @@ def test_long_search_for_little_is_done_in_parts() -> None:
         flow.deliver(sequence, message(sequence, "rare" if sequence > MAX_SCANNED else "often"))
     somebody = Somebody(Cursor(AGENT_ONE, Filters(names=("rare",)), Position(EPOCH, 0)))
     assert flow.attach(somebody)
-    assert somebody.cursor.take(flow.ring) == []
+    assert somebody.cursor.take(flow.ring, 0.0) == []
     assert not somebody.cursor.waiting
-    assert sequences(somebody.cursor.take(flow.ring)) == [MAX_SCANNED + 1]
+    assert sequences(somebody.cursor.take(flow.ring, 0.0)) == [MAX_SCANNED + 1]
 
 
-def test_reader_that_had_caught_up_and_falls_out_of_the_ring_is_too_slow() -> None:
+def outrun_reader() -> tuple[Flow, Somebody]:
+    """Have five messages come at once, of which memory holds three, for a reader that had caught up."""
     flow = flow_at(0, max_messages=3)
     reader = reader_of(flow)
-    for sequence in range(1, 5):
+    for sequence in range(1, 6):
         flow.deliver(sequence, message(sequence))
+    assert reader.cursor.take(flow.ring, 0.0) == []
+    assert not reader.cursor.live
+    return flow, reader
+
+
+def test_reader_that_memory_outruns_goes_on_in_history() -> None:
+    flow, reader = outrun_reader()
+    assert reader.cursor.position == Position(EPOCH, 0)
+    assert not flow.attach(reader)
+    assert sequences(reader.cursor.turn(Page([message(1), message(2)], reached=2))) == [1, 2]
+    assert flow.attach(reader)
+    assert sequences(reader.cursor.take(flow.ring, LATE)) == [3, 4, 5]
+    flow.deliver(6, message(6))
+    assert sequences(reader.cursor.take(flow.ring, 9 * LATE)) == [6]  # it had caught up
+
+
+def test_outrun_reader_that_does_not_come_in_time_to_where_the_messages_were_is_too_slow() -> None:
+    flow, reader = outrun_reader()
+    reader.cursor.turn(Page([message(1)], reached=1))
+    assert reader.cursor.take(flow.ring, LATE) == []
     with pytest.raises(Overloaded):
-        reader.cursor.take(flow.ring)
-    assert reader.cursor.position == Position(EPOCH, 0)  # from there it may resume
+        reader.cursor.take(flow.ring, MAX_BEHIND_SECONDS)
+    assert reader.cursor.position == Position(EPOCH, 1)  # from there it may resume
+
+
+def test_outrun_reader_that_keeps_its_distance_is_not_too_slow() -> None:
+    flow, reader = outrun_reader()
+    for passed in range(1, 10):
+        reached = 5 * passed
+        for sequence in range(reached + 1, reached + 6):
+            flow.deliver(sequence, message(sequence))
+        reader.cursor.turn(Page(reached=reached))
+        assert reader.cursor.take(flow.ring, passed * LATE) == []
+        assert not flow.attach(reader)
+    with pytest.raises(Overloaded):
+        reader.cursor.take(flow.ring, 9 * LATE + MAX_BEHIND_SECONDS)
+
+
+def test_gap_leaves_no_goal_that_the_stream_cannot_reach() -> None:
+    flow, reader = outrun_reader()
+    flow.begin(info(2))
+    reader.cursor.lose(unknown(Position(EPOCH, 2)))
+    assert reader.cursor.take(flow.ring, 2 * LATE) == [unknown(Position(EPOCH, 2))]
+    assert reader.cursor.take(flow.ring, 9 * LATE) == []
 
 
 def test_reader_that_is_still_catching_up_falls_back_on_history_instead() -> None:
@@ -119,12 +162,12 @@ def test_reader_that_is_still_catching_up_falls_back_on_history_instead() -> Non
     assert flow.attach(somebody)
     for sequence in range(2, 6):
         flow.deliver(sequence, message(sequence))
-    assert somebody.cursor.take(flow.ring) == []
+    assert somebody.cursor.take(flow.ring, 0.0) == []
     assert not somebody.cursor.live
     assert not flow.attach(somebody)
     assert sequences(somebody.cursor.turn(Page([message(1), message(2)], reached=2))) == [1, 2]
     assert flow.attach(somebody)
-    assert sequences(somebody.cursor.take(flow.ring)) == [3, 4, 5]
+    assert sequences(somebody.cursor.take(flow.ring, 0.0)) == [3, 4, 5]
 
 
 def test_reader_ahead_of_its_process_waits_without_hearing_anything_twice() -> None:
@@ -137,7 +180,7 @@ def test_reader_ahead_of_its_process_waits_without_hearing_anything_twice() -> N
         flow.deliver(sequence, message(sequence))
     assert somebody.woken == 0
     flow.deliver(8, message(8))
-    assert sequences(somebody.cursor.take(flow.ring)) == [8]
+    assert sequences(somebody.cursor.take(flow.ring, 0.0)) == [8]
 
 
 def test_stream_that_was_set_back_is_a_gap_for_those_alone_who_were_further() -> None:
@@ -146,15 +189,15 @@ def test_stream_that_was_set_back_is_a_gap_for_those_alone_who_were_further() ->
     flow.add(behind)
     for sequence in range(1, 9):
         flow.deliver(sequence, message(sequence))
-    ahead.cursor.take(flow.ring)
+    ahead.cursor.take(flow.ring, 0.0)
     flow.begin(info(5))
     assert ahead.woken == 2
     assert ahead.cursor.position == Position(EPOCH, 8)  # it resumes before the gap, until it has been told
-    assert ahead.cursor.take(flow.ring) == [unknown(Position(EPOCH, 5))]
+    assert ahead.cursor.take(flow.ring, 0.0) == [unknown(Position(EPOCH, 5))]
     assert flow.attach(ahead)
     flow.deliver(6, message(6))
-    assert sequences(ahead.cursor.take(flow.ring)) == [6]
-    assert behind.cursor.take(flow.ring) == []
+    assert sequences(ahead.cursor.take(flow.ring, 0.0)) == [6]
+    assert behind.cursor.take(flow.ring, 0.0) == []
     assert behind.cursor.position == Position(EPOCH, 3)
 
 

@@ -14,7 +14,7 @@ from agent_api.events.messages import Message
 from agent_api.events.positions import Position, epoch_of
 from agent_api.events.ring import Ring
 from protocol.access import AGENT, ClientView, Principal
-from protocol.errors import BridgeError, Overloaded
+from protocol.errors import BridgeError
 from protocol.runtime.jetstream import StreamInfo, StreamState
 
 AGENT_ONE = Principal("agent-1", AGENT, "default", float("inf"))
@@ -106,18 +106,14 @@ class Reader:
     def read(self) -> bool:
         """Take one step; return whether it led anywhere."""
         before = self.position
-        try:
-            items = self.step()
-        except Overloaded:
-            self.come_back(self.process, self.cursor.position)
-            return True
+        items = self.step()
         for item in items:
             self.note(item)
         return bool(items) or not self.cursor.waiting or self.position != before
 
     def step(self) -> list[Item]:
         flow, cursor = self.process.flow, self.cursor
-        items = cursor.take(flow.ring)
+        items = cursor.take(flow.ring, 0.0)
         if items or cursor.live or flow.attach(self):
             return items
         until = flow.ring.last if flow.ring.epoch == cursor.position.epoch else 0
