@@ -128,8 +128,22 @@ def _named(action: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _parameters(schema: Any) -> str:
-    """Return the names in a JSON Schema, those that may be left out in brackets; `any` where it does not say."""
-    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
+    """Return the names in a JSON Schema, those that may be left out in brackets.
+
+    `none` where there are none to give, `any` where it does not say which.
+    """
+    if not isinstance(schema, dict):
         return "any"
+    names = schema.get("properties")
+    if not names or not isinstance(names, dict):
+        return "none" if _takes_nothing(schema) else "any"
     required = schema.get("required") or []
-    return " ".join(name if name in required else f"[{name}]" for name in schema["properties"])
+    return " ".join(name if name in required else f"[{name}]" for name in names)
+
+
+def _takes_nothing(schema: dict[str, Any]) -> bool:
+    """Tell whether a JSON Schema that names no property means that there is none, not that it does not care."""
+    if "patternProperties" in schema:
+        return False
+    others = schema.get("additionalProperties")
+    return others is False or (others is None and schema.get("properties") == {})

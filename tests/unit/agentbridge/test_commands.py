@@ -167,3 +167,21 @@ def test_capabilities_become_rows() -> None:
     assert capability_rows(function) == [["add", "", "title [done]", "Adds"]]
     assert capability_rows(listed) == [["list", "clear", "any", ""], ["list", "show", "any", "Shows"]]
     assert capability_rows(mapped) == [["map", "pan", "any", ""], ["map", "zoom", "title [done]", ""]]
+
+
+@pytest.mark.parametrize(
+    ("schema", "shown"),
+    [
+        ({"type": "object", "additionalProperties": False}, "none"),
+        ({"type": "object", "properties": {}}, "none"),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, "none"),
+        ({"type": "object"}, "any"),
+        ({"properties": {}, "additionalProperties": True}, "any"),
+        ({"properties": {}, "additionalProperties": {"type": "string"}}, "any"),
+        ({"patternProperties": {"^x": {}}, "additionalProperties": False}, "any"),
+        (True, "any"),
+        (None, "any"),
+    ],
+)
+def test_function_that_takes_nothing_differs_from_one_that_takes_anything(schema: object, shown: str) -> None:
+    assert capability_rows({"type": "function", "name": "f", "parameters": schema}) == [["f", "", shown, ""]]
