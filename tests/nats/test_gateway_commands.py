@@ -343,13 +343,12 @@ async def test_command_without_a_reply_subject_is_not_executed(caller: Agent, ap
 # --- the client goes ---
 
 
-async def test_closed_socket_is_client_lost_to_every_caller_at_once(caller: Agent, app: App) -> None:
+async def test_closed_socket_is_client_lost_to_every_caller_before_any_timeout(caller: Agent, app: App) -> None:
+    """Long before the command's own timeout, which is thirty seconds: these requests wait for five."""
     async with asyncio.TaskGroup() as tasks:
         calls = [waiting(caller, tasks, app) for _ in range(3)]
         await reached(app, 3)
         await app.socket.close()
-        closed = time.monotonic()
-    assert time.monotonic() - closed < 1
     assert [call.result()["error"]["code"] for call in calls] == ["client_lost"] * 3
     assert [call.result()["error"]["retryable"] for call in calls] == [False] * 3
 

@@ -1,7 +1,6 @@
 """Schemas and parameters of strangers: refused where they could hurt, and never expensive."""
 
 import json
-import time
 from typing import Any
 
 import msgspec
@@ -10,10 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import schemas
-from gateway.schemas import MAX_COMPILED, Schemas, compile_schema
+from gateway.schemas import (
+    MAX_COMPILED,
+    MAX_NODES,
+    MAX_PATTERN_BYTES,
+    PATTERN_BYTES_A_NODE,
+    Schemas,
+    compile_schema,
+)
 from protocol.errors import InvalidFrame, InvalidParameters
 
-FAST_SECONDS = 5.0  # without its bound each of these takes from ten seconds to for ever
 MANY = {f"k{number}": 1 for number in range(30_000)}
 
 
@@ -23,16 +28,29 @@ def check(schema: Any, parameters: Any) -> None:
 
 
 def refusal(schema: Any) -> str:
+    return costly_refusal(schema)[0]
+
+
+def costly_refusal(schema: Any) -> tuple[str, int]:
+    """Return why a schema is refused, and the effort until then, in nodes."""
+    spent: list[int] = []
     with pytest.raises(InvalidFrame) as caught:
-        compile_schema(schema, "here")
+        compile_schema(schema, "here", spent.append)
     assert caught.value.message.startswith("`here`: ")
-    return caught.value.message
+    return caught.value.message, sum(spent)
 
 
 def complaint(schema: Any, parameters: Any) -> InvalidParameters:
     with pytest.raises(InvalidParameters) as caught:
         check(schema, parameters)
     return caught.value
+
+
+class NeverAsked:
+    """Stands for a compiled schema where nothing may be checked against it."""
+
+    def validate(self, instance: Any) -> None:
+        raise AssertionError("the check was made")
 
 
 def items(schema: Any) -> Any:
@@ -94,10 +112,10 @@ def test_schema_is_refused(schema: Any, why: str) -> None:
 
 
 @pytest.mark.parametrize("levels", [11, 27, 40])
-def test_doubling_references_are_refused_fast(levels: int) -> None:
-    started = time.perf_counter()
-    assert "the JSON Schema is refused" in refusal({"$ref": "#/$defs/d0", "$defs": doubled(levels)})
-    assert time.perf_counter() - started < FAST_SECONDS
+def test_doubling_references_are_refused_before_they_are_all_followed(levels: int) -> None:
+    why, nodes = costly_refusal({"$ref": "#/$defs/d0", "$defs": doubled(levels)})
+    assert "the JSON Schema is refused" in why
+    assert nodes <= MAX_NODES + 1
 
 
 @pytest.mark.parametrize(
@@ -132,10 +150,9 @@ def test_deep_schema_is_refused(wrap: Any) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a?){50}$", "(a*)*b", "([ab]|a)*c{20}", r"^(\w+\s?)*$"])
-def test_backtracking_patterns_run_in_linear_time(pattern: str) -> None:
-    started = time.perf_counter()
-    complaint({"properties": {"a": {"pattern": pattern}}}, {"a": "a" * 200_000 + "!"})
-    assert time.perf_counter() - started < FAST_SECONDS
+def test_pattern_that_is_for_ever_to_an_engine_that_backtracks_is_matched_to_the_end(pattern: str) -> None:
+    """That ours does not backtrack is seen from what it refuses above: looking around, and references to groups."""
+    assert complaint({"properties": {"a": {"pattern": pattern}}}, {"a": "a" * 100_000 + "!"}).details == {"path": "/a"}
 
 
 def _nested(keyword: str, levels: int) -> Any:
@@ -161,9 +178,10 @@ def _unevaluated(levels: int) -> Any:
     ],
 )
 def test_costly_check_is_refused_before_it_is_made(schema: Any, parameters: Any) -> None:
-    started = time.perf_counter()
-    assert "too large to be checked" in complaint(schema, parameters).message
-    assert time.perf_counter() - started < FAST_SECONDS
+    checker = compile_schema(schema, "here")
+    checker._compiled = NeverAsked()
+    with pytest.raises(InvalidParameters, match="too large to be checked"):
+        checker.check(msgspec.Raw(msgspec.json.encode(parameters)))
 
 
 @pytest.mark.parametrize(
@@ -176,9 +194,7 @@ def test_costly_check_is_refused_before_it_is_made(schema: Any, parameters: Any)
     ],
 )
 def test_large_but_cheap_parameters_pass(schema: Any, parameters: Any) -> None:
-    started = time.perf_counter()
     check(schema, parameters)
-    assert time.perf_counter() - started < FAST_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -275,10 +291,10 @@ def test_simple_patterns_are_matched_against_a_long_text() -> None:
 
 def test_patterns_that_take_much_memory_are_bounded_together() -> None:
     """Each is 75 bytes of JSON, 4 milliseconds and a megabyte."""
-    started = time.perf_counter()
     patterns = {f"p{number}": {"pattern": rf"\p{{L}}{{20}}x{number}"} for number in range(1000)}
-    assert "its patterns are too large together" in refusal({"properties": patterns})
-    assert time.perf_counter() - started < FAST_SECONDS
+    why, nodes = costly_refusal({"properties": patterns})
+    assert "its patterns are too large together" in why
+    assert nodes < 2 * MAX_PATTERN_BYTES // PATTERN_BYTES_A_NODE  # all of them take thirty times as much
 
 
 def test_schemas_with_large_patterns_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
