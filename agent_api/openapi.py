@@ -60,4 +60,5 @@ def _schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(types, ref_template=contract.SCHEMA_PATH)
     schemas["Problem"]["properties"]["code"] = {"type": "string", "enum": [code.value for code in Code]}
     schemas["ClientRecord"]["properties"]["capabilities"] = contract.CAPABILITY_LIST
+    schemas["ClientRecord"]["required"] = sorted(schemas["ClientRecord"]["properties"])  # defaults are told, too
     return {**schemas, "AuditRecord": RECORD, **contract.SCHEMAS}

@@ -101,8 +101,8 @@ class CapabilityList(msgspec.Struct, frozen=True, weakref=True):
         return self.offers.get(target)
 
 
-class ClientRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A client as the registry keeps it and agents see it.
+class ClientRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A client as the registry keeps it and agents see it; all of it is told, also where it is what most have.
 
     `principal` is the `sub` of the application's token, `revision` the session's own counter of changes,
     `connected_at` RFC 3339 in UTC.

@@ -153,9 +153,11 @@ async def test_client_is_shown_with_its_record(world: World, http: httpx.AsyncCl
         "gatewayId": GATEWAY,
         "principal": "ann",
         "app": {"name": "todo"},
+        "metadata": {},
         "capabilities": [function("add")],
         "revision": 1,
         "connectedAt": "2026-01-01T00:00:00.000Z",
+        "state": "active",
     }
 
 

@@ -169,7 +169,15 @@ def test_record_travels_with_the_names_of_the_contract() -> None:
     )
     data = msgspec.json.encode(record)
     assert set(msgspec.json.decode(data)) == {
-        "clientId", "tenant", "gatewayId", "principal", "app", "capabilities", "revision", "connectedAt"
+        "clientId", "tenant", "gatewayId", "principal", "app", "metadata", "capabilities", "revision", "connectedAt",
+        "state",
     }  # fmt: skip
     assert msgspec.json.decode(data, type=ClientRecord) == record
     assert (record.user, record.app_name, record.state) == ("ann", "todo", "active")
+
+
+def test_record_that_left_out_what_most_have_is_read() -> None:
+    data = b"""{"clientId": "c1", "tenant": "t", "gatewayId": "g", "principal": "ann", "capabilities": [],
+        "revision": 3, "connectedAt": "2026-01-01T00:00:00.000Z"}"""
+    record = msgspec.json.decode(data, type=ClientRecord)
+    assert (record.app, record.metadata, record.state) == ({}, {}, "active")
