@@ -27,6 +27,7 @@ from agentbridge.data_folder import RunFile, claim, published
 EXAMPLE = Path(__file__).parents[2] / "examples" / "todo"
 RECONNECT_MS = 20_000
 ORIGINS = "http://127.0.0.1:*"
+RED = "rgb(179, 38, 30)"  # --bad, where the browser prefers light colours
 DRIVEN = ["Buy oat milk", "Call grandma", "Water the plants"]
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -192,6 +193,7 @@ async def test_error_of_the_page_reaches_the_agent_in_its_own_words(example: Exa
     assert answer.json()["message"] == 'there is no to-do "99"; list them to see the ids'
     assert answer.json()["details"] == {"code": "no_such_todo"}
     await expect(example.page.locator("#commands .status")).to_have_text(["failed"])
+    await expect(example.page.locator("#commands .message")).to_have_css("color", RED)
 
 
 async def test_person_answers_what_an_agent_asks_or_waves_it_away(example: Example) -> None:
@@ -200,6 +202,7 @@ async def test_person_answers_what_an_agent_asks_or_waves_it_away(example: Examp
         answered = tasks.create_task(example.ask("Is it raining?"))
         await expect(dialog).to_contain_text("agent-1 asks: Is it raining?")
         await expect(example.page.locator("#commands .message")).to_have_text(["the person is being asked"])
+        await expect(example.page.locator("#commands .message")).not_to_have_css("color", RED)
         await dialog.get_by_role("button", name="Yes").click()
     async with asyncio.TaskGroup() as tasks:
         dismissed = tasks.create_task(example.ask("Is it snowing?"))
