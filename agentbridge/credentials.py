@@ -16,7 +16,7 @@ from agentbridge.data_folder import DATA_DIR, RunFile
 from agentbridge.nats_config import CONSOLE
 from agentbridge.output import without_password
 from protocol.access import ADMIN, EVERY_PERMISSION
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, CredentialsRefused
 from protocol.ids import is_token
 from protocol.runtime.auth import DEFAULT_TENANT, mint
 from protocol.runtime.nats import Connection, connect
@@ -92,7 +92,19 @@ async def connected(settings: CommandSettings) -> AsyncIterator[Connection]:
                 f"no NATS server answers at {without_password(settings.nats_url)}: start `agentbridge up`, or say "
                 f"where it is by --nats-url or {variable('nats_url')}"
             ) from exc
+        except CredentialsRefused as exc:
+            raise ConfigurationError(f"{exc}{_where_up_runs(settings.data_dir)}") from exc
         yield connection
+
+
+def _where_up_runs(folder: str) -> str:
+    """Return what to do where the credentials of a running `up` were looked for in a folder without one."""
+    if data_folder.read(Path(folder)) is not None:
+        return ""
+    return (
+        f"; those of a running `agentbridge up` are not in {folder}: go to the folder where it was started, or name "
+        f"its data by --data-dir or {variable('data_dir')}"
+    )
 
 
 def _from_running(running: RunFile, given: Mapping[str, str]) -> dict[str, str]:

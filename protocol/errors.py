@@ -268,6 +268,10 @@ class ConfigurationError(Exception):
     """A setting or a server that this process cannot start with; one line for the operator, never for a peer."""
 
 
+class CredentialsRefused(ConfigurationError):
+    """NATS does not know who this process says it is."""
+
+
 def _subclasses(cls: type[BridgeError]) -> list[type[BridgeError]]:
     return [cls, *(below for direct in cls.__subclasses__() for below in _subclasses(direct))]
 

@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from protocol.errors import ConfigurationError, PayloadTooLarge, Unavailable
+from protocol.errors import ConfigurationError, CredentialsRefused, PayloadTooLarge, Unavailable
 from protocol.runtime import direct, reading
 from protocol.runtime.creds import UserCredentials
 from protocol.runtime.direct import DirectHandler
@@ -298,7 +298,7 @@ async def _first_connect(connection: Connection, settings: Settings) -> None:
         except (OSError, nats.errors.Error, TimeoutError) as exc:
             _abandon(connection.client)
             if "authorization" in str(exc).lower() or isinstance(exc, ssl.SSLError):
-                raise ConfigurationError(
+                raise CredentialsRefused(
                     f"NATS at {shown(settings)} refuses this process's credentials: set AGENTBRIDGE_NATS_USER and "
                     "AGENTBRIDGE_NATS_PASSWORD, or AGENTBRIDGE_NATS_CREDS"
                 ) from exc

@@ -5,6 +5,7 @@ import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -281,6 +282,16 @@ async def test_wrong_credentials_are_one_sentence(up: Up, variables: dict[str, s
     refused = await up.command("clients", **variables)
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
     assert sentence in refused.err
+
+
+async def test_credentials_that_are_in_another_folder_are_told_of(up: Up, tmp_path: Path) -> None:
+    found = up.run_file
+    known = await up.command("clients", AGENTBRIDGE_NATS_PASSWORD="wrong")
+    lost = await up.command("clients", AGENTBRIDGE_DATA_DIR=str(tmp_path), AGENTBRIDGE_NATS_URL=found["natsUrl"])
+    assert "--data-dir" not in known.err
+    assert "refuses this process's credentials" in lost.err
+    assert f"`agentbridge up` are not in {tmp_path}: " in lost.err
+    assert "--data-dir" in lost.err
 
 
 async def test_missing_kind_of_process_is_named(up: Up) -> None:
