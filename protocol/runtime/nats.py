@@ -227,7 +227,7 @@ class Connection:
     def _log_waiting(self, why: str) -> None:
         if self._loop.time() >= self._log_next:
             self._log_next = self._loop.time() + FIRST_CONNECT_LOG_SECONDS
-            log.info("waiting for NATS (%s)", why)
+            log.info("waiting for NATS at %s (%s)", shown(self._settings), why)
 
     async def _on_disconnect(self) -> None:
         if self._away_since is None:

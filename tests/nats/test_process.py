@@ -120,8 +120,10 @@ async def test_process_may_start_before_nats(probes: Probes, make_nats: MakeNats
 
 
 async def test_signal_before_nats_is_there_ends_a_process(probes: Probes) -> None:
-    process = probes.make(f"nats://127.0.0.1:{free_port()}").launch()
-    await until(lambda: "waiting for NATS" in process.log, 10)
+    port = free_port()
+    process = probes.make(f"nats://ann:hunter2@127.0.0.1:{port}").launch()
+    await until(lambda: f"waiting for NATS at 127.0.0.1:{port} (" in process.log, 10)
+    assert "hunter2" not in process.log
     assert await process.terminate() == 0
     assert "Traceback" not in process.log
 
