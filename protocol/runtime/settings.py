@@ -136,10 +136,8 @@ def _convert(field: msgspec.structs.FieldInfo, text: str) -> Any:
     try:
         return msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError as exc:
-        shown = "" if _is_secret(field.name) else f" {_without_credentials(text)!r}"
-        raise ConfigurationError(
-            f"{variable(field.name)} is{shown or ' wrong'}, but should be {describe(field)}"
-        ) from exc
+        told = "" if _is_secret(field.name) else f"is {_without_credentials(text)!r}, but "
+        raise ConfigurationError(f"{variable(field.name)} {told}should be {describe(field)}") from exc
 
 
 def _is_secret(name: str) -> bool:
