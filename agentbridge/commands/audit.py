@@ -140,7 +140,7 @@ def _filter(
             check_token(client, "--client")
         except InvalidRequest as exc:
             raise click.BadParameter("no client has such an id", param_hint="--client") from exc
-    begin = None if since is None else timestamp(time.time() - duration(since))
+    begin = None if since is None else timestamp(time.time() - duration(since, "--since"))
     return AuditFilter(client_id=client, agent=agent, target=target, outcome=outcome, since=begin)
 
 

@@ -28,11 +28,14 @@ _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def duration(text: str) -> int:
-    """Return the seconds of `90s`, `15m`, `12h` or `7d`. Raises `click.BadParameter`."""
+def duration(text: str, option: str | None = None) -> int:
+    """Return the seconds of `90s`, `15m`, `12h` or `7d`.
+
+    Raises `click.BadParameter`, which names the option where click does not know whose type this is.
+    """
     found = _DURATION.fullmatch(text)
     if found is None or int(found[1]) == 0:
-        raise click.BadParameter(f"{text!r} is no duration: say 90s, 15m, 12h or 7d")
+        raise click.BadParameter(f"{text!r} is no duration: say 90s, 15m, 12h or 7d", param_hint=option)
     return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 

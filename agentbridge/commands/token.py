@@ -43,6 +43,8 @@ def token(
       agentbridge token --role agent --permission todo.write --user ann --ttl 15m
       curl -H "Authorization: Bearer $(agentbridge token)" http://127.0.0.1:8000/api/clients
     """
+    if sub is not None and not sub.strip():
+        raise click.BadParameter("name a user or an agent, or leave it out for the role's name", param_hint="--sub")
     if settings.jwt_secret is None:
         raise ConfigurationError(
             f"no secret to sign with: set {variable('jwt_secret')}, or run this where `agentbridge up` runs"

@@ -77,12 +77,22 @@ def test_help_names_the_longest_wait_that_gateways_allow() -> None:
         ["events", "--count", "0"],
         ["token", "--role", "king"],
         ["token", "--tenant", "a.b"],
+        ["token", "--sub", ""],
+        ["token", "--sub", " "],
+        ["audit", "--since", "soon"],
     ],
 )
 def test_wrong_usage_is_explained_and_exits_with_2(arguments: list[str]) -> None:
     result = run(*arguments, AGENTBRIDGE_JWT_SECRET=SECRET)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["audit", "--since", "soon"], ["call", "c1", "add", "--timeout", "soon"], ["token", "--ttl", "soon"]]
+)
+def test_wrong_duration_is_told_with_its_option(arguments: list[str]) -> None:
+    assert f"Invalid value for {arguments[-2]}" in run(*arguments).stderr.replace("'", "")
 
 
 def test_token_carries_what_was_asked_for() -> None:
