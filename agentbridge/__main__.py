@@ -45,7 +45,7 @@ HELP = """Let AI agents use running applications, routed by NATS.
 Begin with:
   agentbridge up                                everything, on this machine
   agentbridge clients                           which applications are connected
-  agentbridge call CLIENT add_todo title=Milk   have one do something
+  agentbridge call CLIENT addTodo title=Milk    have one do something
 
 Commands take their credentials from flags, then from the environment, then from
 `agentbridge up` where it runs.

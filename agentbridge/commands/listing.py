@@ -64,7 +64,7 @@ def capabilities(settings: CommandSettings, client: str | None, as_json: bool, *
     Examples:
       agentbridge capabilities
       agentbridge capabilities 0b6e1c1e-2f0f-4d7e-9d59-6a4f4f3d9c55
-      agentbridge capabilities --name add_todo --json
+      agentbridge capabilities --name addTodo --json
     """
     records = asyncio.run(_records(settings, _query(client_id=client, **filters)))
     if client is not None and not records:
