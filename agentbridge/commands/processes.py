@@ -6,48 +6,36 @@ import sys
 import click
 
 from agentbridge.commands.help import Command
+from protocol.runtime.settings import PREFIX
 
 
-@click.command(cls=Command)
+def _help(what: str, command: str, example: str) -> str:
+    """Return the help of a process. Its settings are its own, unknown here: the README has them all."""
+    return (
+        f"{what}\n\n"
+        f"Its settings are environment variables that begin with {PREFIX}, as the README lists them. One that is "
+        "wrong, or missing, ends it with a line that says what it should be.\n\n"
+        f"Examples:\n  agentbridge {command}\n  {PREFIX}{example} agentbridge {command}"
+    )
+
+
+@click.command(cls=Command, help=_help("Run a gateway, for applications.", "gateway", "GATEWAY_PORT=8101"))
 def gateway() -> None:
-    """Run a gateway, for applications.
-
-    Environment:
-      AGENTBRIDGE_NATS_URL        where NATS is (nats://127.0.0.1:4222)
-      AGENTBRIDGE_NATS_USER, AGENTBRIDGE_NATS_PASSWORD
-      AGENTBRIDGE_JWT_SECRET, or AGENTBRIDGE_JWT_PUBLIC_KEY_FILE, or AGENTBRIDGE_JWT_JWKS_URL
-      AGENTBRIDGE_GATEWAY_HOST    address to listen on (127.0.0.1)
-      AGENTBRIDGE_GATEWAY_PORT    port to listen on (8001; 0 takes any)
-      AGENTBRIDGE_ALLOWED_ORIGINS web origins that may connect (none)
-    """
+    """Run a gateway."""
     _become("gateway")
 
 
-@click.command("agent-api", cls=Command)
+@click.command(
+    "agent-api", cls=Command, help=_help("Run an agent API, for agents over HTTP.", "agent-api", "API_PORT=8100")
+)
 def agent_api() -> None:
-    """Run an agent API, for agents over HTTP.
-
-    Environment:
-      AGENTBRIDGE_NATS_URL        where NATS is (nats://127.0.0.1:4222)
-      AGENTBRIDGE_NATS_USER, AGENTBRIDGE_NATS_PASSWORD
-      AGENTBRIDGE_JWT_SECRET, or AGENTBRIDGE_JWT_PUBLIC_KEY_FILE, or AGENTBRIDGE_JWT_JWKS_URL
-      AGENTBRIDGE_API_HOST        address to listen on (127.0.0.1)
-      AGENTBRIDGE_API_PORT        port to listen on (8000; 0 takes any)
-      AGENTBRIDGE_ALLOWED_ORIGINS web origins that may call (none)
-    """
+    """Run an agent API."""
     _become("agent_api")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, help=_help("Run a registry, which lists the applications.", "registry", "REPLICAS=3"))
 def registry() -> None:
-    """Run a registry, which lists the applications.
-
-    Environment:
-      AGENTBRIDGE_NATS_URL        where NATS is (nats://127.0.0.1:4222)
-      AGENTBRIDGE_NATS_USER, AGENTBRIDGE_NATS_PASSWORD
-      AGENTBRIDGE_JWT_SECRET, or AGENTBRIDGE_JWT_PUBLIC_KEY_FILE, or AGENTBRIDGE_JWT_JWKS_URL
-      AGENTBRIDGE_REPLICAS        servers that keep each stream (1)
-    """
+    """Run a registry."""
     _become("registry")
 
 

@@ -1,7 +1,7 @@
 """Settings from the environment: one table a process, read once, checked before anything starts.
 
-A setting is a field of a frozen struct; its type and bounds are msgspec's, and the sentence in its `description` is
-what `--help`, the documentation and a wrong value's error line say. Only this module reads the environment.
+A setting is a field of a frozen struct; its type and bounds are msgspec's, and the phrase in its `description` is what
+a wrong value's error line says. Only this module reads the environment.
 """
 
 import os
