@@ -49,14 +49,6 @@ def command(tenant: str, client_id: str) -> str:
     return f"{ROOT}.{check_token(tenant, '`tenant`')}.command.{check_token(client_id, '`clientId`')}"
 
 
-def parse_command(subject: str) -> ClientAddress:
-    """Return whose command subject this is; raise `InvalidRequest` for any other subject."""
-    match subject.split("."):
-        case [root, tenant, "command", client_id] if root == ROOT and is_token(tenant) and is_token(client_id):
-            return ClientAddress(tenant, client_id)
-    raise InvalidRequest("not a command subject")
-
-
 def registry(tenant: str, op: str) -> str:
     """Where any registry answers `list`, `get` and `find` for a tenant."""
     return f"{ROOT}.{tenant}.registry.{op}"

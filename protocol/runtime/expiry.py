@@ -16,11 +16,6 @@ class Expiry:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def watching(self) -> bool:
-        """Whether a token is watched that ends some day."""
-        return self._timer is not None
-
     def watch(self, expires_at: float, on_end: Callable[[], None]) -> None:
         """Call `on_end` at this Unix time, at once where that is past; what was watched before counts no more."""
         self.stop()

@@ -137,7 +137,7 @@ async def test_token_that_is_verified_after_the_end_arms_no_timer(stage: Stage) 
     stage.live.end()
     stage.verifier.release.set()
     await until(lambda: not stage.live.refreshing)
-    assert not stage.live._expiry.watching
+    assert stage.live._expiry._timer is None
     assert stage.socket.frames == []
 
 

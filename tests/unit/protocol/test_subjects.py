@@ -32,11 +32,6 @@ ILL_IDS = [
 ]
 
 
-@given(tenant=tokens, client_id=tokens)
-def test_command_subject_is_parsed_back(tenant: str, client_id: str) -> None:
-    assert subjects.parse_command(subjects.command(tenant, client_id)) == ClientAddress(tenant, client_id)
-
-
 @given(tenant=tokens, op=st.sampled_from(["list", "get", "find"]))
 def test_registry_subject_is_parsed_back(tenant: str, op: str) -> None:
     assert subjects.parse_registry(subjects.registry(tenant, op)) == (tenant, op)
@@ -67,18 +62,18 @@ def test_ill_id_is_refused_by_every_check(ident: str) -> None:
         ids.check_token(ident, "the id")
     assert subjects.parse_key(f"{ident}.c1") is None
     with pytest.raises(InvalidRequest):
-        subjects.parse_command(f"agentbridge.{ident}.command.c1")
+        subjects.parse_registry(f"agentbridge.{ident}.registry.list")
 
 
 @given(text=st.text(max_size=80))
-@example(text="agentbridge.default.command")
-@example(text="agentbridge._registry.command.x")
-@example(text="other.default.command.c1")
-@example(text="agentbridge.default.command.c1.more")
-@example(text="agentbridge.default.command.c1\n")
-def test_what_is_no_command_subject_is_refused(text: str) -> None:
+@example(text="agentbridge.default.registry")
+@example(text="agentbridge._registry.registry.list")
+@example(text="other.default.registry.list")
+@example(text="agentbridge.default.registry.list.more")
+@example(text="agentbridge.default\n.registry.list")
+def test_what_is_no_registry_subject_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
-        subjects.parse_command(text)
+        subjects.parse_registry(text)
 
 
 @pytest.mark.parametrize(
