@@ -1,38 +1,15 @@
-"""Settings of a gateway."""
+"""What a gateway is told beyond what every process that serves is."""
 
 from protocol.records import Rate, second_worth
-from protocol.runtime.settings import (
-    Burst,
-    Bytes,
-    Count,
-    KeepSeconds,
-    Milliseconds,
-    Origins,
-    PerSecond,
-    Port,
-    Seconds,
-    Settings,
-    Switch,
-    Text,
-    require_loopback,
-)
+from protocol.runtime.settings import Burst, Count, PerSecond, Port, ServingSettings, Text, require_loopback
 
 
-class GatewaySettings(Settings, frozen=True, kw_only=True):
-    """Where a gateway listens, whom it lets in, and how long and how much it waits."""
+class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
+    """Where a gateway listens, and how much it takes."""
 
     gateway_host: Text = "127.0.0.1"
     gateway_port: Port = 8001
-    allowed_origins: Origins = ""
-    command_timeout_ms: Milliseconds = 30_000
-    max_command_timeout_ms: Milliseconds = 300_000
-    ping_interval_seconds: Seconds = 25.0
-    ping_timeout_seconds: Seconds = 8.0
     max_in_flight_per_client: Count = 64
-    send_buffer_bytes: Bytes = 1024 * 1024
-    idempotency_ttl_seconds: KeepSeconds = 86_400
-    audit: Switch = "on"
-    audit_parameters: Switch = "off"
     rate_limit_per_agent: PerSecond = 0.0
     rate_limit_burst: Burst = 0
 

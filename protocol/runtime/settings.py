@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from protocol import origins
 from protocol.errors import ConfigurationError
 
 PREFIX = "AGENTBRIDGE_"
@@ -88,6 +89,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def nats_servers(self) -> list[str]:
         """The servers of `nats_url`, each as its own URL."""
         return [url.strip() for url in self.nats_url.split(",")]
+
+
+class ServingSettings(Settings, frozen=True, kw_only=True):
+    """What both processes that serve applications or agents are told: whom to let in, how long and how much to wait."""
+
+    allowed_origins: Origins = ""
+    command_timeout_ms: Milliseconds = 30_000
+    max_command_timeout_ms: Milliseconds = 300_000
+    ping_interval_seconds: Seconds = 25.0
+    ping_timeout_seconds: Seconds = 8.0
+    send_buffer_bytes: Bytes = 1024 * 1024
+    idempotency_ttl_seconds: KeepSeconds = 86_400
+    audit: Switch = "on"
+    audit_parameters: Switch = "off"
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for values that are sound alone but not together, and for ill origins."""
+        super().check()
+        origins.Origins(self.allowed_origins)
+        if self.command_timeout_ms > self.max_command_timeout_ms:
+            raise ConfigurationError(
+                f"{variable('command_timeout_ms')} is {self.command_timeout_ms}, but should be at most "
+                f"{variable('max_command_timeout_ms')}, which is {self.max_command_timeout_ms}"
+            )
 
 
 def variable(field_name: str) -> str:

@@ -6,7 +6,16 @@ import pytest
 from support.settings import SECRET
 
 from protocol.errors import ConfigurationError
-from protocol.runtime.settings import Port, Replicas, Settings, load, require_loopback, split_list, variable
+from protocol.runtime.settings import (
+    Port,
+    Replicas,
+    ServingSettings,
+    Settings,
+    load,
+    require_loopback,
+    split_list,
+    variable,
+)
 
 GOOD = {"AGENTBRIDGE_JWT_SECRET": SECRET}
 
@@ -116,6 +125,20 @@ def test_values_are_read() -> None:
 
 def test_no_key_is_needed_where_authentication_is_off() -> None:
     assert load(Settings, {"AGENTBRIDGE_AUTH": "off"}).jwt_secret is None
+
+
+def test_command_s_timeout_is_at_most_the_longest() -> None:
+    line = refusal({"jwt_secret": SECRET, "command_timeout_ms": "300001"}, ServingSettings)
+    assert line == (
+        "AGENTBRIDGE_COMMAND_TIMEOUT_MS is 300001, but should be at most AGENTBRIDGE_MAX_COMMAND_TIMEOUT_MS, "
+        "which is 300000"
+    )
+    assert load(ServingSettings, GOOD | {"AGENTBRIDGE_COMMAND_TIMEOUT_MS": "300000"}).command_timeout_ms == 300_000
+
+
+def test_ill_origin_is_told_before_anything_starts() -> None:
+    line = refusal({"jwt_secret": SECRET, "allowed_origins": "app.example.com"}, ServingSettings)
+    assert line.startswith("AGENTBRIDGE_ALLOWED_ORIGINS holds 'app.example.com', but an origin is scheme://host")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.1", "example.com", "127.0.0.1.example.com"])
