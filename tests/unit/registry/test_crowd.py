@@ -27,20 +27,31 @@ async def test_everything_is_done_but_not_all_at_once() -> None:
 
 
 async def test_first_error_ends_it_and_is_raised_as_it_is() -> None:
-    begun = []
+    begun, ended = [], []
 
     async def work(item: int) -> None:
         begun.append(item)
-        await asyncio.sleep(0)
-        if item == 3:
-            raise LookupError(item)
-        await asyncio.Event().wait()
+        try:
+            await asyncio.sleep(0)
+            if item == 3:
+                raise LookupError(item)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(item)
 
     with pytest.raises(LookupError):
         async with asyncio.timeout(5):
             await for_each(range(10 * AT_ONCE), work)
-    assert len(begun) <= AT_ONCE + 1
+    assert begun == list(range(AT_ONCE))
+    assert sorted(ended) == begun
 
 
 async def test_nothing_to_do_is_done() -> None:
-    await for_each([], asyncio.sleep)
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        done.append(item)
+
+    async with asyncio.timeout(5):
+        await for_each([], work)
+    assert done == []
