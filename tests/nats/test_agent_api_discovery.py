@@ -36,7 +36,7 @@ async def http(api: AgentApi) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_capabilities_have_the_guides_shape(world: World, http: httpx.AsyncClient) -> None:
+async def test_capabilities_are_listed_as_they_were_sent(world: World, http: httpx.AsyncClient) -> None:
     add = function("add", parameters={"type": "object"}, vendor={"kept": 1.50})
     await world.put("c1", [add])
     await world.put("c2")

@@ -1,4 +1,4 @@
-"""A simulated application: real WebSocket, the guide's frames, handlers given by the test."""
+"""A simulated application: real WebSocket, the frames of an application, handlers given by the test."""
 
 import asyncio
 import contextlib

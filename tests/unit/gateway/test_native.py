@@ -1,4 +1,4 @@
-"""The native dialect: the guide's frames in, the contract's frames out, and nothing but `InvalidFrame` for the rest."""
+"""The native dialect: loose frames in, the contract's frames out, and nothing but `InvalidFrame` for the rest."""
 
 import contextlib
 
@@ -59,11 +59,11 @@ def test_binary_frame_is_told_what_to_send() -> None:
         native.decode(b'{"type":"ping"}', text=False)
 
 
-# What the guide's applications send, and its loose forms of the same.
+# What applications of simple self-hosted servers send, and looser forms of the same.
 FUNCTION = b'{"name":"addTask","parameters":{"type":"object","properties":{"title":{"type":"string"}}}}'
 LOOSE = b'{"id":"list","actions":["clear",{"name":"show"}]}'
 COMPONENT = b'{"type":"component","id":"list","properties":{"count":1},"actions":{"clear":null,"show":{}},"since":2}'
-GUIDES = [
+LOOSE_FRAMES = [
     b'{"type":"capability","capabilities":["addTask","removeTask"]}',
     b'{"type":"capability","capabilities":[]}',
     b'{"type":"capability","capabilities":[%s,%s]}' % (FUNCTION, LOOSE),
@@ -77,8 +77,8 @@ GUIDES = [
 ]
 
 
-@pytest.mark.parametrize("data", GUIDES)
-def test_frames_of_the_guides_applications_are_accepted(data: bytes) -> None:
+@pytest.mark.parametrize("data", LOOSE_FRAMES)
+def test_loose_frames_are_accepted(data: bytes) -> None:
     frame = native.decode(data, text=True)
     if isinstance(frame, frames.CapabilityFrame):
         sent = msgspec.json.decode(data)["capabilities"]

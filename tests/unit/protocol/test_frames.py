@@ -15,7 +15,7 @@ def decode(value: Any) -> frames.ClientFrame:
     return frames.check_frame(codec.decode(_decoder, msgspec.json.encode(value), InvalidFrame))
 
 
-def test_guide_frames_are_understood() -> None:
+def test_frames_of_applications_are_understood() -> None:
     assert isinstance(decode({"type": "capability", "capabilities": ["add"]}), frames.CapabilityFrame)
     answer = decode({"type": "response", "requestId": "r1", "status": "success", "result": [1]})
     assert isinstance(answer, frames.ResponseFrame)

@@ -1,4 +1,4 @@
-"""Capabilities: the guide's loose forms are read, what others see is what the client sent."""
+"""Capabilities: loose forms are read, what others see is what the client sent."""
 
 from typing import Any, cast
 
