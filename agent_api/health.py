@@ -7,7 +7,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agent_api.commands.intake import Intake
 from agent_api.http.responses import NO_STORE, json_response
 from protocol.errors import Unavailable
 from protocol.runtime.metrics import CONTENT_TYPE, PATH, Metrics
@@ -17,11 +16,15 @@ from protocol.runtime.nats import Connection
 class Health:
     """Tells orchestrators how the process is. Losing the registry never makes it unready: commands go on without."""
 
-    def __init__(self, connection: Connection, mirror_filled: asyncio.Event, intake: Intake, metrics: Metrics) -> None:
+    def __init__(self, connection: Connection, mirror_filled: asyncio.Event, metrics: Metrics) -> None:
         self._connection = connection
         self._mirror_filled = mirror_filled
-        self._intake = intake
         self._metrics = metrics
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Be not ready from now on, whatever else is served: who balances load is to send nothing new here."""
+        self._leaving = True
 
     async def alive(self, request: Request) -> Response:
         """Tell that the process lives."""
@@ -48,6 +51,6 @@ class Health:
         conditions = {
             "NATS is away": not self._connection.connected,
             "the list of clients has not been read yet": not self._mirror_filled.is_set(),
-            "the process is shutting down": self._intake.draining,
+            "the process is shutting down": self._leaving,
         }
         return [phrase for phrase, holds in conditions.items() if holds]

@@ -61,7 +61,8 @@ class AgentApi:
         intake: Intake,
         waits: Waits,
         refusals: Refusals,
-        drain_seconds: float,
+        health: Health,
+        settings: ApiSettings,
     ) -> None:
         self.url = url
         self._refusals = refusals
@@ -71,17 +72,24 @@ class AgentApi:
         self._server = server
         self._intake = intake
         self._waits = waits
-        self._drain_seconds = drain_seconds
+        self._health = health
+        self._settings = settings
 
     async def drain(self) -> None:
-        """Take no connection and no command more, end readers, wait (bounded) for commands, close every connection."""
+        """Linger, take no connection or command more, end readers, wait (bounded) for commands, close connections.
+
+        A load balancer has put its next request on a connection before it can see that one closed, and then cuts its
+        caller off. So nothing is closed before it has had the time to find this process not ready.
+        """
+        self._health.leave()
+        await asyncio.sleep(self._settings.linger_seconds)
         self._server.stop_accepting()
         self._sockets.drain()
         goodbye = Unavailable("this process is shutting down; come back and resume from the last id")
         self._hub.close(goodbye)
         self._feed.close(goodbye)
         try:
-            async with asyncio.timeout(self._drain_seconds):
+            async with asyncio.timeout(self._settings.drain_seconds):
                 await self._intake.drain()
         except TimeoutError:
             log.warning("cancelling %d commands that have no answer yet", self._intake.commands)
@@ -106,7 +114,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     hub = Hub(connection)
     origins = Origins(settings.allowed_origins)
     directory = Directory(verifier, mirror, connection)
-    health = Health(connection, mirror.filled, intake, Metrics(SERVICE, refusals.counters))
+    health = Health(connection, mirror.filled, Metrics(SERVICE, refusals.counters))
     history = AuditHistory(connection)
     feed = Feed(connection, history, tasks)
     audit = AuditEndpoint(verifier, history, feed, waits)
@@ -125,7 +133,7 @@ async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.Ta
     await server.wait_serving()
     url = url_of(listener)
     process.announce("agent_api", url)
-    return AgentApi(url, server, sockets, hub, feed, intake, waits, refusals, settings.drain_seconds)
+    return AgentApi(url, server, sockets, hub, feed, intake, waits, refusals, health, settings)
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:

@@ -1,6 +1,6 @@
 """What the agent API is told beyond what every process that serves is."""
 
-from protocol.runtime.settings import Count, Port, ServingSettings, Text, require_loopback
+from protocol.runtime.settings import Count, LingerSeconds, Port, ServingSettings, Text, require_loopback
 
 
 class ApiSettings(ServingSettings, frozen=True, kw_only=True):
@@ -9,6 +9,12 @@ class ApiSettings(ServingSettings, frozen=True, kw_only=True):
     api_host: Text = "127.0.0.1"
     api_port: Port = 8000
     max_sockets_per_agent: Count = 100
+    linger_seconds: LingerSeconds = 0.0
+
+    @property
+    def ending_seconds(self) -> float:
+        """How long it may take from the signal to its goodbyes: it serves on for a while before it drains."""
+        return self.linger_seconds + super().ending_seconds
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from agentbridge.data_folder import DATA_DIR
 from protocol import origins
-from protocol.runtime.settings import Origins, Port, Settings, Text, variable
+from protocol.runtime.settings import LingerSeconds, Origins, Port, Settings, Text, variable
 
 DRAIN_SECONDS = 3
 KEY_FIELDS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
@@ -20,6 +20,12 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     api_host: Text = "127.0.0.1"
     api_port: Port = 8000
     allowed_origins: Origins = origins.LOOPBACK
+    linger_seconds: LingerSeconds = 0.0
+
+    @property
+    def ending_seconds(self) -> float:
+        """How long a child may take from the signal to its goodbyes."""
+        return self.linger_seconds + super().ending_seconds
 
 
 def complete(environment: Mapping[str, str]) -> dict[str, str]:

@@ -89,7 +89,7 @@ class Supervisor:
 
     async def _stop_all(self) -> None:
         """Stop the agent API, the gateway, the registry, and NATS when nobody needs it any more."""
-        patience = self._settings.drain_seconds + STOP_MARGIN_SECONDS
+        patience = self._settings.ending_seconds + STOP_MARGIN_SECONDS
         for child in reversed(self._started):
             await child.stop(patience)
 

@@ -1,7 +1,7 @@
 """The life of a process, the same for all: settings, logs, NATS, serve until a signal, one shutdown order, exit code.
 
-Shutdown order: stop intake, wait (bounded) for work in flight, say goodbye, drain NATS, exit. A second signal changes
-nothing. Exit codes: 0 after a signal, 2 for a setting that must be mended, 1 for anything else.
+Shutdown order: linger where told to, stop intake, wait (bounded) for work in flight, say goodbye, drain NATS, exit. A
+second signal changes nothing. Exit codes: 0 after a signal, 2 for a setting that must be mended, 1 for anything else.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ async def _serve(
     await _unless(stop, connection.verify_permissions())
     _tune_garbage_collector()
     code = await _until_stopped(stop, connection)
-    await _drain(service, configured.drain_seconds)
+    await _drain(service, configured.ending_seconds)
     return code
 
 

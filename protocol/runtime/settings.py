@@ -22,6 +22,7 @@ S = TypeVar("S", bound="Settings")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 0 to 65535; 0 takes any free one")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="a number of seconds greater than 0")]
+LingerSeconds = Annotated[float, msgspec.Meta(ge=0, le=60, description="a number of seconds from 0 to 60")]
 KeepSeconds = Annotated[int, msgspec.Meta(ge=60, le=86_400, description="seconds, a whole number from 60 to 86400")]
 Milliseconds = Annotated[int, msgspec.Meta(gt=0, le=86_400_000, description="milliseconds, a whole number above 0")]
 Count = Annotated[int, msgspec.Meta(gt=0, le=1_000_000, description="a whole number above 0")]
@@ -84,6 +85,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Raise `ConfigurationError` for a file that cannot be read."""
         for field_name in ("nats_creds", "nats_ca", "jwt_public_key_file"):
             _require_readable(field_name, getattr(self, field_name))
+
+    @property
+    def ending_seconds(self) -> float:
+        """How long a process may take from the signal to its goodbyes."""
+        return self.drain_seconds
 
     @property
     def nats_servers(self) -> list[str]:

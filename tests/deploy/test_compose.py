@@ -245,7 +245,7 @@ async def test_restarted_agent_apis_refuse_nothing(deployment: Deployment, traff
         await asyncio.to_thread(engine.docker, "restart", container.id)
         await deployment.healthy("agent_api")
     await traffic.goes_on()
-    await traffic.end(CUT_OFF)
+    await traffic.end()
 
 
 async def test_restarted_gateways_send_their_applications_elsewhere(deployment: Deployment, traffic: Traffic) -> None:
@@ -279,7 +279,7 @@ async def test_scaling_needs_no_other_change(deployment: Deployment, http: httpx
     await traffic.goes_on()
     await listed(http, lambda: traffic.fleet.clients)
     assert len({record["gatewayId"] for record in (await records(http)).values()}) == 1
-    await traffic.end(CLIENT_NOT_FOUND, UNAVAILABLE, CUT_OFF)
+    await traffic.end(CLIENT_NOT_FOUND, UNAVAILABLE)
 
 
 def test_nothing_was_logged_that_nobody_expected(deployment: Deployment) -> None:

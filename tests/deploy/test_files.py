@@ -16,6 +16,7 @@ from agentbridge import nats_config
 from gateway.settings import GatewaySettings
 from protocol.errors import MEANINGS, Code
 from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.process import GOODBYE_SECONDS
 from protocol.runtime.settings import Settings, variable
 from registry.settings import RegistrySettings
 
@@ -63,6 +64,23 @@ def test_proxy_answers_like_the_agent_api() -> None:
 def test_proxy_waits_longer_than_a_command_may_take() -> None:
     [seconds] = re.findall(r"timeout server (\d+)s", PROXY)
     assert int(seconds) * 1000 > default(GatewaySettings, "max_command_timeout_ms")
+
+
+def test_agent_apis_linger_until_the_proxy_has_noticed() -> None:
+    [checks] = set(re.findall(r"check inter (\d+)s fall (\d+)", PROXY))
+    assert linger_seconds("agent_api") > int(checks[0]) * int(checks[1])
+
+
+@pytest.mark.parametrize("service", KINDS)
+def test_containers_have_the_time_to_end(service: str) -> None:
+    grace = float(COMPOSE["services"][service]["stop_grace_period"].removesuffix("s"))
+    assert grace > linger_seconds(service) + default(KINDS[service], "drain_seconds") + GOODBYE_SECONDS
+
+
+def linger_seconds(service: str) -> float:
+    """Return how long a service serves on unless it is told otherwise."""
+    given = COMPOSE["services"][service]["environment"].get("AGENTBRIDGE_LINGER_SECONDS", "0")
+    return float(given.rpartition(":-")[2].removesuffix("}"))
 
 
 @pytest.mark.parametrize("name", DEPENDENCIES)

@@ -8,6 +8,7 @@ import signal
 import socket
 import weakref
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,38 @@ async def test_process_serves_and_ends_in_order(world: World, nats_url: str, tmp
         assert await process.ended() == 0
         assert "Traceback" not in process.log
         assert json.loads(process.out) == {"process": "agent_api", "url": process.url}
+    finally:
+        process.end()
+
+
+async def test_lingering_process_is_not_ready_and_serves_on(world: World, nats_url: str, tmp_path: Path) -> None:
+    """Who still comes is answered, on connections that were there before the signal and on new ones."""
+    await world.hold("c1", lambda message: "as ever")
+    process = Process("agent_api", tmp_path, environment(nats_url, linger_seconds=60))
+    try:
+        await process.start()
+        client = partial(httpx.AsyncClient, base_url=process.url, headers=bearer(agent_token()), trust_env=False)
+        async with client() as before, client() as after:
+            assert (await before.get("/readyz")).status_code == 200
+            process.signal(signal.SIGTERM)
+            await until(lambda: _missing(before, "the process is shutting down"))
+            assert (await after.get("/healthz")).status_code == 200
+            for http in (before, after):
+                answer = await http.post("/api/command", json=COMMAND)
+                assert answer.json()["result"] == "as ever"
+                assert "connection" not in answer.headers
+    finally:
+        process.end()
+
+
+async def test_process_ends_once_it_has_lingered(nats_url: str, tmp_path: Path) -> None:
+    process = Process("agent_api", tmp_path, environment(nats_url, linger_seconds=0.2))
+    try:
+        await process.start()
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert process.log.count("draining") == 1
+        assert "Traceback" not in process.log
     finally:
         process.end()
 

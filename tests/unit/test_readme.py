@@ -156,7 +156,7 @@ async def test_routes_are_those_of_the_document() -> None:
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
-    health = Health(unused, unused, unused, unused)
+    health = Health(unused, unused, unused)
     app = ordinary_routes(command, readers, Directory(unused, unused, unused), health)
 
     assert routes_told() == {nameless(path) for path in app.openapi()["paths"]} | {"/docs", "/openapi.json"}

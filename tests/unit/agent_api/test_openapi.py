@@ -14,7 +14,6 @@ from agent_api.app import ordinary_routes
 from agent_api.audit.contract import PATH as AUDIT_PATH
 from agent_api.commands.bodies import MAX_ASKED, CommandResult, read_order
 from agent_api.commands.endpoint import CommandEndpoint
-from agent_api.commands.intake import Intake
 from agent_api.contract import SCHEMAS
 from agent_api.events.contract import PATH as EVENTS_PATH
 from agent_api.health import Health
@@ -36,7 +35,7 @@ async def application() -> Application:
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
-    health = Health(unused, asyncio.Event(), Intake(), unused)
+    health = Health(unused, asyncio.Event(), unused)
     return ordinary_routes(command, readers, Directory(unused, unused, unused), health)
 
 

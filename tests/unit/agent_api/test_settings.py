@@ -13,11 +13,18 @@ def test_defaults_are_loopback_and_thirty_seconds() -> None:
     assert (settings.command_timeout_ms, settings.max_command_timeout_ms) == (30_000, 300_000)
 
 
+def test_lingering_takes_nothing_from_the_time_to_drain() -> None:
+    assert settings_for(ApiSettings, linger_seconds=3.5, drain_seconds=10).ending_seconds == 13.5
+
+
 @pytest.mark.parametrize(
     ("values", "variable"),
     [
         ({"api_port": 65_536}, "API_PORT"),
         ({"command_timeout_ms": 300_001}, "MAX_COMMAND_TIMEOUT_MS"),
+        ({"linger_seconds": -1}, "LINGER_SECONDS"),
+        ({"linger_seconds": 60.1}, "LINGER_SECONDS"),
+        ({"linger_seconds": "nan"}, "LINGER_SECONDS"),
         ({"auth": "off", "jwt_secret": None, "api_host": "0.0.0.0"}, "API_HOST"),
     ],
 )

@@ -39,6 +39,10 @@ def test_defaults_are_those_of_a_developer_s_machine() -> None:
     assert complete({})["AGENTBRIDGE_JWT_SECRET"] != settings.jwt_secret
 
 
+def test_children_are_given_the_time_to_linger_and_to_drain() -> None:
+    assert load(UpSettings, complete({"AGENTBRIDGE_LINGER_SECONDS": "5"})).ending_seconds == 8
+
+
 def test_what_is_given_is_kept() -> None:
     given = {
         "AGENTBRIDGE_DRAIN_SECONDS": "9",
