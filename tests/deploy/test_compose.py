@@ -237,7 +237,7 @@ async def test_restarted_nats_has_kept_its_streams(
     await traffic.goes_on()
     assert await asyncio.to_thread(streams, deployment) == before
     await listed(http, lambda: traffic.fleet.clients)
-    await traffic.end(CLIENT_LOST, UNAVAILABLE, "timeout")
+    await traffic.end(CLIENT_LOST, UNAVAILABLE)
 
 
 async def test_restarted_agent_apis_refuse_nothing(deployment: Deployment, traffic: Traffic) -> None:
