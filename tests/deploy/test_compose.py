@@ -118,6 +118,8 @@ def test_containers_are_confined(deployment: Deployment) -> None:
         for container in deployment.containers(service):
             host = container.facts["HostConfig"]
             assert host["Memory"] > 0, service
+            assert host["PidsLimit"] > 0, service
+            assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}, service
             assert (host["ReadonlyRootfs"], host["CapDrop"]) == (True, ["ALL"]), service
             assert host["SecurityOpt"] == ["no-new-privileges:true"], service
             assert host["RestartPolicy"]["Name"] == "unless-stopped", service
