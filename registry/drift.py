@@ -2,12 +2,16 @@
 
 One mismatch proves nothing: a report may be under way. Two in a row do, unless a report that follows the last applied
 one is still under way: the gateway repeats it, and what is half done will be done, and announced, then.
+
+Nothing is repeated where a registry died in a sync, after it had named who is leaving and before that was announced. A
+registry that lives gets on within moments, and where it does not, a second sync only says the same once more.
 """
 
 from protocol.reports import GatewayPong
 from registry.holdings import Holding
 
 MISMATCHES = 2
+LEFT_OVER_PONGS = 10  # five seconds
 
 
 class Drift:
@@ -17,6 +21,8 @@ class Drift:
         self._mismatches = 0
         self._last_pong: int | None = None
         self._last_number: int | None = None
+        self._leaving_since = 0
+        self._pongs_since = 0
 
     def weigh(self, pong: GatewayPong, holding: Holding) -> bool:
         """Return whether the gateway must be synced."""
@@ -24,12 +30,21 @@ class Drift:
         self._last_pong, self._last_number = pong.number, holding.number
         if agrees is not None:
             self._mismatches = 0 if agrees else self._mismatches + 1
-        return self._mismatches >= MISMATCHES
+        is_left_over = self._is_left_over(holding)
+        return self._mismatches >= MISMATCHES or is_left_over
 
     def reset(self) -> None:
         """Forget what was seen: a sync has begun."""
         self._mismatches = 0
         self._last_pong = None
+        self._pongs_since = 0
+
+    def _is_left_over(self, holding: Holding) -> bool:
+        """Tell whether somebody has been leaving for long, and nobody gets on with it."""
+        same = holding.leaving_since and holding.leaving_since == self._leaving_since
+        self._leaving_since = holding.leaving_since
+        self._pongs_since = self._pongs_since + 1 if same else 0
+        return self._pongs_since >= LEFT_OVER_PONGS
 
     def _agrees(self, pong: GatewayPong, holding: Holding) -> bool | None:
         """Return None where this pong says nothing."""

@@ -1,4 +1,4 @@
-"""What the bucket holds of each gateway: its keys, their digest, and the number of the last applied report.
+"""What the bucket holds of each gateway: its keys, their digest, the number of the last applied report, who is leaving.
 
 Fed by the mirror in the bucket's own order, where all records of a report come before its number. So the digest at the
 moment when a number arrives is the digest of that report, whichever registry applied it.
@@ -19,14 +19,15 @@ class Holding:
 
     def __init__(self) -> None:
         self.number = 0
+        self.leaving_since = 0  # the revision that says who is leaving; 0 where nobody is
         self.keys: dict[str, int] = {}
         self._digest = Digest()
         self._history: OrderedDict[int, str] = OrderedDict()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is held, not even a number."""
-        return not self.keys and not self.number
+        """Whether nothing is held, not even a number or who is leaving."""
+        return not self.keys and not self.number and not self.leaving_since
 
     @property
     def digest(self) -> str:
@@ -73,7 +74,7 @@ class Holdings:
         """Take a piece of the mirror's news."""
         gateway_id = subjects.parse_gateway_key(key)
         if gateway_id is not None:
-            self._holding(gateway_id).reach(read_applied(after.data).number if after else 0)
+            self._observe_own(self._holding(gateway_id), after)
             self._forget_empty(gateway_id)
             return
         if before is not None and before.client is not None:
@@ -82,6 +83,11 @@ class Holdings:
             self._holding(after.client.record.gateway_id).add(key, after.client.record.revision)
         if before is not None and before.client is not None:
             self._forget_empty(before.client.record.gateway_id)
+
+    def _observe_own(self, holding: Holding, own: Entry | None) -> None:
+        applied = read_applied(own.data if own else None)
+        holding.leaving_since = own.revision if own and applied.leaving else 0
+        holding.reach(applied.number)
 
     def _holding(self, gateway_id: str) -> Holding:
         return self._of.setdefault(gateway_id, Holding())

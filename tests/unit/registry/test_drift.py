@@ -9,10 +9,10 @@ from support.kv import record
 from protocol import subjects
 from protocol.discovery import Client
 from protocol.records import EMPTY_CAPABILITIES
-from protocol.reports import Digest, GatewayPong
+from protocol.reports import Digest, EndReason, GatewayPong, Removal
 from protocol.runtime.replica import Entry
 from registry.applied import Applied
-from registry.drift import Drift
+from registry.drift import LEFT_OVER_PONGS, Drift
 from registry.holdings import Holding, Holdings
 
 GATEWAY = "gw-1"
@@ -40,9 +40,11 @@ class World:
         client = Client(record(client_id, gateway_id=gateway_id, revision=revision or 0), EMPTY_CAPABILITIES)
         self._hear(subjects.client_key("default", client_id), Entry(self._revision, client) if revision else None)
 
-    def reach(self, number: int | None) -> None:
-        """Have the mirror hear of a report's number, or with None that the gateway was withdrawn."""
-        entry = None if number is None else Entry(1, data=msgspec.json.encode(Applied(number)))
+    def reach(self, number: int | None, *leaving: str) -> None:
+        """Have the mirror hear of a report's number and who is leaving, or with None that the gateway was withdrawn."""
+        self._revision += 1
+        applied = Applied(number or 0, [Removal("default", each, EndReason.UNREPORTED) for each in leaving])
+        entry = None if number is None else Entry(self._revision, data=msgspec.json.encode(applied))
         self._hear(subjects.gateway_key(GATEWAY), entry)
 
     def report(self, **changes: int | None) -> None:
@@ -152,6 +154,34 @@ def test_sync_begins_the_count_anew() -> None:
     world.drift.reset()
     world.write("ghost", None)
     assert not any(world.weigh() for _ in range(3))
+
+
+def test_departure_that_nobody_gets_on_with_asks_for_a_sync_now_and_then() -> None:
+    world = World()
+    world.report(a=1)
+    world.reach(1, "gone")
+    assert not any(world.weigh() for _ in range(LEFT_OVER_PONGS))
+    assert world.weigh()
+    world.drift.reset()
+    assert [world.weigh() for _ in range(LEFT_OVER_PONGS)] == [False] * (LEFT_OVER_PONGS - 1) + [True]
+    world.reach(1)
+    assert not any(world.weigh() for _ in range(2 * LEFT_OVER_PONGS))
+
+
+def test_registry_that_lets_go_of_many_is_not_disturbed() -> None:
+    world = World()
+    world.report(a=1)
+    for batch in range(9):
+        world.reach(1, f"gone-{batch}")
+        assert not any(world.weigh() for _ in range(LEFT_OVER_PONGS))
+
+
+def test_gateway_whose_clients_are_leaving_is_not_forgotten() -> None:
+    world = World()
+    world.reach(0, "gone")
+    assert world.holdings.gateways() == [GATEWAY]
+    world.reach(None)
+    assert world.holdings.gateways() == []
 
 
 def test_client_that_moves_belongs_to_its_new_gateway_alone() -> None:
