@@ -382,7 +382,12 @@ def _forget_unsent(client: Client) -> None:
 
 
 def _fail_requests(client: Client) -> None:
-    """End the waits of requests whose replies died with the connection; whether they were served is not known."""
+    """End the waits of requests whose replies died with the connection; whether they were served is not known.
+
+    The library also keeps those that were given up or failed before they were sent. Nobody reads what becomes of them,
+    which would be logged as a fault: hence the look at each.
+    """
     for waiting in list(client._resp_map.values()):  # noqa: SLF001
         if not waiting.done():
             waiting.set_exception(nats.errors.ConnectionReconnectingError())
+            waiting.exception()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ async def test_request_whose_reply_died_with_the_server_is_not_waited_for(
     async with asyncio.timeout(5):
         with pytest.raises(Unavailable):
             await request
+
+
+async def test_request_that_was_never_sent_is_no_fault_for_the_log_when_the_server_dies(
+    private_nats: NatsServer, connection: Connection
+) -> None:
+    faults = list[str]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context["message"]))
+    with pytest.raises(Unavailable):
+        await connection.request("a", b"", 10, headers={"no header": "x"})
+    assert connection.client._resp_map
+    private_nats.kill()
+    await until(lambda: not connection.client._resp_map)
+    gc.collect()
+    assert faults == []
 
 
 async def test_subscriptions_work_again_after_a_restart(private_nats: NatsServer, connection: Connection) -> None:
