@@ -174,7 +174,7 @@ class Feed:
                     got_on_at, position = self._loop.time(), follower.position
                 elif self._loop.time() - got_on_at > PATIENCE_SECONDS:
                     raise
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)  # a consumer may break as soon as it is made, too
 
     async def _consume(self, follower: Follower, subject: str) -> None:
         """Follow from where the follower is until the consumer breaks."""

@@ -36,7 +36,7 @@ MAX_READERS_PER_TENANT = 2000
 MAX_READERS_PER_PRINCIPAL = 1000
 READY_SECONDS = 2.0
 LINGER_SECONDS = 60.0  # a reader that comes back finds what it missed in memory
-RETRY_SECONDS = 0.25
+RETRY_SECONDS = 0.25  # between two beginnings, at least
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0  # for the stream to be followed again, before readers are sent away
@@ -94,12 +94,13 @@ class Hub:
         """Follow the stream whenever somebody reads, through restarts of the server; a task for the process's life."""
         while True:
             await self._wanted.wait()
+            next_at = self._loop.time() + RETRY_SECONDS
             try:
                 await self._connection.wait_connected(RECONNECT_SECONDS)
                 await self._follow()
             except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
                 self._log_waiting(str(exc))
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(next_at - self._loop.time())  # a consumer may break as soon as it is made
 
     # --- readers ---
 

@@ -22,7 +22,7 @@ from protocol.runtime.replica import Entry, Listener, Replica
 STREAM = f"KV_{subjects.CLIENTS_BUCKET}"
 KEY_PREFIX = f"$KV.{subjects.CLIENTS_BUCKET}."
 RELIST_SECONDS = 60.0
-RETRY_SECONDS = 0.25
+RETRY_SECONDS = 0.25  # between two beginnings, at least
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
 UNHURRIED_BITS_PER_SECOND = 256_000_000  # a listing at full speed holds up the replies that share the connection
@@ -87,13 +87,15 @@ class Mirror:
 
     async def run(self) -> None:
         """Follow the bucket for ever, through restarts of the server and a bucket that does not exist yet."""
+        loop = asyncio.get_running_loop()
         while True:
+            next_at = loop.time() + RETRY_SECONDS
             try:
                 await self._connection.wait_connected(RECONNECT_SECONDS)
                 await self._follow()
             except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
                 self._log_waiting(str(exc))
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(next_at - loop.time())  # a consumer may break as soon as it is made
 
     async def _follow(self) -> None:
         """List the bucket and follow it until it must be listed anew."""

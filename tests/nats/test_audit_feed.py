@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.agent_api import http_client, running_agent_api
-from support.events import Stream
+from support.events import Brittle, Stream, made_meanwhile
 from support.nats_server import NatsServer
 from support.settings import admin_token, settings_for
 from support.wait import until
@@ -194,6 +194,16 @@ async def test_follower_of_what_cannot_be_read_is_sent_away_and_one_warning_tell
                 await follower.next()
     [warning] = [entry for entry in caplog.records if entry.levelname == "WARNING"]
     assert "does not exist yet" in warning.message
+
+
+async def test_consumer_that_breaks_at_once_is_not_remade_without_a_pause(
+    connection: Connection, following: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "RETRY_SECONDS", 1000)
+    monkeypatch.setattr(feed, "OrderedConsumer", Brittle)
+    async with following.open("default", AuditFilter(), None):
+        await until(lambda: Brittle.made)
+        assert await made_meanwhile(connection) == 0
 
 
 async def test_nobody_follows_after_the_end(following: Feed) -> None:

@@ -15,7 +15,7 @@ import pytest
 from conftest import MakeNats
 from nats.aio.client import Client as NatsClient
 from support.agent_api import http_client, never, running_agent_api, world_at
-from support.events import Said, data_of, event_body, make_stream, reading, tell
+from support.events import Brittle, Said, data_of, event_body, made_meanwhile, make_stream, reading, tell
 from support.nats_server import NatsServer
 from support.processes import Process
 from support.settings import agent_token, bearer, environment, settings_for
@@ -328,6 +328,23 @@ async def test_past_that_is_held_is_bounded_for_each_tenant_and_others_wait_unti
                     async with asyncio.timeout(0.2):
                         await waiting.next()
             assert len(await waiting.next()) == 1
+        following.cancel()
+
+
+async def test_consumer_that_breaks_at_once_is_not_remade_without_a_pause(
+    client: NatsClient, private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "RETRY_SECONDS", 1000)
+    monkeypatch.setattr(hub, "OrderedConsumer", Brittle)
+    async with (
+        connect(settings_for(ApiSettings, private_nats.url), "agent_api", "test") as connection,
+        asyncio.TaskGroup() as tasks,
+    ):
+        made = Hub(connection)
+        following = tasks.create_task(made.run())
+        async with made.open(Principal("a", AGENT, "default", math.inf), Filters()):
+            await until(lambda: Brittle.made)
+            assert await made_meanwhile(connection) == 0
         following.cancel()
 
 

@@ -9,6 +9,7 @@ import nats
 import pytest
 from nats.aio.client import Client as NatsClient
 from nats.js.api import StorageType
+from support.events import Brittle, made_meanwhile
 from support.kv import make_bucket, put, record
 from support.nats_server import NatsServer
 from support.settings import settings_for
@@ -156,6 +157,18 @@ async def test_consumer_that_is_deleted_is_replaced(nats_url: str) -> None:
                 await jetstream.delete_consumer(STREAM, str(info.name))
             await put(bucket, record("a"))
             await until(lambda: ids(mirror) == {"a"})
+
+
+async def test_consumer_that_breaks_at_once_is_not_remade_without_a_pause(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.runtime.mirror.RETRY_SECONDS", 1000)
+    monkeypatch.setattr("protocol.runtime.mirror.OrderedConsumer", Brittle)
+    async with client_of(nats_url) as client:
+        await make_bucket(client.jetstream())
+        async with mirror_of(nats_url) as mirror:
+            await until(lambda: Brittle.made)
+            assert await made_meanwhile(mirror._connection) == 0
 
 
 async def test_deleted_bucket_is_waited_for_again(nats_url: str) -> None:

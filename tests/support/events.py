@@ -12,6 +12,8 @@ from nats.aio.client import Client as NatsClient
 
 from protocol import codec, subjects
 from protocol.messages import ClientChange, EventMessage
+from protocol.runtime.nats import Connection
+from protocol.runtime.ordered import OrderedConsumer
 from registry.streams import configurations
 from support.wait import until
 
@@ -155,3 +157,22 @@ async def change(
 def data_of(said: list[Said]) -> list[Any]:
     """Return the applications' data of events."""
     return [each.data["data"] for each in said]
+
+
+class Brittle(OrderedConsumer):
+    """A consumer that breaks as soon as it is made, without an error."""
+
+    made = 0
+
+    async def wait(self, seconds: float) -> bool:
+        """Say that its life has ended."""
+        Brittle.made += 1
+        return True
+
+
+async def made_meanwhile(connection: Connection) -> int:
+    """Count the brittle consumers that are made in the time of many round trips."""
+    Brittle.made = 0
+    for _ in range(40):
+        await connection.flush()
+    return Brittle.made
