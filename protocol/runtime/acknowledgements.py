@@ -2,7 +2,9 @@
 
 One acknowledgement vouches for a group of messages that left together, since JetStream stores what one connection sends
 in its order. Where the stream's sequences leave no room for a whole group, the difference is missing; so is a group
-that the stream refuses, or has not acknowledged after five seconds.
+that the stream refuses, or has not acknowledged after five seconds. A single message that the stream refuses out of the
+middle of a group goes unnoticed where another process's message has taken up the room; what makes a stream refuse small
+messages of one kind, a lack of space above all, seldom ends within a group.
 """
 
 from collections import OrderedDict
