@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from support.known import Known, client
 
-from agent_api.commands.balance import Balance
+from agent_api.commands.balance import LOOKED_AT, Balance
 from agent_api.commands.bodies import read_order
 from agent_api.commands.candidates import Candidates
 from agent_api.commands.gathering import Gathered
@@ -102,16 +102,16 @@ async def test_client_that_certainly_did_not_execute_it_is_skipped(bench: Bench,
 
 
 async def test_agent_that_is_too_fast_steers_no_command_of_others(bench: Bench) -> None:
-    for number in range(10):
+    for number in range(LOOKED_AT):
         bench.known.put(client(f"c{number}", "f"))
         bench.errors[f"c{number}"] = RateLimited.for_seconds(0.1, "too fast", "agent")
     for _ in range(3):
         await bench.ask(ANY, msgspec.structs.replace(ANN, clients=frozenset({"c0", "c1", "c2"})))
     bench.errors.clear()
     bench.sent.clear()
-    for _ in range(10):
+    for _ in range(LOOKED_AT):  # of no more than are looked at, each gets its turn
         await bench.ask(ANY)
-    assert sorted(bench.asked) == sorted(f"c{number}" for number in range(10))
+    assert sorted(bench.asked) == sorted(f"c{number}" for number in range(LOOKED_AT))
 
 
 def test_only_certainly_not_executed_commands_are_sent_again() -> None:
