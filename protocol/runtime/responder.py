@@ -5,6 +5,7 @@ callers `repr(error)`, runs handlers inside the subscription, and stops by unsub
 """
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import socket
@@ -81,12 +82,17 @@ class Responder:
         self._idle.set()
 
     async def announce(self) -> None:
-        """Answer `$SRV.PING`, `INFO` and `STATS`, for all services, for those of this name, and for this one."""
+        """Answer `$SRV.PING`, `INFO` and `STATS`, for all services, for those of this name, and for this one.
+
+        NATS knows it when this returns; where NATS has just left, when it returns.
+        """
         name, ident = self._identity["name"], self._identity["id"]
         for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._describe_stats)):
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{ident}"):
                 handler = partial(self._answer_service, answer)
                 self._subscriptions.append(await self._connection.subscribe(subject, handler))
+        with contextlib.suppress(Unavailable):
+            await self._connection.flush()
 
     async def endpoint(
         self, name: str, subject: str, answer: Answer, *, queue: str = "", counters: Counters | None = None

@@ -117,7 +117,7 @@ async def test_signal_that_ends_the_call_cancels_the_command(
 
 
 async def test_signal_that_is_to_be_ignored_is_ignored(up: Up, app: App) -> None:
-    process = await up.begin("call", app.client_id, "never", ignoring=int(signal.SIGHUP))
+    process = await up.begin("call", app.client_id, "never", on_hangup=signal.SIG_IGN)
     wire_id = await taken(app)
     process.send_signal(signal.SIGHUP)
     await answer(app, wire_id)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from signal import Handlers
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ PATH = os.environ["PATH"]  # noqa: TID251  children need it, and nothing else of
 ON_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
-IGNORING = (
-    "import os, signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_IGN); os.execv(sys.argv[2], sys.argv[2:])"
+# What a shell or `nohup` decides for what it starts, and children inherit: whether a hangup ends them.
+ON_HANGUP = (
+    "import os, signal, sys; signal.signal(signal.SIGHUP, int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 
@@ -155,11 +157,11 @@ class Up:
         self,
         *arguments: str,
         stderr: int = subprocess.PIPE,
-        ignoring: int | None = None,
+        on_hangup: Handlers = Handlers.SIG_DFL,
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> asyncio.subprocess.Process:
-        """Start `agentbridge …` in the same folder; it is `ignoring` a signal as `nohup` has it."""
-        starter = ["-c", IGNORING, str(ignoring), sys.executable] if ignoring else []
+        """Start `agentbridge …` in the same folder; with SIG_IGN as `nohup` does, whatever started these tests."""
+        starter = ["-c", ON_HANGUP, str(int(on_hangup)), sys.executable]
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *(*starter, "-m", "agentbridge", *arguments),
