@@ -1,12 +1,13 @@
 """A reader's place among the messages: what it gets next, from the recent ones or from history, and when it gets a gap.
 
-Sans-I/O; `now` is in seconds. A cursor is *behind* until the recent messages cover its place; then it is *live*: it is
-told of each message that comes, and remembers the first that it has not handed out. Nothing is queued for it.
+Sans-I/O. A cursor is *behind* until the recent messages cover its place; then it is *live*: it is told of each message
+that comes, and remembers the first that it has not handed out. Nothing is queued for it.
 
 Whom the recent messages outrun, after it had caught up with them, goes on in history, for that may be the process's own
-doing: it takes a burst in faster than it can hand it out. Such a reader is too slow where it has not come, a minute
-later, to where the messages were then. It may so stay in history for as long as a flood lasts, one or two minutes
-behind at most; that costs pages, which are bounded for all who read the past.
+doing: it takes a burst in faster than it can hand it out. So a reader's pace is told by its own clock, which runs only
+while the reader is busy with what it was handed. It is too slow where it does not come, within a minute of that, to
+where the messages were when the minute began; and so on until it has caught up. Under an endless flood a reader may
+thus stay in history, which costs pages; these are bounded for all who read the past.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from protocol.errors import Overloaded
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 * 1024
 MAX_SCANNED = 1000
-MAX_BEHIND_SECONDS = 60.0
+MAX_BEHIND_SECONDS = 60.0  # by a reader's own clock
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ Item: TypeAlias = Message | Gap
 
 
 class _Goal(NamedTuple):
-    """Where a reader that was outrun has to be, and by when."""
+    """Where a reader that was outrun has to be, and until when by its own clock."""
 
     sequence: int
     until: float
@@ -104,7 +105,8 @@ class Cursor:
     def take(self, ring: Ring, now: float) -> list[Item]:
         """Return what comes next of the recent messages, up to some number and size; none may mean: call again.
 
-        Raises `Overloaded` where a reader that was outrun has not got on for too long; so call this between pages, too.
+        `now` is by the reader's own clock, in seconds. Raises `Overloaded` where one that was outrun has not got on for
+        too long; so call this between pages, too.
         """
         if self._gap is not None:
             return self._take_gap(self._gap)

@@ -33,6 +33,8 @@ class Reader:
         self._wants_page_since: float | None = None
         self._whose = (cursor.principal.tenant, cursor.principal.sub)  # to whom what it holds is counted
         self._returned: Sequence[Item] = ()  # by the last `next()`, and held until the next one
+        self._returned_at: float | None = None
+        self._own_clock = 0.0  # runs between `next()` and `next()`, while the reader is busy with what was returned
         self._held_bytes = 0  # of what was returned, as far as this reader alone holds it
         self._writing: asyncio.Timeout | None = None
         self._why_none = "it was not our turn"
@@ -55,12 +57,13 @@ class Reader:
         too slow for long, `Unavailable` where the past cannot be read, or what the hub was closed with.
         """
         self.let_go()
+        self._stop_clock()
         while True:
             if self._ended is not None:
                 raise self._ended
-            items = self.cursor.take(self._ring, self._loop.time()) or await self._go_on()
+            items = self.cursor.take(self._ring, self._own_clock) or await self._go_on()
             if items:
-                self._returned = items
+                self._returned, self._returned_at = items, self._loop.time()
                 return items
 
     @contextlib.asynccontextmanager
@@ -108,6 +111,11 @@ class Reader:
         """Have `next()` raise this."""
         self._ended = error
         self.wake()
+
+    def _stop_clock(self) -> None:
+        if self._returned_at is not None:
+            self._own_clock += self._loop.time() - self._returned_at
+            self._returned_at = None
 
     async def _go_on(self) -> list[Item]:
         """Read a page of the past, become live, or wait."""

@@ -1,16 +1,23 @@
 """A reader's place: what it is handed, how much at a time, and when it is too slow. Filters and positions."""
 
+import asyncio
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_api.events.budget import Budget
 from agent_api.events.cursor import MAX_BATCH, MAX_BEHIND_SECONDS, MAX_SCANNED, Cursor, Page
 from agent_api.events.filters import Filters, matches, visible
 from agent_api.events.flow import Flow
 from agent_api.events.gaps import Gap, expired, gap_of, recreated, unknown
+from agent_api.events.history import History
 from agent_api.events.messages import Message, read_message
 from agent_api.events.positions import Position, epoch_of, parse_position
+from agent_api.events.reader import Reader
 from agent_api.events.ring import OVERHEAD_BYTES, Ring
+from agent_api.events.turns import Turns
 from protocol.access import AGENT, APP, ClientView, Principal
 from protocol.errors import BridgeError, Overloaded
 from protocol.runtime.jetstream import StreamInfo, StreamState
@@ -145,6 +152,47 @@ def test_outrun_reader_that_keeps_its_distance_is_not_too_slow() -> None:
         assert not flow.attach(reader)
     with pytest.raises(Overloaded):
         reader.cursor.take(flow.ring, 9 * LATE + MAX_BEHIND_SECONDS)
+
+
+class Clock:
+    """A clock that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now = asyncio.get_running_loop().time()
+
+    def time(self) -> float:
+        """Return the time, as an event loop does."""
+        return self.now
+
+
+class SlowPast:
+    """History of a process that has much else to do: each page has one message and takes a thousand seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.budget = Budget(1_000_000)
+        self._clock = clock
+
+    async def read(self, after: Position, *_: object) -> Page:
+        """Return the next message, late."""
+        self._clock.now += 1000
+        return Page([message(after.sequence + 1)], after.sequence + 1)
+
+
+async def test_reader_is_too_slow_by_the_time_that_it_takes_and_not_by_what_it_waits_for() -> None:
+    clock = Clock()
+    flow = flow_at(0, max_messages=3)
+    reader = Reader(Cursor(AGENT_ONE, Filters(), flow.ring.end), flow, cast("History", SlowPast(clock)), Turns())
+    reader._loop = cast("asyncio.AbstractEventLoop", clock)
+    flow.attach(reader)
+    for sequence in range(1, 9):
+        flow.deliver(sequence, message(sequence))
+    for sequence in (1, 2, 3):
+        assert sequences(await reader.next()) == [sequence]
+    clock.now += LATE
+    assert sequences(await reader.next()) == [4]
+    clock.now += 2
+    with pytest.raises(Overloaded):
+        await reader.next()
 
 
 def test_gap_leaves_no_goal_that_the_stream_cannot_reach() -> None:
