@@ -56,8 +56,8 @@ def call(
     SIGTERM and SIGHUP, cancels the command, and the application is told.
 
     Examples:
-      agentbridge call CLIENT add_todo title=Milk
-      agentbridge call CLIENT add_todo title=Milk tags:='["home"]' done:=false
+      agentbridge call CLIENT addTodo title=Milk
+      agentbridge call CLIENT addTodo title=Milk tags:='["home"]' done:=false
       agentbridge call CLIENT todo-list clear_completed
       agentbridge call CLIENT export_report --timeout 5m --json
     """

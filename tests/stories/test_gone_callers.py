@@ -1,6 +1,8 @@
 """An application is told that nobody waits for its answer any more, also where no cancel could be."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -13,30 +15,32 @@ from gateway.session import ABANDONED_SECONDS
 
 NOTICED_SECONDS = ABANDONED_SECONDS + 10
 TIMEOUT_MS = 120_000  # which is not what ends the command
+Call = asyncio.Task[httpx.Response | None]
 
 
-async def called(bridge: Bridge, app: App, tasks: asyncio.TaskGroup) -> asyncio.Task[httpx.Response | None]:
-    """Send a command that is never answered, and return when the application has it."""
-
-    async def call() -> httpx.Response | None:
-        try:
-            return await bridge.call(app.client_id, "never", timeout_ms=TIMEOUT_MS)
-        except httpx.TransportError:
-            return None
-
-    task = tasks.create_task(call())
-    await app.received(type="command", target="never")
-    return task
-
-
-async def test_command_of_a_killed_agent_api_is_cancelled(tmp_path: Path, private_nats: NatsServer) -> None:
+@contextlib.asynccontextmanager
+async def waiting_call(folder: Path, server: NatsServer) -> AsyncIterator[tuple[Bridge, App, Call]]:
+    """Run a bridge whose application has a command that it never answers; give all three."""
     async with (
-        running_bridge(tmp_path, private_nats.url) as bridge,
+        running_bridge(folder, server.url) as bridge,
         bridge.app({"never": never}) as app,
         asyncio.TaskGroup() as tasks,
     ):
+
+        async def call() -> httpx.Response | None:
+            try:
+                return await bridge.call(app.client_id, "never", timeout_ms=TIMEOUT_MS)
+            except httpx.TransportError:
+                return None
+
         await bridge.listed(app.client_id)
-        call = await called(bridge, app, tasks)
+        task = tasks.create_task(call())
+        await app.received(type="command", target="never")
+        yield bridge, app, task
+
+
+async def test_command_of_a_killed_agent_api_is_cancelled(tmp_path: Path, private_nats: NatsServer) -> None:
+    async with waiting_call(tmp_path, private_nats) as (bridge, app, call):
         await bridge.agent_apis[0].kill()
         cancel = await app.received(NOTICED_SECONDS, type="cancel")
         assert cancel["reason"] == "the caller is gone"
@@ -47,13 +51,7 @@ async def test_command_of_a_killed_agent_api_is_cancelled(tmp_path: Path, privat
 async def test_command_whose_cancel_is_lost_is_cancelled_all_the_same(
     tmp_path: Path, private_nats: NatsServer, leaves: str
 ) -> None:
-    async with (
-        running_bridge(tmp_path, private_nats.url) as bridge,
-        bridge.app({"never": never}) as app,
-        asyncio.TaskGroup() as tasks,
-    ):
-        await bridge.listed(app.client_id)
-        call = await called(bridge, app, tasks)
+    async with waiting_call(tmp_path, private_nats) as (_, app, call):
         private_nats.freeze()
         try:
             if leaves == "lost":
@@ -69,13 +67,7 @@ async def test_command_whose_cancel_is_lost_is_cancelled_all_the_same(
 
 
 async def test_command_that_is_asked_after_goes_on(tmp_path: Path, private_nats: NatsServer) -> None:
-    async with (
-        running_bridge(tmp_path, private_nats.url) as bridge,
-        bridge.app({"never": never}) as app,
-        asyncio.TaskGroup() as tasks,
-    ):
-        await bridge.listed(app.client_id)
-        call = await called(bridge, app, tasks)
+    async with waiting_call(tmp_path, private_nats) as (_, app, call):
         with pytest.raises(TimeoutError):
             await app.received(ABANDONED_SECONDS + 2, type="cancel")
         assert not call.done()
