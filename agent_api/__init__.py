@@ -1,1 +1,1 @@
-"""The HTTP side for agents: commands, discovery, health."""
+"""The agent API: how AI agents find clients, send them commands and read their events, by HTTP, SSE and WebSocket."""

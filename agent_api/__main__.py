@@ -1,13 +1,20 @@
 """`python -m agent_api`: one agent API process, configured by the environment."""
 
-from agent_api.service import start
+from protocol.runtime.process import early_signals
+
+if __name__ == "__main__":
+    early_signals.end_at_once()  # before the imports that take long
+
+# isort: split
+
+from agent_api.service import serving
 from agent_api.settings import ApiSettings
-from protocol.runtime import process
+from protocol.runtime.process import life
 
 
 def main() -> None:
     """Run an agent API until a signal ends it."""
-    process.run("agent_api", ApiSettings, start, user="api")
+    life.run("agent_api", ApiSettings, serving, user="api")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import NamedTuple, cast
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -12,48 +12,78 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent_api import contract, docs
-from agent_api.audit.contract import PATH as AUDIT_PATH
-from agent_api.audit.endpoint import AuditEndpoint
-from agent_api.commands.endpoint import CommandEndpoint
-from agent_api.events.contract import PATH as EVENTS_PATH
-from agent_api.events.endpoint import EventsEndpoint
-from agent_api.health import Health
 from agent_api.http import writing
-from agent_api.http.connections import SOCKET_PATH
-from agent_api.http.problems import HttpFault, answer_of
+from agent_api.http.connections import COMMAND_PATH, SDK_SOCKET_PATHS, SOCKET_PATH
+from agent_api.http.problems import HttpFault, http_answer_of
+from agent_api.http.request_counts import TOOL_PATH
 from agent_api.http.responses import problem_response
-from agent_api.openapi import COMMAND_PATH, Application
-from agent_api.routes import Directory
+from agent_api.mcp.discovery import METADATA_PATHS
+from agent_api.mcp.endpoint import PATH as MCP_PATH
+from agent_api.openapi import schemas
+from agent_api.openapi import tools as tool_schemas
+from agent_api.openapi.audit import PATH as AUDIT_PATH
+from agent_api.openapi.document import Application
+from agent_api.openapi.events import PATH as EVENTS_PATH
+from agent_api.routes import docs
+from agent_api.routes.agents import AgentRoutes
+from agent_api.routes.audit import AuditEndpoint
+from agent_api.routes.command import CommandEndpoint
+from agent_api.routes.discovery import DiscoveryRoutes
+from agent_api.routes.events import EventsEndpoint
+from agent_api.routes.health import HealthRoutes
+from agent_api.routes.tools import PATH as TOOLS_PATH
+from agent_api.routes.tools import ToolCallEndpoint, ToolRoutes
 from protocol.errors import BridgeError, Internal
 from protocol.origins import Origins
-from protocol.runtime.metrics import PATH as METRICS_PATH
+from protocol.runtime.process.metrics import PATH as METRICS_PATH
 
-EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Link", "Retry-After", "WWW-Authenticate")
-REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID")
-FILE_METHODS = {"GET", "HEAD"}
+EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Link", "Mcp-Session-Id", "Retry-After", "WWW-Authenticate")
+REQUEST_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
+    *("Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "Mcp-Session-Id"),
+)
+COUNTED_PATHS = frozenset(
+    {
+        *(COMMAND_PATH, EVENTS_PATH, AUDIT_PATH, SOCKET_PATH, *SDK_SOCKET_PATHS, METRICS_PATH),
+        *("/api/capabilities", "/api/clients", "/healthz", "/readyz", TOOLS_PATH, MCP_PATH),
+    }
+)
+READING_METHODS = frozenset({"GET", "HEAD"})
 
 log = logging.getLogger(__name__)
+
+
+class ToolParts(NamedTuple):
+    """What serves tools: their list, their calls, the Model Context Protocol, and where its hosts get tokens."""
+
+    routes: ToolRoutes
+    calls: ToolCallEndpoint
+    mcp: ASGIApp
+    metadata: ASGIApp
 
 
 def build(
     command: CommandEndpoint,
     events: EventsEndpoint,
     audit: AuditEndpoint,
-    directory: Directory,
-    health: Health,
+    discovery: DiscoveryRoutes,
+    agents: AgentRoutes,
+    health: HealthRoutes,
+    tools: ToolParts,
     origins: Origins,
 ) -> ASGIApp:
     """Return the whole application."""
     readers: dict[str, ASGIApp] = {EVENTS_PATH: events, AUDIT_PATH: audit}
-    return Cors(Front(command, readers, ordinary_routes(command, readers, directory, health)), origins)
+    ordinary = ordinary_routes(command, readers, discovery, agents, health, tools)
+    return Cors(Front(command, tools, readers, ordinary), origins)
 
 
 class Front:
     """Sends commands, and readers by their paths, straight to their endpoints, all else through FastAPI."""
 
-    def __init__(self, command: ASGIApp, readers: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
+    def __init__(self, command: ASGIApp, tools: ToolParts, readers: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
         self._command = command
+        self._tools = tools
         self._readers = readers
         self._rest = rest
 
@@ -61,11 +91,19 @@ class Front:
         """Return the serving of one request, to be awaited; nothing thrown leaves it."""
         if scope["path"] == COMMAND_PATH and scope["method"] == "POST":
             return self._command(scope, receive, send)
-        if scope["path"] in self._readers and scope["method"] == "GET":
+        if scope["path"].startswith(TOOL_PATH) and scope["method"] == "POST":
+            return self._tools.calls(scope, receive, send)
+        if scope["path"] == MCP_PATH:
+            return self._tools.mcp(scope, receive, send)
+        if scope["path"] in METADATA_PATHS:
+            return self._tools.metadata(scope, receive, send)
+        if scope["path"] in self._readers and scope["method"] in READING_METHODS:
             return self._readers[scope["path"]](scope, receive, send)
         return self._serve_ordinary(scope, receive, send)
 
     async def _serve_ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server knows the method, and writes no body
         try:
             await self._rest(scope, receive, send)
         except Exception:  # the framework has answered, and throws so that somebody logs
@@ -78,14 +116,14 @@ class Cors(CORSMiddleware):
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         super().__init__(
             app,
-            allow_methods=("GET", "POST", "DELETE"),
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=REQUEST_HEADERS,
             expose_headers=EXPOSED_HEADERS,
         )
         self._origins = origins
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Return the serving of one request; what does not come from a web page has nothing to do with origins."""
+        """Return the coroutine that serves one request. Only requests with an `Origin` come from web pages."""
         for name, _ in scope["headers"]:
             if name == b"origin":
                 writing.withdraw(scope)
@@ -98,20 +136,31 @@ class Cors(CORSMiddleware):
 
 
 def ordinary_routes(
-    command: CommandEndpoint, readers: Mapping[str, ASGIApp], directory: Directory, health: Health
+    command: CommandEndpoint,
+    readers: Mapping[str, ASGIApp],
+    discovery: DiscoveryRoutes,
+    agents: AgentRoutes,
+    health: HealthRoutes,
+    tools: ToolParts,
 ) -> Application:
-    """Return the application without what stands before and around it."""
+    """Return the FastAPI application alone, without our middleware."""
     app = Application()
-    app.add_api_route("/api/capabilities", directory.capabilities, **contract.CAPABILITIES)
-    app.add_api_route("/api/clients", directory.clients, **contract.CLIENTS)
-    app.add_api_route("/api/clients/{client_id}", directory.client, **contract.CLIENT)
-    app.add_api_route("/api/clients/{client_id}", directory.disconnect, methods=["DELETE"], **contract.DISCONNECT)
-    app.add_api_route(SOCKET_PATH, directory.socket, **contract.SOCKET)
-    app.add_api_route("/healthz", health.alive, **contract.ALIVE)
-    app.add_api_route("/readyz", health.ready, **contract.READY)
-    app.add_api_route(METRICS_PATH, health.metrics, **contract.METRICS)
+    app.add_api_route("/api/capabilities", discovery.capabilities, **schemas.CAPABILITIES)
+    app.add_api_route("/api/clients", discovery.clients, **schemas.CLIENTS)
+    app.add_api_route("/api/clients/{client_id}", discovery.client, **schemas.CLIENT)
+    app.add_api_route("/api/clients/{client_id}", discovery.disconnect, methods=["DELETE"], **schemas.DISCONNECT)
+    app.add_api_route("/api/agents/{sub:path}", agents.disconnect_agent, methods=["DELETE"], **schemas.DISCONNECT_AGENT)
+    app.add_api_route(TOOLS_PATH, tools.routes.tools, **tool_schemas.TOOLS)
+    app.add_api_route(SOCKET_PATH, discovery.socket, **schemas.SOCKET)
+    for number, path in enumerate(SDK_SOCKET_PATHS, 1):
+        app.add_api_route(path, discovery.socket, operation_id=f"sdkSocket{number}", **schemas.SDK_SOCKET)
+    app.add_api_route("/healthz", health.alive, **schemas.ALIVE)
+    app.add_api_route("/readyz", health.ready, **schemas.READY)
+    app.add_api_route(METRICS_PATH, health.metrics, **schemas.METRICS)
     app.router.routes.append(Route(COMMAND_PATH, command, methods=["POST"]))
-    app.router.routes.extend(_only_get(path, endpoint) for path, endpoint in readers.items())
+    app.router.routes.append(Route(tool_schemas.CALL_PATH, tools.calls, methods=["POST"]))
+    app.router.routes.append(Route(MCP_PATH, tools.mcp, methods=["POST"]))
+    app.router.routes.extend(Route(path, endpoint, methods=["GET"]) for path, endpoint in readers.items())
     docs.install(app)
     app.add_exception_handler(BridgeError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)
@@ -119,34 +168,30 @@ def ordinary_routes(
     return app
 
 
-def _only_get(path: str, endpoint: ASGIApp) -> Route:
-    """Return a route that takes no HEAD, which the router would add: a stream has no end that HEAD could wait for."""
-    route = Route(path, endpoint, methods=["GET"])
-    route.methods = {"GET"}
-    return route
-
-
 async def _tell(request: Request, error: Exception) -> Response:
-    return problem_response(answer_of(cast("BridgeError", error)))
+    return problem_response(http_answer_of(cast("BridgeError", error)))
 
 
 async def _tell_http(request: Request, error: Exception) -> Response:
-    """Answer what the router refuses: a path that it does not know, a method that the path does not take."""
+    """Answer the router's refusals: an unknown path, or a method that the path does not take."""
     status = cast("HTTPException", error).status_code
     if status != HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem_response(answer_of(HttpFault(status, "there is nothing at this path; /docs lists what is")))
+        return problem_response(
+            http_answer_of(HttpFault(status, "there is nothing at this path; /docs lists all paths"))
+        )
     allowed = ", ".join(sorted(_methods(request)))
-    response = problem_response(answer_of(HttpFault(status, f"this path takes {allowed} only")))
+    response = problem_response(http_answer_of(HttpFault(status, f"this path takes {allowed} only")))
     response.headers["allow"] = allowed
     return response
 
 
 def _methods(request: Request) -> set[str]:
-    """Return what a path takes, of all its routes: the router's own `Allow` has the first one's alone."""
+    """Return the methods of all routes of a path, because the router's own `Allow` names only the first route's."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return set[str]().union(*matching) or FILE_METHODS
+    methods = set[str]().union(*matching)
+    return methods if methods and "GET" not in methods else methods | READING_METHODS  # no route: a file
 
 
 async def _tell_internal(request: Request, error: Exception) -> Response:
-    return problem_response(answer_of(Internal("the request failed; the log of the process says why")))
+    return problem_response(http_answer_of(Internal("the request failed; the log of the process says why")))

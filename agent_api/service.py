@@ -1,171 +1,203 @@
 """The agent API's life: its parts put together, served, announced, and ended in order."""
 
 import asyncio
-import logging
+import contextlib
 import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
-from agent_api.app import build
-from agent_api.audit.endpoint import AuditEndpoint
-from agent_api.audit.feed import Feed
-from agent_api.commands.balance import Balance
-from agent_api.commands.candidates import Candidates
-from agent_api.commands.endpoint import CommandEndpoint
-from agent_api.commands.intake import Intake
-from agent_api.commands.keyed import Keyed
-from agent_api.commands.reaching import Reaching
-from agent_api.commands.refusals import Refusals
-from agent_api.commands.sending import Commands
-from agent_api.events.endpoint import EventsEndpoint
+from agent_api.app import COUNTED_PATHS, ToolParts, build
+from agent_api.clients.candidates import Candidates
+from agent_api.clients.clocks import ClockWatch
+from agent_api.clients.watch import ClientWatches
+from agent_api.commands.admission import Admission
+from agent_api.commands.audit import CommandAudit
+from agent_api.commands.idempotency import KeyedOrders
+from agent_api.commands.least_busy import LeastBusy
+from agent_api.commands.send import Sender
+from agent_api.commands.targets import Targets
+from agent_api.context import SocketContext
+from agent_api.events.audit_feed import AuditFeed
 from agent_api.events.hub import Hub
-from agent_api.health import Health
 from agent_api.http.loopback import LoopbackOnly
-from agent_api.http.server import HttpServer, listen, url_of
+from agent_api.http.request_counts import RequestCounts
+from agent_api.http.server import HttpServer, listen
 from agent_api.http.waiting import Waits
-from agent_api.routes import Directory
+from agent_api.mcp.cancels import LegacyCancels
+from agent_api.mcp.context import McpContext
+from agent_api.mcp.discovery import AuthorizationDiscovery
+from agent_api.mcp.endpoint import McpEndpoint
+from agent_api.mcp.loading import load
+from agent_api.mcp.streams import ChangeStreams
+from agent_api.routes.agents import AgentRoutes
+from agent_api.routes.audit import AuditEndpoint
+from agent_api.routes.command import CommandEndpoint
+from agent_api.routes.discovery import DiscoveryRoutes
+from agent_api.routes.events import EventsEndpoint
+from agent_api.routes.health import HealthRoutes
+from agent_api.routes.tools import ToolCallEndpoint, ToolRoutes
 from agent_api.settings import ApiSettings
-from agent_api.socket.door import SocketDoor
-from agent_api.socket.outlook import Outlook
-from agent_api.socket.surroundings import Surroundings
+from agent_api.socket.server import SocketServer
+from agent_api.tools.ages import ToolAges
+from agent_api.tools.catalogue import ToolCatalogue
+from agent_api.tools.news import ToolNews
+from agent_api.tools.toolbox import Toolbox
 from protocol.access import may, view_of
-from protocol.errors import ConfigurationError, Unauthenticated, Unavailable
+from protocol.errors import PermissionDenied, Unauthenticated, Unavailable
 from protocol.origins import Origins
-from protocol.runtime import process
-from protocol.runtime.audit import AuditTrail
-from protocol.runtime.audit_history import AuditHistory
-from protocol.runtime.auth import Verifier
-from protocol.runtime.caller import Caller, Known
-from protocol.runtime.entries import Entries
-from protocol.runtime.metrics import Metrics
-from protocol.runtime.mirror import Mirror
-from protocol.runtime.nats import Connection
-from protocol.runtime.responder import Responder
-from protocol.runtime.settings import variable
+from protocol.runtime.clients.denied_agents import DeniedAgents
+from protocol.runtime.clients.mirror import Mirror
+from protocol.runtime.commands.audit_history import AuditHistory
+from protocol.runtime.commands.audit_log import audit_log
+from protocol.runtime.commands.caller import Caller, Known
+from protocol.runtime.commands.idempotency_store import IdempotencyStore
+from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.turns import Turns
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.nats.responder import Responder
+from protocol.runtime.nats.servers import require_room
+from protocol.runtime.process.announcement import announce
+from protocol.runtime.process.metrics import Metrics
+from protocol.runtime.streams.tenant_stores import TenantStores
+from protocol.runtime.tokens import Verifier
+from protocol.runtime.websocket.refused_connections import RefusedConnections
 from protocol.subjects import ClientAddress
 
 SERVICE = "agentbridge-agent-api"
-ENVELOPE_BYTES = 32 * 1024  # a command's message on NATS: its headers, with the token, and what we add to its body
-
-log = logging.getLogger(__name__)
 
 
-class AgentApi:
-    """An agent API that serves at `url`."""
+class AgentApi(NamedTuple):
+    """A running agent API, with the parts that its owner may inspect."""
 
-    def __init__(
-        self,
-        url: str,
-        server: HttpServer,
-        sockets: SocketDoor,
-        hub: Hub,
-        feed: Feed,
-        intake: Intake,
-        waits: Waits,
-        refusals: Refusals,
-        health: Health,
-        settings: ApiSettings,
-    ) -> None:
-        self.url = url
-        self._refusals = refusals
-        self._sockets = sockets
-        self._hub = hub
-        self._feed = feed
-        self._server = server
-        self._intake = intake
-        self._waits = waits
-        self._health = health
-        self._settings = settings
-
-    async def drain(self) -> None:
-        """Linger, take no connection or command more, end readers, wait (bounded) for commands, close connections.
-
-        A load balancer has put its next request on a connection before it can see that one closed, and then cuts its
-        caller off. So nothing is closed before it has had the time to find this process not ready.
-        """
-        self._health.leave()
-        await asyncio.sleep(self._settings.linger_seconds)
-        self._server.stop_accepting()
-        self._sockets.drain()
-        goodbye = Unavailable("this process is shutting down; come back and resume from the last id")
-        self._hub.close(goodbye)
-        self._feed.close(goodbye)
-        try:
-            async with asyncio.timeout(self._settings.drain_seconds):
-                await self._intake.drain()
-        except TimeoutError:
-            log.warning("cancelling %d commands that have no answer yet", self._intake.commands)
-            self._waits.give_up()
-        await self._sockets.close()
-        await self._server.close()
-        self._refusals.flush()
+    url: str
+    sockets: SocketServer
+    hub: Hub
+    admission: Admission
+    bounds: ConnectionBounds
 
 
-async def start(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AgentApi:
-    """Start to serve. Raises `ConfigurationError` where the address or NATS's limits do not allow it."""
-    _check_max_payload(settings, connection)
-    candidates, balance, outlook = Candidates(), Balance(), Outlook()
-    verifier, mirror = Verifier(settings), Mirror(connection, candidates.observe, balance.observe, outlook.observe)
-    caller = Caller(connection, _known(mirror, verifier))
-    intake, waits = Intake(), Waits(tasks)
-    reaching = Reaching(mirror, candidates, balance, caller.in_flight_at, intake, settings.max_message_bytes)
-    keyed = Keyed(Entries(connection, settings.idempotency_ttl_seconds), reaching)
-    refusals = await _start_audit(settings, connection)
-    commands = Commands(caller, reaching, keyed, refusals, passes_tokens_on=not verifier.off)
-    command = CommandEndpoint(settings, verifier, commands, intake, waits)
-    hub = Hub(connection)
-    origins = Origins(settings.allowed_origins)
-    directory = Directory(verifier, mirror, connection)
-    health = Health(connection, mirror.filled, Metrics(SERVICE, refusals.counters))
-    history = AuditHistory(connection)
-    feed = Feed(connection, history, tasks)
-    audit = AuditEndpoint(verifier, history, feed, waits)
-    app = build(command, EventsEndpoint(verifier, hub, waits), audit, directory, health, origins)
-    listener = listen(settings.api_host, settings.api_port)
-    sockets = SocketDoor(settings, origins, Surroundings(commands, intake, verifier, mirror, hub, outlook, tasks))
-    server = HttpServer(LoopbackOnly(app, origins) if verifier.off else app, sockets.connection, listener)
-    await caller.start(tasks)
-    await hub.start()
-    await history.start()
-    await Responder(connection, tasks, SERVICE, {}, f"api-{secrets.token_hex(8)}", refusals.counters).announce()
-    tasks.create_task(mirror.run(), name="mirror")
-    tasks.create_task(sockets.run_clock(), name="clock of agents' sockets")
-    tasks.create_task(hub.run(), name="events")
-    tasks.create_task(server.run_until_closed(), name="HTTP server")
-    await server.wait_serving()
-    url = url_of(listener)
-    process.announce("agent_api", url)
-    return AgentApi(url, server, sockets, hub, feed, intake, waits, refusals, health, settings)
+@contextlib.asynccontextmanager
+async def serving(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AsyncIterator[AgentApi]:
+    """Serve agents; the parts end in the reverse order of their entry.
+
+    Raises `ConfigurationError` if the address or NATS's limits do not allow it.
+    """
+    require_room(connection.client, settings)
+    goodbye = Unavailable("this process is shutting down; come back and resume from the last id")
+    denied = DeniedAgents(connection.clock.now_ms)
+    verifier, origins = Verifier(settings, denied.require_admitted), Origins(settings.allowed_origins)
+    waits, admission = Waits(tasks), Admission()
+    loop = asyncio.get_running_loop()
+    turns = Turns(loop.call_soon, time.perf_counter)
+    bounds = ConnectionBounds(
+        settings.most_connections,
+        settings.max_sockets_per_agent,
+        loop.time,
+        max_unread_bytes=settings.max_unread_bytes,
+    )
+    tasks.create_task(bounds.run_clock(), name="clock of unfinished messages")
+
+    async with contextlib.AsyncExitStack() as parts:
+        stores = TenantStores(connection)
+        await stores.start()
+        records = await parts.enter_async_context(audit_log(settings, connection, stores))
+        command_audit = CommandAudit(records, with_parameters=settings.audit_parameters == "on")
+
+        candidates, least_busy, client_watches = Candidates(), LeastBusy(), ClientWatches()
+        clocks, tool_news = ClockWatch(connection), ToolNews()
+        listeners = (candidates, least_busy, client_watches, clocks, tool_news, denied)
+        mirror = Mirror(connection, *(listener.observe for listener in listeners))
+        for name, loop_of in (("mirror", mirror.run), ("clocks", clocks.run)):
+            tasks.create_task(loop_of(), name=name)
+        caller = Caller(connection, _known(mirror, verifier), tasks)
+        await caller.start()
+        targets = Targets(mirror, candidates, least_busy, caller.in_flight_at, admission, settings.max_message_bytes)
+        keyed = KeyedOrders(IdempotencyStore(connection, stores, settings.idempotency_ttl_seconds), targets)
+        sender = Sender(caller, targets, keyed, command_audit, passes_tokens_on=not verifier.off)
+
+        refused = RefusedConnections("agents", loop.time)
+
+        def counters() -> dict[str, int]:
+            counted = (
+                requests,
+                command_audit,
+                refused,
+                admission,
+                bounds,
+                tool_news,
+                streams,
+                connection,
+                connection.stores,
+            )
+            return {name: count for part in counted for name, count in part.counters().items()}
+
+        hub, history = Hub(connection, stores, tasks), AuditHistory(connection, stores)
+        await history.start()
+        feed = AuditFeed(connection, history, tasks)
+        health = HealthRoutes(connection, mirror.filled, Metrics(SERVICE, counters))
+        command = CommandEndpoint(settings, verifier, sender, admission, waits)
+        ages = ToolAges(connection, tool_news)
+        await ages.start()
+        catalogue = ToolCatalogue(mirror, tool_news, ages)
+        toolbox, cancels, streams = Toolbox(catalogue), LegacyCancels(connection), ChangeStreams(catalogue, denied)
+        await cancels.start()
+        discovery = AuthorizationDiscovery(settings)
+        mcp = McpContext(settings, sender, admission, waits, catalogue, toolbox, cancels, streams)
+        tools = ToolParts(
+            ToolRoutes(verifier, catalogue),
+            ToolCallEndpoint(settings, command, toolbox),
+            McpEndpoint(mcp, verifier, origins, discovery, load),
+            discovery,
+        )
+        app = build(
+            command,
+            EventsEndpoint(verifier, denied, hub, waits),
+            AuditEndpoint(verifier, denied, history, feed, waits),
+            DiscoveryRoutes(verifier, mirror, connection),
+            AgentRoutes(verifier, connection),
+            health,
+            tools,
+            origins,
+        )
+        context = SocketContext(sender, admission, verifier, mirror, hub, client_watches, tasks, turns, bounds)
+        sockets = SocketServer(settings, origins, context, refused, denied)
+        listener = listen(settings.api_host, settings.api_port)
+        requests = RequestCounts(LoopbackOnly(app, origins) if verifier.off else app, COUNTED_PATHS)
+        server = HttpServer(requests, sockets.upgrades.connection, listener, turns, bounds)
+
+        await parts.enter_async_context(server.connections())
+        await parts.enter_async_context(sockets.sockets(tasks))
+        await parts.enter_async_context(admission.draining_after(settings.drain_seconds, waits.give_up))
+        await parts.enter_async_context(streams.open_to_agents())
+        await parts.enter_async_context(feed.open_to_readers(goodbye))
+        await parts.enter_async_context(hub.following(goodbye))
+        await parts.enter_async_context(sockets.taking_commands())
+        ident = f"api-{secrets.token_hex(8)}"
+        await Responder(connection, tasks, SERVICE, {}, ident, counters).announce()
+        url = await parts.enter_async_context(server.accepting(tasks))
+        await parts.enter_async_context(health.lingering(settings.linger_seconds))
+        announce("agent_api", url)
+        yield AgentApi(url, sockets, hub, admission, bounds)
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:
-    """Return who tells the caller that a client is there though NATS cannot reach it just now.
+    """Return the function that tells the caller whether a client exists that NATS cannot reach just now, or was lost.
 
-    Whether a client exists is told to those alone who may see it.
+    Only agents that may see a client hear that it exists.
     """
+    clock = asyncio.get_running_loop().time
 
     async def known(address: ClientAddress, token: str | None) -> bool:
         client = mirror.get(*address)
-        if client is None:
-            return False
         try:
-            return may(await verifier.verify(token), view_of(client.record))
-        except Unauthenticated:  # it has expired since the command was sent
+            principal = await verifier.verify(token)
+        except (Unauthenticated, PermissionDenied):  # it has ended since the command was sent
             return False
+        if client is not None:
+            return may(principal, view_of(client.record))
+        if mirror.lost.knows(principal, address, clock()):
+            raise Unavailable.while_client_is_away()
+        return False
 
     return known
-
-
-async def _start_audit(settings: ApiSettings, connection: Connection) -> Refusals:
-    if settings.audit == "off":
-        return Refusals()
-    trail = AuditTrail(connection)
-    await trail.start()
-    return Refusals(trail, with_parameters=settings.audit_parameters == "on")
-
-
-def _check_max_payload(settings: ApiSettings, connection: Connection) -> None:
-    room = connection.client.max_payload - ENVELOPE_BYTES
-    if settings.max_message_bytes > room:
-        raise ConfigurationError(
-            f"{variable('max_message_bytes')} is {settings.max_message_bytes}, but NATS takes messages up to "
-            f"{connection.client.max_payload} bytes: set {room} or less, or raise max_payload in nats.conf"
-        )

@@ -1,15 +1,26 @@
-"""What the agent API is told beyond what every process that serves is."""
+"""The agent API's own settings, beside those of every serving process."""
 
-from protocol.runtime.settings import Count, LingerSeconds, Port, ServingSettings, Text, require_loopback
+from protocol.runtime.settings import (
+    Count,
+    LingerSeconds,
+    Port,
+    ServingSettings,
+    Text,
+    WebUrl,
+    WebUrls,
+    require_loopback,
+)
 
 
 class ApiSettings(ServingSettings, frozen=True, kw_only=True):
-    """Where to listen, and how many WebSockets an agent may have."""
+    """The address to listen on, and the number of WebSockets that an agent may have."""
 
     api_host: Text = "127.0.0.1"
     api_port: Port = 8000
     max_sockets_per_agent: Count = 100
     linger_seconds: LingerSeconds = 0.0
+    oauth_issuers: WebUrls = ""
+    oauth_resource: WebUrl | None = None
 
     @property
     def ending_seconds(self) -> float:

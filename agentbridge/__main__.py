@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from agentbridge import output
+from agentbridge.cli import output
 from agentbridge.commands.audit import audit
 from agentbridge.commands.call import call
+from agentbridge.commands.disconnect import disconnect
 from agentbridge.commands.events import events
 from agentbridge.commands.health import health
 from agentbridge.commands.help import keep_lists
 from agentbridge.commands.listing import capabilities, clients
+from agentbridge.commands.mcp import mcp
 from agentbridge.commands.processes import agent_api, gateway, registry
 from agentbridge.commands.token import token
 from agentbridge.commands.up import up
@@ -22,7 +24,7 @@ from protocol.runtime.settings import environment
 EXIT_INTERRUPTED = 130
 
 
-class _Commands(click.Group):
+class _CommandGroup(click.Group):
     """Commands in the order a newcomer needs them, and one boundary for their errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,16 +54,19 @@ Commands take their credentials from flags, then from the environment, then from
 """
 
 
-@click.group(cls=_Commands, help=keep_lists(HELP), context_settings=SETTINGS)
+@click.group(cls=_CommandGroup, help=keep_lists(HELP), context_settings=SETTINGS)
 @click.version_option(package_name="agentbridge-nats", prog_name="agentbridge")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Prepare what all commands share."""
+    """Prepare the context that all commands share."""
     if environment().get("NO_COLOR"):
         ctx.color = False
 
 
-for command in (up, gateway, agent_api, registry, token, clients, capabilities, call, events, audit, health):
+for command in (
+    *(up, gateway, agent_api, registry),
+    *(token, clients, capabilities, call, events, audit, disconnect, mcp, health),
+):
     cli.add_command(command)
 
 

@@ -1,126 +1,184 @@
 """The gateway process: holds the WebSockets of applications and executes commands in their sessions."""
 
+from protocol.runtime.process import early_signals
+
+if __name__ == "__main__":
+    early_signals.end_at_once()  # before the imports that take long
+
+# isort: split
+
 import asyncio
-from functools import partial
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from gateway.administration import SERVICE, Administration
-from gateway.audit import Audit
-from gateway.commands import Commands
-from gateway.contracts import Contracts
+from gateway.capabilities.contracts import Contracts
+from gateway.client_frames import ClientFrames
+from gateway.commands import CommandSubjects
+from gateway.dialects.choice import DIALECTS, DialectChoice
+from gateway.dialects.dialect import DialectKind
 from gateway.events import Events
-from gateway.idempotency import Idempotency
-from gateway.pace import Pace
-from gateway.receiving import Receiving
+from gateway.http_endpoints import HttpEndpoints
+from gateway.idempotency.commands import Idempotency
+from gateway.limits.rate_limits import RateLimits
 from gateway.reports import Reporter
 from gateway.server import GatewayServer
-from gateway.session import Limits
-from gateway.sessions import Sessions
+from gateway.sessions.audit import GatewayAudit
+from gateway.sessions.claims import ClaimHandlers
+from gateway.sessions.core import SessionLimits
+from gateway.sessions.live import Handlers
+from gateway.sessions.replies import Replies
+from gateway.sessions.resumable import ResumableSessions, ResumeSettings, Sessions
+from gateway.sessions.table import SessionTable
 from gateway.settings import GatewaySettings
-from protocol.errors import ConfigurationError
 from protocol.ids import new_gateway_id
-from protocol.runtime import process
-from protocol.runtime.audit import AuditTrail
-from protocol.runtime.auth import Verifier
-from protocol.runtime.entries import Entries
-from protocol.runtime.metrics import Metrics
-from protocol.runtime.nats import Connection
+from protocol.origins import Origins
+from protocol.runtime.commands.audit_log import audit_log
+from protocol.runtime.commands.idempotency_store import IdempotencyStore
+from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.turns import Turns
+from protocol.runtime.nats.connection import Connection, connect
+from protocol.runtime.nats.servers import require_room
+from protocol.runtime.process import life
+from protocol.runtime.process.announcement import announce
+from protocol.runtime.process.metrics import Metrics
+from protocol.runtime.settings import variable
+from protocol.runtime.streams.tenant_stores import TenantStores
+from protocol.runtime.tokens import Verifier
+from protocol.runtime.websocket.connection import SocketBounds
+from protocol.runtime.websocket.refused_connections import RefusedConnections
 
-ENVELOPE_BYTES = 32 * 1024
-OUTCOMES_SECONDS = 2.0
-
-
-class Gateway:
-    """A gateway that serves; `drain()` ends it in order."""
-
-    def __init__(
-        self,
-        server: GatewayServer,
-        sessions: Sessions,
-        idempotency: Idempotency,
-        reporter: Reporter,
-        drain_seconds: float,
-    ) -> None:
-        self._server = server
-        self._sessions = sessions
-        self._idempotency = idempotency
-        self._reporter = reporter
-        self._drain_seconds = drain_seconds
-
-    async def drain(self) -> None:
-        """Take no more clients and commands, let commands end, send the clients elsewhere, tell the registry."""
-        self._server.stop_intake()
-        self._sessions.drain()
-        await self._sessions.wait_commands(self._drain_seconds)
-        await self._server.close()
-        await self._sessions.wait_gone()
-        await self._idempotency.wait_done(OUTCOMES_SECONDS)
-        await self._reporter.say_goodbye()
-        self._sessions.audit.flush()
+log = logging.getLogger(__name__)
 
 
-async def start(settings: GatewaySettings, connection: Connection, tasks: asyncio.TaskGroup) -> Gateway:
-    """Start to serve."""
-    _check_max_payload(settings, connection)
-    gateway_id, verifier = new_gateway_id(), Verifier(settings)
-    audit = await _start_audit(settings, connection)
-    reporter = Reporter(gateway_id, connection)
-    sessions = Sessions(
-        gateway_id,
-        connection,
-        tasks,
-        _limits(settings),
-        reporter.changed,
-        reporter.ended,
-        Pace(settings.rate_per_agent),
-        audit,
-    )
-    entries = Entries(connection, settings.idempotency_ttl_seconds)
-    idempotency = Idempotency(sessions, entries, _limits(settings), tasks, settings.max_message_bytes)
-    commands = Commands(connection, sessions, verifier, idempotency, tasks, settings.command_timeout_ms)
-    events = Events(connection)
-    await events.start()
-    receiving = Receiving(Contracts(), events, verifier, tasks)
-    counters = partial(_counters, sessions, idempotency)
-    server = GatewayServer(settings, connection, sessions, receiving, verifier, Metrics(SERVICE, counters))
-    await Administration(sessions, reporter, verifier, counters).serve(connection, tasks)
-    for name, loop in (("report", reporter.run), ("clock", sessions.run_clock), ("thaw", commands.watch_thaw)):
-        tasks.create_task(loop(), name=name)
-    process.announce("gateway", await server.start())
-    return Gateway(server, sessions, idempotency, reporter, settings.drain_seconds)
+class Counted(Protocol):
+    """A part with counters."""
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters."""
 
 
-async def _start_audit(settings: GatewaySettings, connection: Connection) -> Audit:
-    if settings.audit == "off":
-        return Audit()
-    trail = AuditTrail(connection)
-    await trail.start()
-    return Audit(trail, with_parameters=settings.audit_parameters == "on")
+@contextlib.asynccontextmanager
+async def serving(
+    settings: GatewaySettings,
+    connection: Connection,
+    tasks: asyncio.TaskGroup,
+    dialects: Sequence[DialectKind] = DIALECTS,
+) -> AsyncIterator[str]:
+    """Serve applications that speak one of these dialects, and give the URL of the WebSocket.
+
+    The parts end in the reverse order of their entry.
+    """
+    require_room(connection.client, settings)
+    gateway_id, verifier, limits = new_gateway_id(), Verifier(settings), _limits(settings)
+    async with contextlib.AsyncExitStack() as parts:
+        stores = TenantStores(connection)
+        await stores.start()
+        records = await parts.enter_async_context(audit_log(settings, connection, stores))
+        audit = GatewayAudit(records, with_parameters=limits.audits_parameters)
+        replies = Replies(connection, audit)
+
+        for_events = await parts.enter_async_context(connected_for_events(settings, connection))
+        reporter = Reporter(gateway_id, connection)
+        await parts.enter_async_context(reporter.reporting(tasks))
+
+        store = IdempotencyStore(connection, stores, settings.idempotency_ttl_seconds)
+        idempotency = Idempotency(gateway_id, replies, store, limits, tasks, settings.max_kept_outcome_bytes)
+        await parts.enter_async_context(idempotency.recording())
+
+        loop = asyncio.get_running_loop()
+        turns = Turns(loop.call_soon, time.perf_counter)
+        timeout_ms = settings.command_timeout_ms
+        commands = CommandSubjects(connection, replies, verifier, idempotency, tasks, timeout_ms, turns)
+        tasks.create_task(commands.watch(), name="watch commands")
+        handlers = Handlers(
+            commands.handle, commands.drops, idempotency.ended, reporter.changed, reporter.ended, reporter.moved
+        )
+        rate_limits = RateLimits(settings.rate_per_agent)
+        sessions = SessionTable(gateway_id, connection, tasks, limits, replies, handlers, rate_limits)
+        await parts.enter_async_context(sessions.kept())
+
+        contracts, resumable = Contracts(), None
+        if settings.resume_secrets:
+            resume = ResumeSettings(settings.resume_secrets, settings.resume_grace_seconds)
+            claim_handlers = ClaimHandlers(
+                commands.handle,
+                commands.lose,
+                commands.refuse_held_up,
+                commands.answer_lost,
+                lambda: commands.freezes,
+                lambda: commands.has_backlog,
+            )
+            resumable = ResumableSessions(resume, sessions, connection, contracts, tasks, claim_handlers)
+            await parts.enter_async_context(resumable.kept())
+        elif not verifier.off:
+            log.warning("no client can resume its session: set %s to a secret", variable("resume_secret"))
+
+        events, rates = Events(for_events, stores), settings.client_rates()
+        await events.start()  # takes the answers of the stream until the connection is drained
+        await for_events.verify_permissions()
+        shares = ConnectionBounds(
+            settings.most_connections,
+            settings.max_connections_per_user,
+            loop.time,
+            max_unread_bytes=settings.max_unread_bytes,
+        )
+        tasks.create_task(shares.run_clock(), name="clock of unfinished messages")
+        bounds = SocketBounds(settings.max_message_bytes, settings.send_buffer_bytes, turns, shares)
+        frames = ClientFrames(contracts, events, rates, verifier, tasks, turns)
+        refused = RefusedConnections("applications", loop.time)
+
+        def counters() -> dict[str, int]:
+            counted: list[Counted] = [
+                sessions,
+                replies,
+                idempotency,
+                commands,
+                events,
+                rates,
+                refused,
+                shares,
+                connection,
+                connection.stores,
+            ]
+            if resumable is not None:
+                counted.append(resumable)
+            return {name: count for part in counted for name, count in part.counters().items()}
+
+        # It answers until the connection is drained: the registry hears of this gateway for as long as it lives.
+        await Administration(gateway_id, sessions, reporter, verifier, counters).serve(connection, tasks)
+        origins, metrics = Origins(settings.allowed_origins), Metrics(SERVICE, counters)
+        http = HttpEndpoints(connection, sessions, metrics, origins, refused, loopback_only=verifier.off)
+        all_sessions, choice = Sessions(sessions, resumable), DialectChoice(dialects)
+        server = GatewayServer(settings, all_sessions, frames, verifier, http, choice, bounds)
+        url = await parts.enter_async_context(server.serving())
+        announce("gateway", url)
+        yield url
 
 
-def _counters(sessions: Sessions, idempotency: Idempotency) -> dict[str, int]:
-    return sessions.counters() | idempotency.counters()
+@contextlib.asynccontextmanager
+async def connected_for_events(settings: GatewaySettings, connection: Connection) -> AsyncIterator[Connection]:
+    """Give a second connection, for events: megabytes of them that wait to be written delay no answer to an agent."""
+    async with connect(settings, "gateway-events", "gateway") as for_events:
+        connection.end_with(for_events)
+        for_events.stores = connection.stores
+        yield for_events
 
 
-def _limits(settings: GatewaySettings) -> Limits:
-    return Limits(
+def _limits(settings: GatewaySettings) -> SessionLimits:
+    return SessionLimits(
         command_timeout_ms=settings.command_timeout_ms,
         max_command_timeout_ms=settings.max_command_timeout_ms,
         max_in_flight=settings.max_in_flight_per_client,
         ping_interval_seconds=settings.ping_interval_seconds,
         ping_timeout_seconds=settings.ping_timeout_seconds,
-        max_record_bytes=settings.max_message_bytes,
+        max_message_bytes=settings.max_message_bytes,
         audits_parameters=settings.audit == "on" and settings.audit_parameters == "on",
     )
 
 
-def _check_max_payload(settings: GatewaySettings, connection: Connection) -> None:
-    room = connection.client.max_payload - ENVELOPE_BYTES
-    if settings.max_message_bytes > room:
-        raise ConfigurationError(
-            f"AGENTBRIDGE_MAX_MESSAGE_BYTES is {settings.max_message_bytes}, but NATS takes messages up to "
-            f"{connection.client.max_payload} bytes: set {room} or less, or raise max_payload in nats.conf"
-        )
-
-
 if __name__ == "__main__":
-    process.run("gateway", GatewaySettings, start, user="gateway")
+    life.run("gateway", GatewaySettings, serving, user="gateway")

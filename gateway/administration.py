@@ -1,4 +1,4 @@
-"""What the registry and administrators ask of one gateway: `ping`, `sync`, `disconnect`."""
+"""Requests of the registry and of administrators to one gateway: `ping`, `sync`, `disconnect`."""
 
 import asyncio
 import logging
@@ -7,18 +7,20 @@ import msgspec
 from nats.aio.msg import Msg
 
 from gateway.reports import Reporter
-from gateway.sessions import Sessions
+from gateway.sessions.table import SessionTable
 from protocol import codec, subjects
 from protocol.access import require, require_admin
 from protocol.errors import ClientNotFound, CloseCode
-from protocol.reports import DisconnectRequest, DisconnectResponse, EndReason, SyncRequest
-from protocol.runtime.auth import Verifier, token_of
-from protocol.runtime.nats import Connection
-from protocol.runtime.responder import Counters, Responder
+from protocol.reports import DisconnectRequest, DisconnectResponse, EndReason, GatewayPing, SyncRequest
+from protocol.runtime.clock import SharedClock, wall_ms
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.nats.responder import Counters, Responder
+from protocol.runtime.tokens import Verifier, token_of
 
 SERVICE = "agentbridge-gateway"
 
 log = logging.getLogger(__name__)
+_ping_decoder = msgspec.json.Decoder(GatewayPing)
 _sync_decoder = msgspec.json.Decoder(SyncRequest)
 _disconnect_decoder = msgspec.json.Decoder(DisconnectRequest)
 
@@ -26,7 +28,11 @@ _disconnect_decoder = msgspec.json.Decoder(DisconnectRequest)
 class Administration:
     """The fixed endpoints of a gateway."""
 
-    def __init__(self, sessions: Sessions, reporter: Reporter, verifier: Verifier, counters: Counters) -> None:
+    def __init__(
+        self, gateway_id: str, sessions: SessionTable, reporter: Reporter, verifier: Verifier, counters: Counters
+    ) -> None:
+        self._clock = SharedClock(asyncio.get_running_loop().time)
+        self._gateway_id = gateway_id
         self._sessions = sessions
         self._reporter = reporter
         self._verifier = verifier
@@ -34,7 +40,8 @@ class Administration:
 
     async def serve(self, connection: Connection, tasks: asyncio.TaskGroup) -> Responder:
         """Subscribe to this gateway's subjects and announce it."""
-        ident = self._sessions.gateway_id
+        self._clock = connection.clock
+        ident = self._gateway_id
         responder = Responder(connection, tasks, SERVICE, {"gatewayId": ident}, ident)
         await responder.endpoint("ping", subjects.gateway(ident, "ping"), self.ping, counters=self._counters)
         await responder.endpoint("sync", subjects.gateway(ident, "sync"), self.sync)
@@ -42,9 +49,13 @@ class Administration:
         await responder.announce()
         return responder
 
-    async def ping(self, _: Msg) -> bytes:
-        """Say that this gateway lives, and what it holds."""
-        return codec.encode(self._reporter.pong())
+    async def ping(self, msg: Msg) -> bytes:
+        """Answer with a sign of life, the digest of the records, and this machine's time."""
+        skew_ms = codec.decode(_ping_decoder, msg.data).skew_ms if msg.data else None
+        if skew_ms is not None:
+            self._clock.is_ahead_by(skew_ms)
+        pong = msgspec.structs.replace(self._reporter.pong(), at_ms=wall_ms(), skew_ms=self._clock.skew_ms)
+        return codec.encode(pong)
 
     async def sync(self, msg: Msg) -> bytes:
         """Return one page of the records that were reported."""
@@ -52,7 +63,7 @@ class Administration:
         return codec.encode(self._reporter.page(self._sessions, request.after))
 
     async def disconnect(self, msg: Msg) -> bytes:
-        """End a session for an administrator. Raises `ClientNotFound` where it is not here or not theirs to see."""
+        """End a session for an administrator. Raises `ClientNotFound` if it is not here or not visible to them."""
         request = codec.decode(_disconnect_decoder, msg.data)
         principal = await self._verifier.verify(token_of(msg))
         require_admin(principal)
@@ -62,4 +73,7 @@ class Administration:
         require(principal, session.core.view)
         log.info("client %s is disconnected by %s", request.client_id, principal.sub)
         session.close(CloseCode.POLICY, "disconnected by an administrator", EndReason.ADMINISTRATOR)
+        if session.grace is not None:  # there is no connection whose end would end it
+            session.end_reason = EndReason.ADMINISTRATOR
+            self._sessions.end(session, EndReason.ADMINISTRATOR)
         return codec.encode(DisconnectResponse(disconnected=True))

@@ -1,4 +1,4 @@
-"""What agents send to a session's subject: `call`, `cancel` and `probe`, decided on the spot.
+"""Handles agents' messages to a session's subject: `call`, `cancel` and `probe`, each decided at once.
 
 The subscription's messages are handled one after the other and without yielding, so a probe never overtakes the command
 that it asks about. Only a token that needs the key set of a remote issuer is verified in a task of its own; until then
@@ -7,25 +7,31 @@ its command is known as being verified.
 
 import asyncio
 import logging
-import time
 
 import msgspec
 from nats.aio.msg import Msg
 
-from gateway.idempotency import Idempotency, Request
-from gateway.progress import wanted_subject
-from gateway.sessions import LiveSession, Sessions
-from gateway.thaw import Thaw
+from gateway.freeze_detector import FreezeDetector
+from gateway.idempotency.commands import Idempotency, KeyedRequest
+from gateway.limits.flood_guard import FloodGuard
+from gateway.pending_operations import Pending, PendingOperations
+from gateway.sessions.core import Answer, InFlight
+from gateway.sessions.live import LiveSession
+from gateway.sessions.progress import wanted_subject
+from gateway.sessions.replies import Replies
+from gateway.sessions.snapshots import MovingCommand
 from protocol import codec
 from protocol.access import Principal, require, require_agent
 from protocol.errors import (
     BridgeError,
+    ClientLost,
     ClientNotFound,
     DeadlineExceeded,
     Internal,
     InvalidRequest,
     Overloaded,
     PayloadTooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from protocol.ids import new_request_id
@@ -39,56 +45,118 @@ from protocol.messages import (
     decode_operation,
     error_headers,
     failure,
+    is_past_deadline,
 )
 from protocol.runtime import logs
-from protocol.runtime.auth import Verifier, token_of
-from protocol.runtime.nats import Connection
+from protocol.runtime.clock import wall_ms
+from protocol.runtime.connections.agent_turns import AgentTurns
+from protocol.runtime.connections.turns import Share, Turns, Work
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.nats.lag import QueueLag
+from protocol.runtime.nats.library.subscriptions import Drops
+from protocol.runtime.tokens import Standing, Verifier, token_of
+from protocol.shares import Shares
 from protocol.subjects import is_safe_reply
 
-PAST_DEADLINE_SECONDS = 2.0
 MAX_VERIFYING = 256
+MAX_WAITING = 1024  # commands, for their parameters to be checked
 MAX_OUTCOMES_BYTES = 512 * 1024
-THAW_TICK_SECONDS = 0.25
-THAW_SETTLE_SECONDS = 0.05
+TICK_SECONDS = 0.25
+LOG_SECONDS = 1.0
+GATEWAY_DIED = "the client's gateway died while the command was sent; it may have run"
+FROZEN = "the gateway was frozen while this was sent; it was not executed, try again"
+BACKLOG_SETTLE_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
 
 
-class Commands:
+class CommandSubjects:
     """Serves the command subjects of all sessions."""
 
     def __init__(
         self,
         connection: Connection,
-        sessions: Sessions,
+        replies: Replies,
         verifier: Verifier,
         idempotency: Idempotency,
         tasks: asyncio.TaskGroup,
         default_timeout_ms: int,
+        turns: Turns,
     ) -> None:
         self._connection = connection
-        self._sessions = sessions
+        self._replies = replies
         self._verifier = verifier
         self._tasks = tasks
         self._idempotency = idempotency
         self._default_timeout_ms = default_timeout_ms
-        self._verifying: set[tuple[str, str | None, str]] = set()
+        self._pending: PendingOperations = {}
+        self._verifying = 0
+        self._turns = turns
+        self._places = Shares(MAX_WAITING, "too many commands wait to be checked; try again in a moment")
         self._loop = asyncio.get_running_loop()
-        self._thaw = Thaw(self._loop.time())
-        sessions.on_command = self.handle
+        self._freeze_detector = FreezeDetector(self._loop.time())
+        self._guard = FloodGuard(verifier, self._loop.time, QueueLag(connection.flush).seconds)
+        self._agents = AgentTurns(turns, self._loop.call_soon)
+        self._freezes = 0
+        self._ignored_lines = LogThrottle(LOG_SECONDS, self._loop.time)
+        self._unanswered_lines = LogThrottle(LOG_SECONDS, self._loop.time)
+
+    @property
+    def drops(self) -> Drops:
+        """The filter that drops messages of a flood before they come to `handle()`."""
+        return self._guard.drops
 
     def handle(self, session: LiveSession, msg: Msg) -> None:
-        """Handle one message; whatever is wrong with it, its sender gets a code and the subscription goes on."""
+        """Handle one message. If it fails, its sender gets a code and the subscription goes on.
+
+        Above a rate, messages without a good token get no answer, because it costs as much as the rest of the work.
+        Those of a known agent wait for its turns above a number.
+        """
         self._observe()
+        try:
+            token = token_of(msg)
+        except Unauthenticated:  # it brings two
+            token = None
+        known = self._verifier.known(token)
+        if known is not None and not self._agents.at_once((known.tenant, known.sub)):
+            self._look_later(session, msg, known, token)
+        else:
+            self._look_at(session, msg, token)
+
+    def _look_later(self, session: LiveSession, msg: Msg, agent: Principal, token: str | None) -> None:
+        """Handle a message when the turn of its agent has come, or refuse it."""
+        share, held_up = (agent.tenant, agent.sub), self._freeze_detector.backlog
+        try:
+            self._agents.later(share, len(msg.data), lambda: self._look_at_known(session, msg, held_up))
+        except Overloaded as exc:
+            if not self._agents.answers_refusal(share, self._loop.time()):
+                self._guard.drop(session, msg.subject, token)
+            elif is_safe_reply(msg.reply):
+                self._refuse(session, msg, exc, "")
+                self._record(session, exc, agent)
+
+    def _look_at_known(self, session: LiveSession, msg: Msg, held_up: bool) -> None:
+        try:
+            self._look_at(session, msg, token_of(msg), in_line=True, held_up=held_up)
+        except Exception:
+            log.exception("a message for client %s could not be handled", session.core.client_id)
+
+    def _look_at(
+        self, session: LiveSession, msg: Msg, token: str | None, *, in_line: bool = False, held_up: bool = False
+    ) -> None:
+        standing = self._verifier.standing(token)
+        if not self._guard.admits(session, standing, msg.subject, token):
+            return
         if msg.reply and not is_safe_reply(msg.reply):
-            log.warning("ignored a message for client %s: its reply is not an inbox", session.core.client_id)
-            self._record(session, msg, InvalidRequest("the reply subject is not an inbox"))
+            self._ignore(session)
             return
         try:
             operation = decode_operation(msg.data)
         except BridgeError as exc:
-            self._refuse(session, msg, exc, "")
-            self._record(session, msg, exc)
+            if standing is Standing.GOOD or self._guard.admits_refusal(session):
+                self._refuse(session, msg, exc, "")
+                self._record(session, exc)
             return
         request_id, principal = _request_id(operation), None
         try:
@@ -96,47 +164,187 @@ class Commands:
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
+            elif not in_line and self._agents.waits((principal.tenant, principal.sub)):  # by a token that was new
+                self._look_later(session, msg, principal, token)
             else:
-                self._act(session, msg, operation, principal, request_id)
+                self._act(session, msg, operation, principal, request_id, held_up=held_up)
         except Exception as exc:
             self._fail(session, msg, exc, operation, principal, request_id)
 
-    async def watch_thaw(self) -> None:
-        """Notice freezes of this process, for ever."""
+    def lose(self, session: LiveSession, msg: Msg) -> None:
+        """Answer a command that another gateway may have executed; anything but a command is handled as usual."""
+        if self._is_command(msg):
+            self._answer_unhandled(session, msg, ClientLost(GATEWAY_DIED))
+        else:
+            self.handle(session, msg)
+
+    def refuse_held_up(self, session: LiveSession, msg: Msg) -> None:
+        """Answer a command that was sent while this process was frozen, and that nobody has executed."""
+        if self._is_command(msg):
+            self._answer_unhandled(session, msg, Unavailable(FROZEN))
+        else:
+            self.handle(session, msg)
+
+    def answer_lost(self, session: LiveSession, lost: MovingCommand) -> None:
+        """Answer a command that another gateway had in flight when it lost the session."""
+        error = ClientLost("the client was lost while the command was under way; it may have run")
+        began = self._loop.time() - lost.age_ms / 1000
+        command = InFlight("", lost.request_id, lost.sub, lost.reply, began, lost.asked)
+        response = failure(lost.request_id, error, session.core.client_id, lost.age_ms)
+        self._replies.answer(session.core.view, Answer(command, response))
+
+    @property
+    def freezes(self) -> int:
+        """How often this process was frozen, until this very moment."""
+        self._observe()
+        return self._freezes
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether messages that arrive now may have been sent while this process was frozen."""
+        return self._freeze_detector.backlog
+
+    def _is_command(self, msg: Msg) -> bool:
+        try:
+            return isinstance(decode_operation(msg.data), CommandRequest)
+        except BridgeError:
+            return False
+
+    def _answer_unhandled(self, session: LiveSession, msg: Msg, error: BridgeError) -> None:
+        """Answer a command without acting on it, if its token is good."""
+        if msg.reply and not is_safe_reply(msg.reply):
+            self._ignore(session)
+            return
+        command = decode_operation(msg.data)
+        assert isinstance(command, CommandRequest)
+        caller, request_id = None, command.request_id or ""
+        try:
+            caller = self._verifier.verify_now(token_of(msg))
+        except BridgeError as exc:
+            error = exc
+        self._fail(session, msg, error, command, caller, request_id)
+
+    async def watch(self) -> None:
+        """Notice freezes of this process, and log dropped messages, for ever."""
         while True:
-            await asyncio.sleep(THAW_TICK_SECONDS)
+            await asyncio.sleep(TICK_SECONDS)
             self._observe()
+            self._guard.log_dropped()
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters since the start."""
+        return self._guard.counters()
+
+    # --- floods ---
+
+    def _ignore(self, session: LiveSession) -> None:
+        """Record a message whose reply is no inbox. It is not answered, because the answer could forge an event."""
+        if self._guard.admits_refusal(session):
+            self._log_ignored(session, "its reply is not an inbox")
+            self._record(session, InvalidRequest("the reply subject is not an inbox"))
+
+    def _log_ignored(self, session: LiveSession, why: str) -> None:
+        if count := self._ignored_lines.due():
+            log.warning("ignored %d messages, the last for client %s: %s", count, session.core.client_id, why)
 
     # --- the three operations ---
 
-    def _act(self, session: LiveSession, msg: Msg, operation: Operation, principal: Principal, request_id: str) -> None:
+    def _act(
+        self,
+        session: LiveSession,
+        msg: Msg,
+        operation: Operation,
+        principal: Principal,
+        request_id: str,
+        *,
+        held_up: bool = False,
+    ) -> None:
         require_agent(principal)
         match operation:
             case CommandRequest():
-                self._call(session, msg, operation, principal, request_id)
+                self._call(session, msg, operation, principal, request_id, held_up=held_up)
             case CancelRequest():
                 self._cancel(session, msg, operation, principal)
             case ProbeRequest():
                 self._probe(session, msg, operation, principal)
 
     def _call(
-        self, session: LiveSession, msg: Msg, command: CommandRequest, principal: Principal, request_id: str
+        self,
+        session: LiveSession,
+        msg: Msg,
+        command: CommandRequest,
+        principal: Principal,
+        request_id: str,
+        *,
+        in_turn: bool = False,
+        held_up: bool = False,
     ) -> None:
         if not msg.reply:
-            log.warning("ignored a command for client %s: it has no reply subject", session.core.client_id)
+            self._log_ignored(session, "it has no reply subject")
             raise InvalidRequest("a command needs a reply subject")
         require(principal, session.core.view)  # before anything that could tell a hidden client from none
-        self._refuse_stale(command)
+        held_up = held_up or self._freeze_detector.backlog
+        self._refuse_stale(command, held_up)
         with logs.about(session.core.client_id, command.caller_request_id or request_id):
+            if not in_turn and not session.core.is_quick(command):
+                self._call_in_turn(session, msg, command, principal, request_id, held_up)
+                return
             progress_to = wanted_subject(msg.headers, msg.reply)
             if command.idempotency_key is not None:
-                self._idempotency.take(Request(session, principal, command, request_id, msg.reply, progress_to))
+                request = KeyedRequest(session, principal, command, request_id, msg.reply, progress_to, held_up)
+                self._idempotency.take(request)
                 return
             self._idempotency.require_unused(session.core.client_id, principal.sub, request_id)
             effects = session.core.call(principal, command, request_id, msg.reply, self._loop.time(), progress_to)
             session.perform(effects)
 
+    def _call_in_turn(
+        self,
+        session: LiveSession,
+        msg: Msg,
+        command: CommandRequest,
+        principal: Principal,
+        request_id: str,
+        held_up: bool,
+    ) -> None:
+        """Take a command with a costly check of its parameters when the turn of its tenant and agent has come.
+
+        Raises `Overloaded` if the tenant's or the agent's share of waiting commands is used up.
+        """
+        share, received = (principal.tenant, principal.sub), self._loop.time()
+        pending = self._begin(session, share, request_id)
+        try:
+            place = self._places.ask(share, 1)
+        except Overloaded:
+            pending.end()
+            raise
+
+        def act() -> None:
+            try:
+                pending.require_wanted()
+                left = self._with_time_left(command, self._loop.time() - received)
+                self._call(session, msg, left, principal, request_id, in_turn=True, held_up=held_up)
+            except Exception as exc:
+                self._fail(session, msg, exc, command, principal, request_id)
+            finally:
+                place.release()
+                pending.end()
+
+        self._turns.add(Work(share, act))
+
+    def _with_time_left(self, command: CommandRequest, waited_seconds: float) -> CommandRequest:
+        """Return a command with the time that its wait has left to it; raise `DeadlineExceeded` if there is none."""
+        left_ms = (command.timeout_ms or self._default_timeout_ms) - int(waited_seconds * 1000)
+        if left_ms <= 0:
+            raise DeadlineExceeded("its parameters were not checked before its deadline; it was not executed")
+        return msgspec.structs.replace(command, timeout_ms=left_ms)
+
     def _cancel(self, session: LiveSession, msg: Msg, cancel: CancelRequest, principal: Principal) -> None:
+        pending = self._pending_of(session, msg, principal, cancel.request_id)
+        if pending is not None:
+            pending.is_cancelled = True
+            self._reply(msg, codec.encode(CancelResponse(cancelled=True)))
+            return
         if self._idempotency.cancel(session, principal, cancel.request_id, cancel.reason):
             self._reply(msg, codec.encode(CancelResponse(cancelled=True)))
             return
@@ -148,24 +356,25 @@ class Commands:
         core, now = session.core, self._loop.time()
         if principal.tenant != core.view.tenant:
             raise ClientNotFound
-        token = token_of(msg)
         answer, size = ProbeResponse([], [], []), 0
         for request_id in probe.request_ids:
-            outcome = self._sessions.outcomes.get((core.client_id, principal.sub, request_id), now)
+            outcome = self._replies.outcomes.get((core.client_id, principal.sub, request_id), now)
             if (
                 core.is_asked_after(principal, request_id, now)
-                or (core.client_id, token, request_id) in self._verifying
+                or self._pending_of(session, msg, principal, request_id) is not None
                 or self._idempotency.is_waiting(core.client_id, principal.sub, request_id)
             ):
                 answer.in_flight.append(request_id)
             elif outcome is None:
                 answer.unknown.append(request_id)
+            elif self._replies.audit.is_behind:
+                answer.in_flight.append(request_id)  # no outcome is told before its record has left
             elif size == 0 or size + len(outcome) <= MAX_OUTCOMES_BYTES:
                 answer.outcomes.append(msgspec.Raw(outcome))
                 size += len(outcome)
             else:
                 answer.in_flight.append(request_id)  # its outcome goes with the next probe
-        if not answer.in_flight and not answer.outcomes:  # else it is the caller's, whatever the client is called now
+        if not answer.in_flight and not answer.outcomes:  # else it is the caller's, even under a new name
             require(principal, core.view)
         self._reply(msg, codec.encode(answer))
 
@@ -174,11 +383,13 @@ class Commands:
     def _verify_aside(
         self, session: LiveSession, msg: Msg, operation: Operation, token: str | None, request_id: str
     ) -> None:
-        if len(self._verifying) >= MAX_VERIFYING:
+        if self._verifying >= MAX_VERIFYING:
             raise Overloaded("too many new tokens are being verified; try again in a moment")
-        mark = (session.core.client_id, token, request_id)
-        self._verifying.add(mark)
-        self._tasks.create_task(self._verify_then_act(session, msg, operation, token, mark), name="verify a token")
+        is_command = isinstance(operation, CommandRequest)
+        pending = self._begin(session, token, request_id) if is_command else None
+        self._verifying += 1
+        verifying = self._verify_then_act(session, msg, operation, token, request_id, pending)
+        self._tasks.create_task(verifying, name="verify a token")
 
     async def _verify_then_act(
         self,
@@ -186,43 +397,66 @@ class Commands:
         msg: Msg,
         operation: Operation,
         token: str | None,
-        mark: tuple[str, str | None, str],
+        request_id: str,
+        pending: Pending | None,
     ) -> None:
-        request_id, principal = mark[2], None
+        principal = None
         try:
             expired_too = not isinstance(operation, CommandRequest)
             principal = await self._verifier.verify(token, expired_too=expired_too)
+            if pending is not None:
+                pending.require_wanted()
+                pending.end()  # a command that waits for its turn now begins to be pending anew
             self._act(session, msg, operation, principal, request_id)
         except Exception as exc:
             self._fail(session, msg, exc, operation, principal, request_id)
         finally:
-            self._verifying.discard(mark)
+            self._verifying -= 1
+            if pending is not None:
+                pending.end()
+
+    def _begin(self, session: LiveSession, caller: str | Share | None, request_id: str) -> Pending:
+        """Note that a command is looked at, so that a probe finds it and a cancel ends it. Raises `Conflict`."""
+        return Pending(self._pending, (session.core.client_id, caller, request_id))
+
+    def _pending_of(self, session: LiveSession, msg: Msg, principal: Principal, request_id: str) -> Pending | None:
+        """Return a command of this caller's that is looked at; None if there is none."""
+        if not self._pending:
+            return None
+        client_id, waiting, verifying = session.core.client_id, (principal.tenant, principal.sub), token_of(msg)
+        return self._pending.get((client_id, waiting, request_id)) or self._pending.get(
+            (client_id, verifying, request_id)
+        )
 
     # --- commands that nobody waits for any more ---
 
-    def _refuse_stale(self, command: CommandRequest) -> None:
-        """Refuse what lay in a buffer for longer than its caller waits, and all that a freeze has left over."""
+    def _refuse_stale(self, command: CommandRequest, held_up: bool) -> None:
+        """Refuse commands that lay in a buffer past their deadline, and commands left over from a freeze.
+
+        A command with a key may have been executed before the freeze; its entry says so.
+        """
         timeout_ms = command.timeout_ms or self._default_timeout_ms
-        if command.sent_at is not None:
-            late_ms = time.time() * 1000 - command.sent_at - timeout_ms
-            if late_ms > PAST_DEADLINE_SECONDS * 1000:
-                raise DeadlineExceeded("by its `sentAt` and this clock it came after its deadline; it was not executed")
-        if self._thaw.backlog:
-            raise Unavailable("the gateway was frozen while this was sent; it was not executed, try again")
+        # By whichever clock it is less late: a direct agent knows nothing of the registry's.
+        now_ms = min(self._connection.clock.now_ms(), wall_ms())
+        if is_past_deadline(command, timeout_ms, now_ms / 1000):
+            raise DeadlineExceeded("by its `sentAt` it came after its deadline; it was not executed")
+        if held_up and command.idempotency_key is None:
+            raise Unavailable(FROZEN)
 
     def _observe(self) -> None:
-        if self._thaw.observe(self._loop.time()):
+        if self._freeze_detector.observe(self._loop.time()):
+            self._freezes += 1
             log.warning("this process was frozen; refusing the commands that were sent meanwhile")
             self._tasks.create_task(self._wait_out_backlog(), name="wait out the backlog")
 
     async def _wait_out_backlog(self) -> None:
-        """What NATS held for us arrives before the answer to a flush that is sent now."""
+        """Messages that NATS held for us arrive before the answer to a flush that is sent now."""
         try:
             await self._connection.flush()
         except Unavailable:
             log.info("NATS left while this process was frozen: what it held for us is gone")
-        await asyncio.sleep(THAW_SETTLE_SECONDS)
-        self._thaw.backlog_done()
+        await asyncio.sleep(BACKLOG_SETTLE_SECONDS)
+        self._freeze_detector.backlog_done()
 
     # --- replies ---
 
@@ -235,29 +469,31 @@ class Commands:
         caller: Principal | None,
         request_id: str,
     ) -> None:
-        """Turn whatever went wrong into an answer; nothing may escape into the subscription or a task."""
+        """Turn any exception into an answer; none may escape into the subscription or a task."""
+        if isinstance(error, Unauthenticated) and not self._guard.admits_refusal(session):
+            return
         if not isinstance(error, BridgeError):
             log.error("a command for client %s failed", session.core.client_id, exc_info=error)
             error = Internal("the gateway failed; its log says why")
         self._refuse(session, msg, error, request_id)
         if isinstance(operation, CommandRequest):
-            self._record(session, msg, error, caller, operation, request_id)
+            self._record(session, error, caller, operation, request_id)
 
     def _refuse(self, session: LiveSession, msg: Msg, error: BridgeError, request_id: str) -> None:
         response = failure(request_id, error, session.core.client_id)
         assert response.error is not None
+        self._replies.count(response)
         self._reply(msg, codec.encode(response), error_headers(response.error))
 
     def _record(
         self,
         session: LiveSession,
-        msg: Msg,
         error: BridgeError,
         caller: Principal | None = None,
         command: CommandRequest | None = None,
         request_id: str | None = None,
     ) -> None:
-        self._sessions.audit.refused(session.core.view, error, msg.reply, caller, command, request_id)
+        self._replies.audit.refused(session.core.view, error, caller, command, request_id)
 
     def _reply(self, msg: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:
         if not msg.reply:
@@ -265,7 +501,8 @@ class Commands:
         try:
             self._connection.publish_now(msg.reply, body, headers=headers)
         except (Unavailable, PayloadTooLarge) as exc:
-            log.info("could not answer on %s: %s", msg.subject, exc.message)
+            if count := self._unanswered_lines.due():
+                log.info("could not answer %d messages, the last on %s: %s", count, msg.subject, exc.message)
 
 
 def _request_id(operation: Operation) -> str:

@@ -1,66 +1,87 @@
 """Events of applications, published into the stream; one that carries an id is acknowledged and never stored twice.
 
 Every event is published as its frame is handled, whether it has an id or not, so that a client's events keep their
-order; the stream's answers come back on an inbox of their own.
+order; the stream's answers come back on an inbox of their own. Only the first events of a tenant wait, until it is
+known that its stream exists.
 """
 
 import asyncio
 import itertools
-import logging
 import time
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
-import msgspec
 from nats.aio.msg import Msg
 
-from gateway.sessions import LiveSession
+from gateway.limits.unsent_shares import UnsentShares
+from gateway.sessions.live import LiveSession
 from protocol import codec, subjects
-from protocol.errors import BridgeError, Code, InvalidFrame, InvalidRequest, Overloaded
+from protocol.access import Principal
+from protocol.errors import BridgeError, Code, InvalidFrame, InvalidRequest, Overloaded, Unavailable
 from protocol.frames import AckFrame, ErrorFrame, EventFrame
 from protocol.messages import MESSAGE_ID_HEADER, EventMessage, timestamp
-from protocol.runtime.nats import Connection
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.streams import jetstream
+from protocol.runtime.streams.stores import TenantStore, events_of
+from protocol.runtime.streams.tenant_stores import TenantStores, is_missing
 
 MAX_UNACKNOWLEDGED_PER_SESSION = 64
 STORE_TIMEOUT_SECONDS = 5.0
+MAX_WAITING_BYTES = 8 * 1024 * 1024  # of events of all tenants whose streams may not exist yet
 
-log = logging.getLogger(__name__)
+
+class _OutgoingEvent(NamedTuple):
+    """An event in flight: its sender and its message. `ident` is the client's own id, if it gave one."""
+
+    session: LiveSession
+    store: TenantStore
+    subject: str
+    body: bytes
+    ident: str | None
 
 
-class _PubAck(msgspec.Struct):
-    """What JetStream answers to a publish; a stray responder may answer anything."""
+class _WaitingEvents:
+    """The events of a tenant whose stream may not exist yet."""
 
-    stream: str = ""
-    error: Any = None
+    def __init__(self) -> None:
+        self.events: list[_OutgoingEvent] = []
+        self.size = 0
 
 
 class _Unstored(NamedTuple):
-    session: LiveSession
-    ident: str
+    event: _OutgoingEvent
     timer: asyncio.TimerHandle
-
-
-_ack_decoder = msgspec.json.Decoder(_PubAck)
+    why: str
 
 
 class Events:
     """Publishes events."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, stores: TenantStores) -> None:
         self._connection = connection
+        self._stores = stores
+        self._waiting: dict[TenantStore, _WaitingEvents] = {}
+        self._waiting_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
         self._unstored: dict[str, _Unstored] = {}
+        self._shares = UnsentShares()
+        self._overloaded = 0
+
+    def counters(self) -> dict[str, int]:
+        """Return whether events can be published now, and how many were refused because too many waited before them."""
+        return {"eventsConnected": int(self._connection.connected), "eventsOverloaded": self._overloaded}
 
     async def start(self) -> None:
         """Subscribe for the stream's answers."""
         await self._connection.subscribe(f"{self._inbox}.*", self._on_answer)
 
     def publish(self, session: LiveSession, frame: EventFrame) -> None:
-        """Publish an event; where it has an id, its `ack` follows when it is stored.
+        """Publish an event. If it has an id, its `ack` follows when it is stored.
 
-        Raises `InvalidFrame` for a name that cannot be one, `Overloaded` where too many wait to be stored,
-        `Unavailable` while NATS is away, `PayloadTooLarge` for more than it takes.
+        Raises `InvalidFrame` for a malformed name, `Overloaded` if too many wait to be written or stored, `Unavailable`
+        while NATS is away, `PayloadTooLarge` above NATS's limit.
         """
         principal, client_id = session.core.principal, session.core.client_id
         try:
@@ -79,44 +100,104 @@ class Events:
                 id=frame.id,
             )
         )
-        if frame.id is None:
-            self._connection.publish_now(subject, body)
-        else:
-            self._store(session, subject, body, frame.id)
+        try:
+            self._require_room(session, principal, len(body), frame.id)
+        except Overloaded:
+            self._overloaded += 1
+            raise
+        self._take(_OutgoingEvent(session, events_of(principal.tenant), subject, body, frame.id))
 
-    def _store(self, session: LiveSession, subject: str, body: bytes, ident: str) -> None:
-        if session.events_in_flight >= MAX_UNACKNOWLEDGED_PER_SESSION:
+    def _require_room(self, session: LiveSession, owner: Principal, size: int, ident: str | None) -> None:
+        if ident is not None and session.events_in_flight >= MAX_UNACKNOWLEDGED_PER_SESSION:
             raise Overloaded("too many events wait to be stored; send the next after an ack")
+        self._shares.take((owner.tenant, owner.sub), size, self._connection.posted_bytes, self._connection.unsent_bytes)
+
+    def _take(self, event: _OutgoingEvent) -> None:
+        """Publish an event, or have it wait with those before it until the tenant's stream is there."""
+        store = event.store
+        if store not in self._waiting and self._stores.knows(store):
+            self._publish(event)
+        else:
+            self._wait(event)
+        if event.ident is not None:
+            event.session.events_in_flight += 1
+
+    def _wait(self, event: _OutgoingEvent) -> None:
+        """Raise `Overloaded` if a tenant would hold more than is left free, `Unavailable` while NATS is away."""
+        if not self._connection.connected:
+            raise Unavailable("NATS is away; try again in a moment")
+        waiting, size = self._waiting.get(event.store), len(event.body)
+        if waiting is None:
+            waiting = self._waiting[event.store] = _WaitingEvents()
+            self._loop.call_soon(self._stores.make, event.store, partial(self._on_store, event.store))
+        elif waiting.size + size > MAX_WAITING_BYTES - self._waiting_bytes:
+            self._overloaded += 1
+            raise Overloaded("too many events wait for their tenant's stream; try again in a moment")
+        self._waiting_bytes += size
+        waiting.size += size
+        waiting.events.append(event)
+
+    def _on_store(self, store: TenantStore, why: str) -> None:
+        """Publish the waiting events, even if no registry confirms the stream: it may exist all the same."""
+        waiting = self._waiting.pop(store)
+        self._waiting_bytes -= waiting.size
+        for event in waiting.events:
+            try:
+                self._publish(event, why)
+            except BridgeError as exc:
+                self._refuse(event, exc.message)
+
+    def _publish(self, event: _OutgoingEvent, why: str = "") -> None:
+        """Publish an event; `why` is the client's error if no stream takes it."""
+        self._stores.wrote(event.store, len(event.body))
+        if event.ident is None:
+            self._connection.publish_now(event.subject, event.body)
+            return
         number = f"{next(self._numbers):x}"
-        headers = {MESSAGE_ID_HEADER: f"{session.key}.{ident}"}
-        self._connection.publish_now(subject, body, reply=f"{self._inbox}.{number}", headers=headers)
-        session.events_in_flight += 1
-        timer = self._loop.call_later(STORE_TIMEOUT_SECONDS, self._settle, number, False)
-        self._unstored[number] = _Unstored(session, ident, timer)
+        headers = {MESSAGE_ID_HEADER: f"{event.session.key}.{event.ident}"}
+        reply = f"{self._inbox}.{number}"
+        self._connection.publish_now(event.subject, event.body, reply=reply, headers=headers)
+        timer = self._loop.call_later(STORE_TIMEOUT_SECONDS, self._on_silence, number)
+        # Its body is not kept: 64 of the largest for each session would be too much.
+        self._unstored[number] = _Unstored(event._replace(body=b""), timer, why)
 
     async def _on_answer(self, msg: Msg) -> None:
-        self._settle(msg.subject.rpartition(".")[2], _is_stored(msg.data))
+        number = msg.subject.rpartition(".")[2]
+        unstored = self._unstored.get(number)
+        if unstored is None:
+            return
+        if is_missing(msg):
+            self._stores.forget(unstored.event.store.stream)
+        self._settle(number, self._is_stored(unstored.event.store, msg.data))
+
+    def _is_stored(self, store: TenantStore, data: bytes) -> bool:
+        """Tell whether this is our stream's word that it has the event."""
+        stream = jetstream.read_ack(self._connection, data)
+        if stream == store.stream:
+            self._stores.took(stream)
+        return stream in (store.stream, subjects.RETIRED_EVENTS_STREAM)
+
+    def _on_silence(self, number: str) -> None:
+        store = self._unstored[number].event.store
+        self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
+        self._settle(number, False)
 
     def _settle(self, number: str, stored: bool) -> None:
-        """Tell the client what has become of its event, unless it has been told."""
-        event = self._unstored.pop(number, None)
-        if event is None:
-            return
-        event.timer.cancel()
+        """Answer the client's event with `ack` or `error`."""
+        unstored = self._unstored.pop(number)
+        unstored.timer.cancel()
+        event = unstored.event
+        if not stored:
+            return self._refuse(event, unstored.why or "the event could not be stored just now")
+        assert event.ident is not None
         event.session.events_in_flight -= 1
-        if stored:
-            event.session.send(AckFrame(event.ident))
-        else:
-            sentence = "the event could not be stored just now; send it again with the same id"
-            event.session.send(ErrorFrame(Code.UNAVAILABLE.value, sentence, event.ident))
+        event.session.send(AckFrame(event.ident))
+        return None
 
-
-def _is_stored(data: bytes) -> bool:
-    """Tell whether this is our stream's word that it has the event."""
-    try:
-        answer = codec.decode(_ack_decoder, data)
-    except BridgeError:
-        return False
-    if answer.error:
-        log.error("the event stream refused an event: %s", answer.error)
-    return answer.stream == subjects.EVENTS_STREAM and not answer.error
+    def _refuse(self, event: _OutgoingEvent, why: str) -> None:
+        if event.ident is None:
+            event.session.send(ErrorFrame(Code.UNAVAILABLE.value, why))
+            return
+        event.session.events_in_flight -= 1
+        sentence = f"{why}; send it again with the same id"
+        event.session.send(ErrorFrame(Code.UNAVAILABLE.value, sentence, event.ident))

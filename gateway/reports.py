@@ -1,37 +1,47 @@
-"""What a gateway tells the registry: numbered reports of what changed, one in flight, and what it holds when asked.
+"""A gateway's reports to the registry: numbered changes, one report in flight, and all records on request.
 
-A report is repeated with its number until it is acknowledged, so nothing is lost while the registry is away, and what
-changed several times meanwhile is told once. The digest says what the registry must hold when it has applied the report
-with the same number; where that differs, the registry pulls everything by `sync`. Pongs and syncs name the last report
-that was acknowledged: one that they counted before would look applied when it is repeated, and what a registry wrote
-but did not live to announce would never be told.
+A report is repeated with its number until it is acknowledged, so nothing is lost while the registry is away. Several
+changes of one session meanwhile are reported once. The digest describes the registry's records after the report of the
+same number; if they differ, the registry pulls everything by `sync`. Pongs and syncs name the last acknowledged report.
+If they named a later one, its repetition would look applied, and changes that a dying registry wrote but did not
+announce would never be announced.
+
+A NATS that restarts may take smaller messages than before. Reports and pages become smaller then. A record that fits
+into none is reported without capabilities and metadata, so that it does not block the others.
 """
 
 import asyncio
+import contextlib
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 import msgspec
 import nats.errors
 
-from gateway.session import Session
-from gateway.sessions import LiveSession, Sessions
+from gateway.sessions.core import Session
+from gateway.sessions.live import LiveSession
 from protocol import codec, subjects
 from protocol.errors import BridgeError
 from protocol.messages import ErrorResponse
 from protocol.records import ClientRecord
 from protocol.reports import Digest, EndReason, GatewayPong, Removal, Report, ReportAck, SyncPage
-from protocol.runtime.nats import Connection
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
 
 BATCH_SECONDS = 0.02
 GOODBYE_SECONDS = 2.0
+GOODBYE_WITHOUT_REGISTRY_SECONDS = 0.3  # if NATS says that none serves; one that restarts will miss this gateway
+GOODBYE_POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.25
 REPORT_TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024
 MAX_REPORT_CHANGES = 500
 MAX_PAGE_BYTES = 512 * 1024
+ENVELOPE_BYTES = 4096  # of a report or a page around its records, and of the registry's write of one
+LOG_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 _ack_decoder = msgspec.json.Decoder(ReportAck)
@@ -39,10 +49,27 @@ _refusal_decoder = msgspec.json.Decoder(ErrorResponse)
 
 
 class _Told(NamedTuple):
-    """What the last report said of a session."""
+    """A session's state in the last report."""
 
     revision: int
     app: str
+    detached: bool
+
+
+class _Moved:
+    """A session that is another gateway's now."""
+
+
+MOVED = _Moved()
+_Change = LiveSession | Removal | _Moved
+
+
+class _Sent(NamedTuple):
+    """A report in flight: its number and its changes."""
+
+    number: int
+    changes: dict[str, _Change]
+    body: bytes
 
 
 class Reporter:
@@ -51,12 +78,15 @@ class Reporter:
     def __init__(self, gateway_id: str, connection: Connection) -> None:
         self._gateway_id = gateway_id
         self._connection = connection
-        self._changed: OrderedDict[str, LiveSession | Removal] = OrderedDict()  # a dict finds its first entry slowly
+        self._changed: OrderedDict[str, _Change] = OrderedDict()  # a dict finds its first entry slowly
+        self._under_way: dict[str, _Change] = {}  # changes of the report that was sent last
         self._reported: dict[str, _Told] = {}
         self._digest = Digest()
         self._number = 0
         self._settled = GatewayPong(gateway_id, 0, 0, str(self._digest))
+        self._too_large_lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
         self._wake = asyncio.Event()
+        self._alone_since: float | None = None  # NATS has said since then that no registry serves
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -72,29 +102,25 @@ class Reporter:
         else:
             self._changed.pop(key, None)
 
-    async def run(self) -> None:
-        """Report what changes, in batches, for ever."""
-        while True:
-            await self._wake.wait()
-            await asyncio.sleep(BATCH_SECONDS)
-            while self._changed:
-                await self._deliver(self._next_report())
-            self._wake.clear()
-            self._idle.set()
+    def moved(self, session: LiveSession) -> None:
+        """Note that a session has gone on to another gateway, which reports it: its record is not removed by us."""
+        if session.key in self._reported:
+            self._note(session.key, MOVED)
+        else:
+            self._changed.pop(session.key, None)
 
-    async def say_goodbye(self) -> None:
-        """Wait until the registry knows everything; where it does not listen, it will miss this gateway by itself."""
-        try:
-            async with asyncio.timeout(GOODBYE_SECONDS):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("the registry was not there to be told that this gateway leaves")
+    @contextlib.asynccontextmanager
+    async def reporting(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """Report changes; at the orderly end wait until the registry knows everything."""
+        tasks.create_task(self.run(), name="report")
+        yield
+        await self.say_goodbye()
 
     def pong(self) -> GatewayPong:
         """Return this gateway's sign of life, as of the last report that was acknowledged."""
         return msgspec.structs.replace(self._settled, reporting=self._number != self._settled.number)
 
-    def page(self, sessions: Sessions, after: str) -> SyncPage:
+    def page(self, sessions: Iterable[LiveSession], after: str) -> SyncPage:
         """Return the records that were reported, in the order of their keys, as many as fit."""
         live = {session.key: session for session in sessions}
         keys = sorted(self._reported)
@@ -104,44 +130,108 @@ class Reporter:
             session = live.get(keys[index])
             if session is None:  # ended: its removal is the next report
                 continue
-            record = session.record()
-            size += len(codec.encode(record))
-            if records and size > MAX_PAGE_BYTES:
+            record, added = self._fitting(session.record())
+            size += added
+            if records and size > min(MAX_PAGE_BYTES, self._room):
                 last = records[-1]
                 return SyncPage(self._settled.number, records, subjects.client_key(last.tenant, last.client_id))
             records.append(record)
         return SyncPage(self._settled.number, records)
 
-    def _note(self, key: str, change: LiveSession | Removal) -> None:
+    async def run(self) -> None:
+        """Report changes, in batches, for ever."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(BATCH_SECONDS)
+            while self._changed:
+                await self._deliver(self._next_report())
+            self._wake.clear()
+            self._idle.set()
+
+    async def say_goodbye(self) -> None:
+        """Wait until the registry knows everything. If none answers, it will notice the missing gateway by itself."""
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._told_or_alone()
+        except TimeoutError:
+            log.warning("the registry was not there to be told that this gateway leaves")
+
+    async def _told_or_alone(self) -> None:
+        """Return when the registry knows everything; raise `TimeoutError` if there is none for a while."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not self._idle.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_POLL_SECONDS):
+                    await self._idle.wait()
+            alone = loop.time() - max(began, self._alone_since) if self._alone_since is not None else 0.0
+            if alone >= GOODBYE_WITHOUT_REGISTRY_SECONDS:
+                raise TimeoutError
+
+    def _note(self, key: str, change: _Change) -> None:
         self._changed[key] = change
+        self._under_way.pop(key, None)  # this is newer, and a session that has ended is held by nobody
         self._idle.clear()
         self._wake.set()
 
-    def _next_report(self) -> bytes:
+    @property
+    def _room(self) -> int:
+        """How many bytes of records fit into a message now."""
+        return self._connection.max_payload - ENVELOPE_BYTES
+
+    def _fitting(self, record: ClientRecord) -> tuple[ClientRecord, int]:
+        """Return a record as it fits into a message, and its size."""
+        size = len(codec.encode(record))
+        if size <= self._room:
+            return record, size
+        if count := self._too_large_lines.due():
+            log.error(
+                "%d records were told without capabilities, the last of client %s: it has %d bytes, and NATS takes %d "
+                "now; raise its max_payload", count, record.client_id, size, self._room,
+            )  # fmt: skip
+        record = record.reduced()
+        return record, len(codec.encode(record))
+
+    def _next_report(self) -> _Sent:
         """Take the next changes out, as many as fit, and let the digest cover them."""
         records: list[ClientRecord] = []
         removals: list[Removal] = []
         former: dict[str, str] = {}
-        size = 0
-        while self._changed and len(records) + len(removals) < MAX_REPORT_CHANGES:
+        were_detached: list[str] = []
+        changes: dict[str, _Change] = {}
+        size, room = 0, min(MAX_REPORT_BYTES, self._room)
+        while self._changed and len(changes) < MAX_REPORT_CHANGES:
             key, change = next(iter(self._changed.items()))
-            size += _size(change)
-            if (records or removals) and size > MAX_REPORT_BYTES:
+            if isinstance(change, _Moved):
+                changes[key] = self._changed.pop(key)
+                self._cover(key, None)
+                continue
+            told, added = self._told(change)
+            size += added
+            if changes and size > room:
                 break
-            del self._changed[key]
-            if isinstance(change, Removal):
-                removals.append(change)
+            changes[key] = self._changed.pop(key)
+            if isinstance(told, Removal):
+                removals.append(told)
                 self._cover(key, None)
             else:
-                records.append(change.record())
-                before = self._cover(key, _Told(change.core.revision, change.core.app.name))
+                records.append(told)
+                before = self._cover(key, _Told(told.revision, told.app_name, told.is_detached))
                 if before is not None:
                     former[key] = before.app
+                    were_detached += [key] if before.detached else []
+                    size += len(key) + len(before.app.encode())
         self._number += 1
-        return codec.encode(Report(self._gateway_id, self._number, records, removals, former))
+        self._under_way = changes
+        report = Report(self._gateway_id, self._number, records, removals, former, were_detached)
+        return _Sent(self._number, changes, codec.encode(report))
+
+    def _told(self, change: LiveSession | Removal) -> tuple[ClientRecord | Removal, int]:
+        """Return a change's part of a report, and its size in bytes."""
+        return (change, len(codec.encode(change))) if isinstance(change, Removal) else self._fitting(change.record())
 
     def _cover(self, key: str, told: _Told | None) -> _Told | None:
-        """Take note of what is told of a session, None for its end, and return what was told before."""
+        """Note a session's reported state, None for its end, and return the former one."""
         before = self._reported.pop(key, None)
         if before is not None:
             self._digest.toggle(key, before.revision)
@@ -150,35 +240,46 @@ class Reporter:
             self._digest.toggle(key, told.revision)
         return before
 
-    async def _deliver(self, report: bytes) -> None:
-        number, repeated = self._number, False
-        while not await self._acknowledged(report, number):
+    async def _deliver(self, report: _Sent) -> None:
+        repeated = False
+        while (why := await self._refusal(report)) is not None:
+            if len(report.body) > self._connection.max_payload:
+                report = self._without_changes(report)
+                continue
             if not repeated:
-                log.info("the registry did not take report %d; repeating it until it does", number)
+                log.warning("the registry did not take report %d (%s); repeating it until it does", report.number, why)
             repeated = True
             await asyncio.sleep(RETRY_SECONDS)
-        self._settled = GatewayPong(self._gateway_id, number, len(self._reported), str(self._digest))
+        self._settled = GatewayPong(self._gateway_id, report.number, len(self._reported), str(self._digest))
 
-    async def _acknowledged(self, report: bytes, number: int) -> bool:
+    def _without_changes(self, report: _Sent) -> _Sent:
+        """Put a report's changes back for smaller reports. Its number must still be sent first, without changes."""
+        for key, change in report.changes.items():
+            self._changed.setdefault(key, change)  # unless there is something newer to tell
+        return _Sent(report.number, {}, codec.encode(Report(self._gateway_id, report.number, [], [])))
+
+    async def _refusal(self, report: _Sent) -> str | None:
+        """Send a report; return why it was not taken, None if it was."""
         try:
-            reply = await self._connection.request(subjects.REGISTRY_REPORT, report, REPORT_TIMEOUT_SECONDS)
-        except (TimeoutError, nats.errors.NoRespondersError, BridgeError):
-            log.debug("the registry did not answer report %d", number)
-            return False
+            reply = await self._connection.request(subjects.REGISTRY_REPORT, report.body, REPORT_TIMEOUT_SECONDS)
+        except nats.errors.NoRespondersError:
+            if self._alone_since is None:
+                self._alone_since = asyncio.get_running_loop().time()
+            return "there is none"
+        except TimeoutError:
+            return "it does not answer"
+        except BridgeError as exc:
+            return exc.message
+        self._alone_since = None
         try:
-            return codec.decode(_ack_decoder, reply.data).number == number
+            is_taken = codec.decode(_ack_decoder, reply.data).number == report.number
         except BridgeError:
-            log.debug("the registry refused report %d: %s", number, _why(reply.data))
-            return False
+            return _why(reply.data)
+        return None if is_taken else "it took another one"
 
 
 def _removal(core: Session, reason: EndReason) -> Removal:
     return Removal(core.principal.tenant, core.client_id, reason, core.principal.sub, core.app.name, core.revision)
-
-
-def _size(change: LiveSession | Removal) -> int:
-    """Return how many bytes a change takes in a report."""
-    return len(codec.encode(change if isinstance(change, Removal) else change.record()))
 
 
 def _why(data: bytes) -> str:

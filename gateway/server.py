@@ -1,36 +1,49 @@
-"""The WebSocket server: who may connect, on which paths, and the life of a connection from handshake to end."""
+"""The WebSocket server: the life of each connection from its handshake to its end, and the end of all at drain."""
 
-import http
+import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
-from gateway.receiving import Receiving
-from gateway.sessions import LiveSession, Sessions
+from gateway.client_frames import ClientFrames
+from gateway.dialects.choice import DialectChoice
+from gateway.dialects.dialect import Dialect
+from gateway.http_endpoints import HttpEndpoints, path_of
+from gateway.introduction import Introducing
+from gateway.sessions.live import LiveSession, say_farewell
+from gateway.sessions.resumable import Sessions
 from gateway.settings import GatewaySettings
-from protocol import PROTOCOL_VERSION
 from protocol.access import APP, Principal
-from protocol.errors import BridgeError, CloseCode, PermissionDenied, Unauthenticated, Unavailable
-from protocol.frames import ConnectionFrame
-from protocol.origins import Origins
+from protocol.errors import BridgeError, CloseCode, PermissionDenied
 from protocol.reports import EndReason
 from protocol.runtime import logs
-from protocol.runtime.auth import Verifier
-from protocol.runtime.handshake import close_reason, require_own_page, select_subprotocol, token_of
-from protocol.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
-from protocol.runtime.metrics import PATH as METRICS_PATH
-from protocol.runtime.metrics import Metrics
-from protocol.runtime.nats import Connection
-from protocol.runtime.sockets import BoundedSocket
+from protocol.runtime.log_throttle import LogBudget
+from protocol.runtime.tokens import Verifier
+from protocol.runtime.websocket.connection import (
+    CLOSE_TIMEOUT_SECONDS,
+    OPEN_TIMEOUT_SECONDS,
+    BoundedSocket,
+    SocketBounds,
+)
+from protocol.runtime.websocket.handshake import (
+    TurnedAway,
+    last_resort,
+    require_some,
+    resume_token_of,
+    token_of,
+    turned_away,
+)
+from protocol.runtime.websocket.refused_connections import NO_INTRODUCTION, NO_TOKEN
+from protocol.runtime.websocket.server import bounded_socket, stop_accepting, wait_closed
 
-PATHS = frozenset({"/", "/ws", "/agent-bridge"})
-OPEN_TIMEOUT_SECONDS = 10
-CLOSE_TIMEOUT_SECONDS = 2
 BACKLOG = 4096
+LINES_A_SECOND = 50  # of applications that come and go
 
 log = logging.getLogger(__name__)
 
@@ -41,154 +54,154 @@ class GatewayServer:
     def __init__(
         self,
         settings: GatewaySettings,
-        connection: Connection,
         sessions: Sessions,
-        receiving: Receiving,
+        client_frames: ClientFrames,
         verifier: Verifier,
-        metrics: Metrics,
+        http: HttpEndpoints,
+        dialects: DialectChoice,
+        bounds: SocketBounds,
     ) -> None:
         self._settings = settings
-        self._connection = connection
-        self._sessions = sessions
-        self._receiving = receiving
+        self._sessions = sessions.table
+        self._resumable = sessions.resumable
+        self._client_frames = client_frames
         self._verifier = verifier
-        self._metrics = metrics
-        self._origins = Origins(settings.allowed_origins)
-        self._server: Server | None = None
+        self._http = http
+        self._dialects = dialects
+        self._connections: set[BoundedSocket] = set()
+        self._bounds = bounds
+        self._refused = http.refused
+        self._lines = LogBudget(LINES_A_SECOND, asyncio.get_running_loop().time)
 
-    async def start(self) -> str:
-        """Listen, and return the URL of the WebSocket."""
-        socket_class = type("BoundSocket", (BoundedSocket,), {"send_buffer_bytes": self._settings.send_buffer_bytes})
-        self._server = await serve(
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Accept connections and give the URL of the WebSocket.
+
+        At the orderly end accept no more connections and commands, let commands end, then send every client to connect
+        elsewhere.
+        """
+        server = await self._listen()
+        host, port = server.sockets[0].getsockname()[:2]
+        yield f"ws://{f'[{host}]' if ':' in host else host}:{port}{self._dialects.usual_path}"
+        stop_accepting(server, self._connections)
+        self._sessions.drain()
+        if self._resumable is not None:
+            await self._resumable.drain()
+        await self._sessions.wait_commands(self._settings.drain_seconds)
+        for session in self._sessions:
+            session.close(CloseCode.RESTARTING, "the gateway is shutting down", EndReason.SHUTDOWN)
+        server.close(code=CloseCode.RESTARTING)
+        await wait_closed(self._connections)
+        await server.wait_closed()
+        if self._resumable is not None:
+            await self._resumable.hand_over()
+
+    async def _listen(self) -> Server:
+        return await serve(
             self._handle,
             self._settings.gateway_host,
             self._settings.gateway_port,
             process_request=self._screen,
-            select_subprotocol=select_subprotocol,
+            select_subprotocol=self._select_subprotocol,
             compression=None,
             server_header=None,
             open_timeout=OPEN_TIMEOUT_SECONDS,
             close_timeout=CLOSE_TIMEOUT_SECONDS,
             ping_interval=None,
-            max_size=self._settings.max_message_bytes,
-            create_connection=socket_class,
+            max_size=self._bounds.max_message_bytes,
+            create_connection=bounded_socket(self._bounds, self._connections),
             backlog=BACKLOG,
         )
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws"
 
-    def stop_intake(self) -> None:
-        """Accept no more connections; those that are open go on."""
-        if self._server is not None:
-            self._server.server.close()
-
-    async def close(self) -> None:
-        """Send every client away to connect again elsewhere, and wait until their sockets are closed."""
-        for session in self._sessions:
-            session.close(CloseCode.RESTARTING, "the gateway is shutting down", EndReason.SHUTDOWN)
-        if self._server is not None:
-            self._server.close(code=CloseCode.RESTARTING)
-            await self._server.wait_closed()
-
-    # --- before the handshake ---
+    # --- the opening handshake ---
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer health checks, collectors, unknown paths and foreign pages before a WebSocket; None to go on."""
-        path = request.path.partition("?")[0]  # not parsed as a URL: strangers write what cannot be one
-        if path == "/healthz":
-            return _respond(connection, http.HTTPStatus.OK, "ok\n")
-        if path == "/readyz":
-            return self._readiness(connection)
-        if path == METRICS_PATH:
-            return self._refused_page(connection, request) or self._figures(connection)
-        if path not in PATHS:
-            return _respond(connection, http.HTTPStatus.NOT_FOUND, "no such path: connect a WebSocket to /ws\n")
-        if self._sessions.draining:
-            return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "shutting down: connect again\n")
-        return self._refused_page(connection, request)
+        return self._http.screen(connection, request, dialects=self._dialects)
 
-    def _refused_page(self, connection: ServerConnection, request: Request) -> Response | None:
-        try:
-            require_own_page(request.headers, self._origins, loopback_only=self._verifier.off)
-        except PermissionDenied as exc:
-            return _respond(connection, http.HTTPStatus.FORBIDDEN, f"{exc.message}\n")
-        return None
-
-    def _readiness(self, connection: ServerConnection) -> Response:
-        missing = "draining" if self._sessions.draining else None if self._connection.connected else "NATS is away"
-        if missing:
-            return _respond(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {missing}\n")
-        return _respond(connection, http.HTTPStatus.OK, "ready\n")
-
-    def _figures(self, connection: ServerConnection) -> Response:
-        return _respond(connection, http.HTTPStatus.OK, self._metrics.text(), METRICS_TYPE)
+    def _select_subprotocol(self, connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        assert connection.request is not None
+        chosen = self._dialects.subprotocol(path_of(connection.request), offered)
+        return last_resort(offered) if chosen is None else Subprotocol(chosen)
 
     # --- one connection ---
 
     async def _handle(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
         socket = cast("BoundedSocket", connection)
-        principal = await self._authenticate(socket)
-        session = await self._open(principal, socket) if principal is not None else None
-        if session is None:
+        dialect = self._dialects.make(path_of(connection.request), connection.subprotocol)
+        introducing = None if dialect.entry is None else Introducing(socket, dialect.entry)
+        try:
+            session = await self._open(connection.request, socket, dialect, introducing)
+        except TurnedAway as exc:
+            say_farewell(socket, dialect, exc.code, exc.reason)
             return
         with logs.about(session.core.client_id):
-            log.debug("connected")
-            session.send(ConnectionFrame(session.core.client_id, PROTOCOL_VERSION))
-            socket.receive_by(partial(self._receiving.take, session))
+            self._log("connected, as %s of %s", session.core.principal.sub, session.core.principal.tenant)
+            if session.part is None:  # else its first frame has gone out with the ids that the session awaits
+                session.greet()
+            receiver = partial(self._client_frames.take, session)
+            if introducing is None:
+                socket.receive_by(receiver)
+            else:
+                introducing.hand_over(receiver)
             try:
                 await socket.wait_closing()
             finally:
-                reason = _reason(socket)
-                log.debug("disconnected: %s", reason)
-                self._sessions.end(session, reason)
+                reason = _end_reason(socket)
+                self._log("disconnected: %s", reason)
+                self._end(session, socket, reason)
 
-    async def _authenticate(self, socket: BoundedSocket) -> Principal | None:
-        """Return whom the connection speaks for; a refusal is a close code, which browsers can see."""
-        assert socket.request is not None
-        try:
-            token = token_of(socket.request)
-            if not token and not self._verifier.off:
-                socket.close_soon(CloseCode.NO_CREDENTIALS, "authentication required")
-                return None
-            principal = await self._verifier.verify(token)
-        except Unauthenticated as exc:
-            socket.close_soon(CloseCode.REFUSED, close_reason(exc.message))
-        except Unavailable as exc:
-            socket.close_soon(CloseCode.RESTARTING, close_reason(exc.message))
-        else:
-            if principal.role == APP or self._verifier.off:
-                return principal
-            socket.close_soon(CloseCode.REFUSED, "an application needs a token with the role app")
-        return None
+    def _end(self, session: LiveSession, socket: BoundedSocket, reason: EndReason) -> None:
+        if self._resumable is None or session.part is None:
+            self._sessions.end(session, reason)
+            return
+        goodbye = socket.close_codes[0] in (CloseCode.NORMAL, CloseCode.NO_STATUS)
+        self._resumable.left(session, socket, reason, goodbye=goodbye)
 
-    async def _open(self, principal: Principal, socket: BoundedSocket) -> LiveSession | None:
+    async def _open(
+        self, request: Request, socket: BoundedSocket, dialect: Dialect, introducing: Introducing | None
+    ) -> LiveSession:
+        """Begin the session of a connection. Raises `TurnedAway` if its token does not let it in, or NATS does not."""
+        principal = None
         try:
-            return await self._sessions.open(principal, socket)
+            token = token_of(request)
+            if introducing is not None:
+                token = await introducing.token(self._sessions.told_limits) or token
+            principal = await self._verifier.verify(require_some(token, self._verifier))
+            self._require_application(principal)
+            socket.admit(principal.tenant, principal.sub)
+            resume = resume_token_of(request) if self._dialects.resumes(path_of(request)) else None
+            if resume is None or self._resumable is None:
+                return await self._sessions.open(principal, socket, dialect)
+            return await self._resumable.open(principal, socket, dialect, resume)
+        except TurnedAway as exc:
+            if exc.code not in (CloseCode.NORMAL, CloseCode.REPLACED):
+                reason = NO_TOKEN if exc.code == CloseCode.NO_CREDENTIALS else NO_INTRODUCTION
+                self._refused.note(socket, request, reason, exc.reason)
+            raise
         except BridgeError as exc:
-            log.info("turned a client away: %s", exc.message)
-            socket.close_soon(CloseCode.RESTARTING, close_reason(exc.message))
-            return None
+            self._refused.note(socket, request, exc.code.value, exc.message, principal.sub if principal else None)
+            raise turned_away(exc) from exc
+
+    def _log(self, text: str, *about: object) -> None:
+        """Log how a client comes or goes; of many in one second a few, and how many the others were."""
+        if self._lines.admits():
+            if count := self._lines.take_kept_back():
+                log.info("%d lines about applications that came and went were left out", count)
+            log.info(text, *about)
+
+    def _require_application(self, principal: Principal) -> None:
+        if principal.role != APP and not self._verifier.off:
+            raise PermissionDenied("an application needs a token with the role app")
 
 
-def _respond(connection: ServerConnection, status: http.HTTPStatus, text: str, content_type: str = "") -> Response:
-    """Return a response with a text, which is a plain one unless `content_type` says more."""
-    response = connection.respond(status, text)
-    headers = Headers(response.headers)
-    headers["Cache-Control"] = "no-store"
-    if content_type:
-        del headers["Content-Type"]  # assigning adds another
-        headers["Content-Type"] = content_type
-    response.headers = headers
-    return response
-
-
-def _reason(socket: BoundedSocket) -> EndReason:
+def _end_reason(socket: BoundedSocket) -> EndReason:
     """Return why a connection has ended, as the registry announces it."""
-    received, sent = socket.protocol.close_rcvd, socket.protocol.close_sent
+    received, sent = socket.close_codes
     if socket.too_slow:
         return EndReason.TOO_SLOW
-    if received is not None and received.code in (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS):
+    if received in (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS):
         return EndReason.CLOSED
-    if sent is not None and sent.code == CloseCode.TOO_LARGE:
+    if sent == CloseCode.TOO_LARGE:
         return EndReason.MESSAGE_TOO_LARGE
     return EndReason.CONNECTION_LOST

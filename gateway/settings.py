@@ -1,22 +1,62 @@
-"""What a gateway is told beyond what every process that serves is."""
+"""The gateway's own settings, beside those of every serving process."""
 
+from gateway.limits.client_rates import ClientRates, FrameLimits, FrameRate
+from protocol.errors import ConfigurationError
 from protocol.records import Rate, second_worth
-from protocol.runtime.settings import Burst, Count, PerSecond, Port, ServingSettings, Text, require_loopback
+from protocol.runtime.settings import (
+    MIN_SECRET_BYTES,
+    Burst,
+    Bytes,
+    BytesPerSecond,
+    Count,
+    PerSecond,
+    Port,
+    Seconds,
+    Secrets,
+    ServingSettings,
+    Text,
+    require_loopback,
+    split_list,
+    variable,
+)
 
 
 class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
-    """Where a gateway listens, and how much it takes."""
+    """The address to listen on, and the bounds of a gateway."""
 
     gateway_host: Text = "127.0.0.1"
     gateway_port: Port = 8001
     max_in_flight_per_client: Count = 64
+    max_kept_outcome_bytes: Bytes = 32 * 1024
+    max_connections_per_user: Count = 1000
+    resume_secret: Secrets | None = None
+    resume_grace_seconds: Seconds = 30.0
     rate_limit_per_agent: PerSecond = 0.0
     rate_limit_burst: Burst = 0
+    events_per_session: PerSecond = 5_000.0
+    events_per_tenant: PerSecond = 50_000.0
+    progress_per_session: PerSecond = 2_000.0
+    progress_per_tenant: PerSecond = 20_000.0
+    registrations_per_session: PerSecond = 200.0
+    registrations_per_tenant: PerSecond = 5_000.0
+    bytes_per_session: BytesPerSecond = 4 * 1024 * 1024
+    bytes_per_tenant: BytesPerSecond = 64 * 1024 * 1024
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""
         super().check()
         require_loopback(self, self.gateway_host, "GATEWAY_HOST")
+        if any(len(secret.encode()) < MIN_SECRET_BYTES for secret in split_list(self.resume_secret or "")):
+            raise ConfigurationError(
+                f"{variable('resume_secret')} should be secrets of at least {MIN_SECRET_BYTES} bytes, "
+                "with commas between"
+            )
+
+    @property
+    def resume_secrets(self) -> list[str]:
+        """The secrets that resume tokens and claims are signed with: the first signs, all verify; none: no resume."""
+        own = split_list(self.resume_secret or "")
+        return own or ([self.jwt_secret, *self.more_secrets] if self.jwt_secret else [])
 
     @property
     def rate_per_agent(self) -> Rate | None:
@@ -25,3 +65,15 @@ class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
             return None
         usual = second_worth(self.rate_limit_per_agent)
         return Rate(usual.per_second, float(self.rate_limit_burst)) if self.rate_limit_burst else usual
+
+    def client_rates(self) -> ClientRates:
+        """Return the rate limits of client frames, all unused."""
+        return ClientRates(
+            self._limits(self.events_per_session, self.events_per_tenant),
+            self._limits(self.progress_per_session, self.progress_per_tenant),
+            self._limits(self.registrations_per_session, self.registrations_per_tenant),
+        )
+
+    def _limits(self, per_session: float, per_tenant: float) -> FrameLimits:
+        session = FrameRate(per_session, self.bytes_per_session)
+        return FrameLimits(session, FrameRate(per_tenant, self.bytes_per_tenant))

@@ -1,3 +1,3 @@
-"""What crosses NATS and the WebSocket: names, shapes and rules that every process shares."""
+"""The names, message shapes and rules that all processes share."""
 
 PROTOCOL_VERSION = "1"

@@ -1,4 +1,4 @@
-"""Who may do what: one pure function, asked by the gateway, the registry and the agent API alike."""
+"""Access control: one pure function that the gateway, the registry and the agent API all ask."""
 
 import msgspec
 
@@ -11,7 +11,10 @@ EVERY_PERMISSION = "*"
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who a verified token speaks for. A limit of None does not limit; `expires_at` is in Unix seconds."""
+    """The holder of a verified token. A limit of None allows everything; `expires_at` is in Unix seconds.
+
+    `name` is for people to read and decides nothing.
+    """
 
     sub: str
     role: str
@@ -21,10 +24,21 @@ class Principal(msgspec.Struct, frozen=True):
     users: frozenset[str] | None = None
     apps: frozenset[str] | None = None
     clients: frozenset[str] | None = None
+    name: str | None = None
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it may call commands; an administrator may, too."""
+        return self.role in (AGENT, ADMIN)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may see some clients of its tenant only."""
+        return any(limit is not None for limit in (self.users, self.apps, self.clients))
 
 
 class ClientView(msgspec.Struct, frozen=True):
-    """What of a client decides who may see it."""
+    """The parts of a client that decide which agents may see it."""
 
     tenant: str
     client_id: str
@@ -33,13 +47,13 @@ class ClientView(msgspec.Struct, frozen=True):
 
 
 def view_of(record: ClientRecord) -> ClientView:
-    """Return what of a record decides who may see it."""
+    """Return the parts of a record that decide which agents may see it."""
     return ClientView(record.tenant, record.client_id, record.user, record.app_name)
 
 
 def may(principal: Principal, client: ClientView, capability: Offer | None = None) -> bool:
-    """Tell whether an agent may see a client and, where one is given, use one of its capabilities."""
-    if principal.role not in (AGENT, ADMIN) or principal.tenant != client.tenant:
+    """Tell whether an agent may see a client and, if a capability is given, use it."""
+    if not principal.is_agent or principal.tenant != client.tenant:
         return False
     return (
         _within(principal.users, client.user)
@@ -50,10 +64,10 @@ def may(principal: Principal, client: ClientView, capability: Offer | None = Non
 
 
 def require(principal: Principal, client: ClientView, capability: Offer | None = None) -> None:
-    """Raise where `may()` says no.
+    """Raise if `may()` says no.
 
-    A client that may not be seen does not exist (`ClientNotFound`); `PermissionDenied` is only for a capability of a
-    client that may.
+    For an agent that may not see a client, the client does not exist (`ClientNotFound`). `PermissionDenied` is only for
+    a capability of a visible client.
     """
     if may(principal, client, capability):
         return
@@ -64,7 +78,7 @@ def require(principal: Principal, client: ClientView, capability: Offer | None =
 
 def require_agent(principal: Principal) -> None:
     """Raise `PermissionDenied` for a token that is not an agent's or an administrator's."""
-    if principal.role not in (AGENT, ADMIN):
+    if not principal.is_agent:
         raise PermissionDenied("this needs a token with the role agent or admin")
 
 

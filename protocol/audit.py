@@ -1,11 +1,12 @@
-"""What is recorded of a command: who asked whom for what, and how that ended.
+"""Audit records: caller, client, target and outcome of each command.
 
-One record for each party that decides an outcome: the gateway for every command that reached one, the agent API for
-what ended before, or for a gateway that was lost. Never a token, an error's sentence or an idempotency key, any of
-which may carry what nobody means to keep; parameters where the settings ask for them.
+The process that decides an outcome writes the record: the gateway for every command that reached one, the agent API for
+a command that ended before that or whose gateway was lost. A record never holds a token, an error's sentence or an
+idempotency key, because each of them may carry secrets. It holds parameters only if the settings ask for them.
 """
 
 import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -16,19 +17,25 @@ from protocol.errors import InvalidRequest
 from protocol.messages import CommandRequest, timestamp
 
 SUCCESS = "success"
-GATEWAY, AGENT_API = "gateway", "agent_api"
+USER = "user"  # who has confirmed a command, as the application says
+GATEWAY, AGENT_API, REGISTRY = "gateway", "agent_api", "registry"
 MAX_PARAMETERS_BYTES = 4096
 MAX_CODE_CHARS = 128
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
 _FIRST_SECOND, _LAST_SECOND = 86_400, 253_370_764_800  # of 1970-01-02 and 9999-01-01
 
 
 class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
-    """A command's outcome: `success` or the code of an error; `code` is the application's own where it failed.
+    """A command's outcome: `success` or an error code; `code` is the application's own, if the command failed there.
 
-    `at` is when it was decided, RFC 3339 in UTC, `duration_ms` what the command took until then, `by` who decided.
-    `user` and `app` are the client's, `agent` the `sub` of the caller's token; they are absent where they were not
-    known. `via` says how the command came to the gateway; `replayed` that it was answered with the outcome of another
-    request under the same idempotency key.
+    `at` is the time of the decision (RFC 3339, UTC), `duration_ms` the command's duration until then, `by` the process
+    that decided. `user` and `app` are the client's, `agent` is the `sub` of the caller's token; they are absent if they
+    were not known. `replayed` is true if the command was answered with the outcome of an earlier request under the same
+    idempotency key. `confirmed` is `user` if the application says that its user agreed first. `count` is the number of
+    refusals that the record stands for, all of one `agent` and `outcome` and of one second; a field that differs among
+    them is absent. `disconnected` is the `sub` of an agent that an administrator, `agent`, has disconnected: then there
+    is no target. How the command came to the gateway is not recorded, because nothing proves it: any NATS user may name
+    any reply.
     """
 
     at: str
@@ -44,16 +51,31 @@ class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     target: str | None = None
     action: str | None = None
     request_id: str | None = None
-    via: str | None = None
     code: str | None = None
     replayed: bool = False
     parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    confirmed: str | None = None
+    count: int = 1
+    disconnected: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The tenant in whose audit the record belongs; nobody's if no good token said who was asking.
+
+        Else those without a token could fill the audit of a tenant.
+        """
+        return subjects.STRANGERS if self.agent is None else self.tenant
+
+    @property
+    def subject(self) -> str:
+        """Where the record is published."""
+        return subjects.audit(self.owner, self.client_id or subjects.NO_CLIENT, self.outcome)
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What a record says of a command that is under way, beside its ids. `parameters` where they are recorded.
+    """The part of a record that is known while its command is in flight; `parameters` only if they are recorded.
 
-    `request_id` is the caller's, where the command has come under another one.
+    `request_id` is the caller's own id, if the command travels under another one.
     """
 
     role: str
@@ -64,7 +86,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 def asked_by(caller: Principal, command: CommandRequest, *, with_parameters: bool) -> Asked:
-    """Return what a record will say of a command."""
+    """Return the parts of a record that a command itself decides."""
     parameters = kept_parameters(command.parameters) if with_parameters else msgspec.UNSET
     return Asked(caller.role, command.target, command.action, parameters, command.caller_request_id)
 
@@ -77,7 +99,7 @@ def kept_parameters(parameters: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(raw_bytes(parameters))
 
 
-class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Which records are wanted; every field narrows. `since` and `until` are written as `at` is, both included."""
 
     client_id: str | None = None
@@ -103,10 +125,43 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class AuditPageRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A page of a tenant's records, asked of a registry: the newest, of those below the position `before` if given.
+
+    With `first`, the oldest from that sequence of the own stream on. Then only `client_id` and `outcome` narrow.
+    """
+
+    wanted: AuditFilter = AuditFilter()
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    before: str | None = None
+    first: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+
+
+class SequencedRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """A record with its sequence in the stream; `record` is null for what is no record of ours."""
+
+    sequence: int
+    record: msgspec.Raw
+
+
+class AuditPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a registry answers: records in the order in which they were asked for, and what the stream holds since.
+
+    Backwards, all from the position `reached` on were looked through. `more` tells whether there are others.
+    """
+
+    created: str
+    first_sequence: int
+    last_sequence: int
+    records: list[SequencedRecord]
+    reached: str = ""
+    more: bool = False
+
+
 def instant(text: str, where: str) -> str:
     """Return an instant of RFC 3339 as `at` is written; raise `InvalidRequest` naming `where` for anything else.
 
-    What lies beyond the times of any record is moved to their edge, a leap second to the one before.
+    A time outside the range of RFC 3339 is moved to its edge, a leap second to the second before.
     """
     try:
         parsed = datetime.datetime.fromisoformat(text.upper().replace(":60", ":59"))
@@ -118,7 +173,7 @@ def instant(text: str, where: str) -> str:
 
 
 def read_record(data: bytes) -> AuditRecord | None:
-    """Return a stored record, None for what is none of ours."""
+    """Decode a stored record; return None if it is not one."""
     try:
         return decode(_decoder, data)
     except InvalidRequest:

@@ -8,22 +8,37 @@ from typing import Annotated, Any
 
 import msgspec
 
+from protocol import codec
 from protocol.access import Principal, may, view_of
-from protocol.records import CapabilityList, ClientRecord
+from protocol.records import CapabilityList, ClientRecord, Offer
 
 MAX_PAGE = 1000
+MAX_TAGS = 64
 
 
 class Query(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """What to look for; every field narrows. `name` is a capability's, `after` the last client id already seen."""
+    """A search for clients. Every field narrows it: `name` is a capability's, `after` the last id already seen.
+
+    `tags`, `component_type`, `auth_level` and `path` are all of one capability, which has one of the tags and a path
+    that begins with this one.
+    """
 
     client_id: str | None = None
     name: str | None = None
     user: str | None = None
     app: str | None = None
     metadata: dict[str, str] = {}
+    tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_TAGS)] = ()
+    component_type: str | None = None
+    auth_level: str | None = None
+    path: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)] | None = None
     after: str | None = None
+
+    @property
+    def selects_capabilities(self) -> bool:
+        """Whether some of a client's capabilities are meant, by more than their names."""
+        return bool(self.tags) or any(each is not None for each in (self.component_type, self.auth_level, self.path))
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -34,10 +49,22 @@ class Client(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The selected clients in the order of their ids; `after` is what asks for the next page, None at the end."""
+    """The selected clients, in the order of their ids. `after` is the next page's `Query.after`, None at the end."""
 
     clients: list[Client]
     after: str | None
+
+
+class _Target(msgspec.Struct):
+    """What a capability is called by: a function's name, a component's id."""
+
+    type: Any = None
+    name: Any = None
+    id: Any = None
+
+
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_target_decoder = msgspec.json.Decoder(_Target)
 
 
 def select(clients: Mapping[str, Client], principal: Principal, query: Query) -> Page:
@@ -50,8 +77,12 @@ def select(clients: Mapping[str, Client], principal: Principal, query: Query) ->
 
 
 def offering(clients: Iterable[Client], principal: Principal, target: str, action: str | None) -> list[Client]:
-    """Return the clients whose capability `target` (and action) the principal may use."""
-    return [client for client in clients if usable(client, principal, target, action)]
+    """Return the clients whose capability `target` (and action) the principal may use.
+
+    Those that have lost their connection count only if there are no others.
+    """
+    found = [client for client in clients if usable(client, principal, target, action)]
+    return [client for client in found if not client.record.is_detached] or found
 
 
 def usable(client: Client, principal: Principal, target: str, action: str | None) -> bool:
@@ -72,15 +103,43 @@ def _matching(clients: Iterable[Client], principal: Principal, query: Query) -> 
 
 
 def matches(client: Client, query: Query) -> bool:
-    """Tell whether a query selects a client, whoever asks."""
+    """Tell whether a query selects a client, without regard to access."""
     record = client.record
     return (
         (query.after is None or record.client_id > query.after)
         and query.user in (None, record.user)
         and query.app in (None, record.app_name)
         and (query.name is None or query.name in client.capabilities.offers)
+        and (not query.selects_capabilities or any(fits(each, query) for each in client.capabilities.offers.values()))
         and all(text_of(record.metadata.get(key)) == value for key, value in query.metadata.items())
     )
+
+
+def fits(offer: Offer, query: Query) -> bool:
+    """Tell whether a query selects a capability, whatever its name."""
+    labels = offer.labels
+    return (
+        (not query.tags or not labels.tags.isdisjoint(query.tags))
+        and query.component_type in (None, labels.component_type)
+        and query.auth_level in (None, labels.auth_level)
+        and (query.path is None or (labels.path is not None and labels.path.startswith(query.path)))
+    )
+
+
+def narrowed(capabilities: CapabilityList, query: Query) -> msgspec.Raw:
+    """Return those of a client's capabilities that a query selects, as JSON."""
+    if not query.selects_capabilities:
+        return capabilities.raw
+    items = codec.decode(_list_decoder, codec.raw_bytes(capabilities.raw))
+    return msgspec.Raw(codec.encode([item for item in items if _is_selected(item, capabilities, query)]))
+
+
+def _is_selected(item: msgspec.Raw, capabilities: CapabilityList, query: Query) -> bool:
+    """Tell whether an item of a list is selected; one that this version cannot read has no labels."""
+    found = codec.decode(_target_decoder, codec.raw_bytes(item))
+    target = found.name if found.type == "function" else found.id
+    offer = capabilities.find(target) if isinstance(target, str) else None
+    return offer is not None and fits(offer, query)
 
 
 def text_of(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Every error that a peer can be told, in one tree and one table.
+"""The errors that peers can receive, in one tree and one table.
 
     BridgeError
     ├── InvalidRequest (invalid_request)
@@ -54,8 +54,13 @@ class Code(StrEnum):
     TIMEOUT = "timeout"
 
 
+# What `retryable` says, wherever it is told. If it is false, the command may have been executed, or the same request
+# would be refused again.
+RETRYABLE = "true if the command was certainly not executed and the same request may succeed in a moment"
+
+
 class Meaning(NamedTuple):
-    """What a code stands for: its HTTP status, its short phrase, and whether the command certainly did not run."""
+    """The meaning of a code: its HTTP status, its short phrase, and whether it is `RETRYABLE`."""
 
     http_status: int
     phrase: str
@@ -84,7 +89,9 @@ MEANINGS: dict[Code, Meaning] = {
 }
 
 
-AGENT_LIMIT, CAPABILITY_LIMIT = "agent", "capability"  # `details.limit` of what was refused for a limit
+# `details.limit` of an error: whose limit was used up.
+AGENT_LIMIT, CAPABILITY_LIMIT, CLIENT_LIMIT = "agent", "capability", "client"
+TENANT_LIMIT, PROCESS_LIMIT = "tenant", "process"
 
 
 class CloseCode:
@@ -99,11 +106,12 @@ class CloseCode:
     RESTARTING = 1012
     NO_CREDENTIALS = 4001
     REFUSED = 4003
+    REPLACED = 4009
     TOO_MANY = 4029
 
 
 class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An error as it stands in a response on NATS: code, sentence, whether a retry is safe, details."""
+    """An error as it stands in a response on NATS: code, sentence, whether it is `RETRYABLE`, details."""
 
     code: str
     message: str
@@ -112,7 +120,7 @@ class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
     @property
     def limit(self) -> str | None:
-        """Whose limit was used up: `agent` (the caller's own), `capability` (everybody's), or None: it isn't said."""
+        """The limit that was reached, such as `agent` (the caller's own) or `capability` (all callers'), or None."""
         told = self.details.get("limit") if isinstance(self.details, dict) else None
         return told if isinstance(told, str) else None
 
@@ -195,7 +203,7 @@ class PayloadTooLarge(BridgeError):
 
 
 class InvalidParameters(BridgeError):
-    """Parameters that the capability's JSON Schema refuses; `details.path` says where."""
+    """The capability's JSON Schema refuses the parameters; `details.path` points to the fault."""
 
     code = Code.INVALID_PARAMETERS
 
@@ -203,7 +211,8 @@ class InvalidParameters(BridgeError):
 class RateLimited(BridgeError):
     """Too much in a time; certainly not executed.
 
-    `details.retryAfterMs` says when a repetition may succeed, `details.limit` of a command whose limit was used up.
+    `details.retryAfterMs` says when a repetition may succeed. `details.limit` names the limit, if a command reached
+    one.
     """
 
     code = Code.RATE_LIMITED
@@ -217,13 +226,13 @@ class RateLimited(BridgeError):
 
     @property
     def retry_after_ms(self) -> int:
-        """In how many milliseconds a repetition may succeed; 0 where a peer did not say."""
+        """Milliseconds until a repetition may succeed; 0 if the peer did not say."""
         told = self.details.get("retryAfterMs") if isinstance(self.details, dict) else None
         return told if isinstance(told, int) and told > 0 else 0
 
 
 class Overloaded(BridgeError):
-    """Too many commands at once; certainly not executed."""
+    """Too much at once; certainly not executed. `details.limit` names the share that is used up, if it is a share."""
 
     code = Code.OVERLOADED
 
@@ -253,9 +262,17 @@ class ClientLost(BridgeError):
 
 
 class Unavailable(BridgeError):
-    """NATS is away, or the process is draining; certainly not executed."""
+    """NATS is away, a process is draining, or a client was lost and is expected back; certainly not executed."""
 
     code = Code.UNAVAILABLE
+
+    @classmethod
+    def while_client_is_away(cls) -> "Unavailable":
+        """Return the error for a client that was lost a moment ago."""
+        return cls(
+            "the client was lost a moment ago and may be back soon, under another id if it connects anew; "
+            "try again in a moment"
+        )
 
 
 class DeadlineExceeded(BridgeError):
@@ -269,7 +286,7 @@ class ConfigurationError(Exception):
 
 
 class CredentialsRefused(ConfigurationError):
-    """NATS does not know who this process says it is."""
+    """NATS refuses this process's user, password or token."""
 
 
 def _subclasses(cls: type[BridgeError]) -> list[type[BridgeError]]:

@@ -1,13 +1,13 @@
-"""Frames of the native dialect: what crosses the WebSocket between a gateway and an application.
+"""Frames of the native dialect, between a gateway and an application.
 
 Text frames, one JSON object each; `type` decides. Unknown fields are ignored, so that either side may be newer.
 """
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, assert_never
 
 import msgspec
 
-from protocol.codec import require_shallow
+from protocol.codec import require_shallow, require_usual_numbers
 from protocol.errors import InvalidFrame, InvalidRequest, PayloadTooLarge
 from protocol.ids import MAX_REQUEST_ID_CHARS, check_printable
 
@@ -17,21 +17,37 @@ MAX_PROGRESS_DATA_BYTES = 16 * 1024
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
+class ConnectionLimits(msgspec.Struct, frozen=True, rename="camel"):
+    """A client's limits: the size of its largest message, and the seconds of silence after which it is pinged."""
+
+    max_message_bytes: int
+    ping_interval_seconds: float
+
+
 class ConnectionFrame(msgspec.Struct, frozen=True, tag="connection", rename="camel", omit_defaults=True):
-    """First frame to a client: the id under which agents reach it."""
+    """First frame to a client: the id under which agents reach it.
+
+    The other fields are for clients that ask to resume. `resumed` tells one that brought a token whether its session
+    goes on; `awaiting` are the commands of it that have no answer.
+    """
 
     client_id: str
     protocol_version: str
+    limits: ConnectionLimits
+    resume_token: str | None = None
+    resumed: bool | None = None
+    awaiting: list[str] | None = None
 
 
-class AgentIdentity(msgspec.Struct, frozen=True):
-    """Who sends a command: the `sub` of the agent's token."""
+class AgentIdentity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The sender of a command: the `sub` of the agent's token, and its `name` claim."""
 
     id: str
+    name: str | None = None
 
 
 class CommandFrame(msgspec.Struct, frozen=True, tag="command", rename="camel"):
-    """A command for the client to execute. `timeout_ms` is what remains of the caller's deadline."""
+    """A command for the client to execute. `timeout_ms` is the time left until the caller's deadline."""
 
     request_id: str
     target: str
@@ -54,13 +70,32 @@ class AckFrame(msgspec.Struct, frozen=True, tag="ack"):
     id: str
 
 
-class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
-    """A frame of the client's was refused; `id` where it carried one, `details` as errors elsewhere have them."""
+class ErrorFrame(msgspec.Struct, frozen=True, tag="error", rename="camel", omit_defaults=True):
+    """A frame of the client's was refused; `id` if it carried one, `details` as errors elsewhere have them.
+
+    `request_id` names the command that the refused frame would have answered.
+    """
 
     code: str
     message: str
     id: str | None = None
     details: Any = None
+    request_id: str | None = None
+
+
+class ActiveAgent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An agent that has had a command of this client's within a minute; `since` is when it came, as in records."""
+
+    id: str
+    in_flight: int
+    since: str
+    name: str | None = None
+
+
+class AgentsFrame(msgspec.Struct, frozen=True, tag="agents"):
+    """Who works at this client now, for clients that want to know."""
+
+    agents: list[ActiveAgent]
 
 
 class PongFrame(msgspec.Struct, frozen=True, tag="pong"):
@@ -68,19 +103,25 @@ class PongFrame(msgspec.Struct, frozen=True, tag="pong"):
 
 
 class AppInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the application calls itself."""
+    """The application's own name and version."""
 
     name: Annotated[str, msgspec.Meta(max_length=128)] = ""
     version: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class CapabilityFrame(msgspec.Struct, frozen=True, tag="capability"):
-    """The whole list of what the client offers, accepted or refused as one."""
+    """The client's whole list of capabilities. An unusable one is left out; the others are registered.
+
+    If the frame has an `id` and a `timestamp` of any type, the client gets its commands in the protocol document's
+    form. `wants` lists what else the client would like to be told, such as `agents`; left out, that stays as it was.
+    """
 
     capabilities: list[msgspec.Raw]
     app: AppInfo | None = None
     metadata: dict[str, Any] | None = None
     id: str | None = None
+    timestamp: Any = None
+    wants: list[str] | None = None
 
 
 class MetadataFrame(msgspec.Struct, frozen=True, tag="metadata"):
@@ -91,7 +132,7 @@ class MetadataFrame(msgspec.Struct, frozen=True, tag="metadata"):
 
 
 class ClientFault(msgspec.Struct, frozen=True):
-    """What went wrong in the application, in its own words."""
+    """An error of the application, in its own words."""
 
     message: str = "the application reported an error"
     code: str | int | None = None
@@ -99,16 +140,20 @@ class ClientFault(msgspec.Struct, frozen=True):
 
 
 class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel"):
-    """The answer to a command. Any `status` but `success` is an error; `error` may be a bare sentence."""
+    """The answer to a command. Any `status` but `success` is an error; `error` may be a bare sentence.
+
+    `confirmed` is `user` if the application has asked its user; anything else says nothing.
+    """
 
     request_id: str
     status: str
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: ClientFault | str | None = None
+    confirmed: Any = None
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel"):
-    """How far a command has come, of `total` where that is known. JSON has no NaN, and msgspec takes no infinity."""
+    """A command's progress, of `total` if that is known. JSON has no NaN, and msgspec refuses infinity."""
 
     request_id: str
     progress: float
@@ -133,44 +178,82 @@ class AuthFrame(msgspec.Struct, frozen=True, tag="auth"):
     id: str | None = None
 
 
+class StopFrame(msgspec.Struct, frozen=True, tag="stop", rename="camel"):
+    """The user stops an agent, or all: its commands are cancelled, and new ones refused for so many seconds."""
+
+    agent_id: _Name | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    id: str | None = None
+
+
+class AllowFrame(msgspec.Struct, frozen=True, tag="allow", rename="camel"):
+    """The user lets an agent that was stopped work again, or all."""
+
+    agent_id: _Name | None = None
+    id: str | None = None
+
+
+class UnknownFrame(msgspec.Struct, frozen=True, tag="unknown", rename="camel"):
+    """The client never got this command, for whose answer its session waits: send it again."""
+
+    request_id: str
+    id: str | None = None
+
+
 class PingFrame(msgspec.Struct, frozen=True, tag="ping"):
     """A client's own sign of life; answered by `pong`."""
 
 
-ServerFrame: TypeAlias = ConnectionFrame | CommandFrame | CancelFrame | AckFrame | ErrorFrame | PongFrame
+ServerFrame: TypeAlias = ConnectionFrame | CommandFrame | CancelFrame | AckFrame | ErrorFrame | AgentsFrame | PongFrame
 ClientFrame: TypeAlias = (
-    CapabilityFrame | MetadataFrame | ResponseFrame | ProgressFrame | EventFrame | AuthFrame | PingFrame
+    CapabilityFrame
+    | MetadataFrame
+    | ResponseFrame
+    | ProgressFrame
+    | EventFrame
+    | StopFrame
+    | AllowFrame
+    | AuthFrame
+    | UnknownFrame
+    | PingFrame
 )
 
 
 def check_frame(frame: ClientFrame) -> ClientFrame:
-    """Return the frame where all of it is within bounds.
+    """Return the frame if all of it is within bounds.
 
     Raises `InvalidFrame` or `PayloadTooLarge` naming the field.
     """
     match frame:
-        case CapabilityFrame(metadata=dict(metadata)) | MetadataFrame(metadata=metadata):
-            require_shallow(metadata, "`metadata`", InvalidFrame)
-        case ResponseFrame(error=ClientFault(details=details)):
-            require_shallow(details, "`error.details`", InvalidFrame)
+        case ResponseFrame():
+            _bounded(frame.request_id, "requestId", MAX_REQUEST_ID_CHARS)
+            _require_usual(frame.result, "`result`")
+            if isinstance(frame.error, ClientFault):
+                require_shallow(frame.error.details, "`error.details`", InvalidFrame)
         case ProgressFrame():
+            _bounded(frame.request_id, "requestId", MAX_REQUEST_ID_CHARS)
             _require_small(frame)
-        case _:
+            _require_usual(frame.data, "`data`")
+        case EventFrame():
+            _require_good_id(frame.id)
+            _require_usual(frame.data, "`data`")
+        case CapabilityFrame() | MetadataFrame():
+            _require_good_id(frame.id)
+            require_shallow(frame.metadata, "`metadata`", InvalidFrame)
+        case AuthFrame() | StopFrame() | AllowFrame():
+            _require_good_id(frame.id)
+        case UnknownFrame():
+            _bounded(frame.request_id, "requestId", MAX_REQUEST_ID_CHARS)
+            _require_good_id(frame.id)
+        case PingFrame():
             pass
-    match frame:
-        case ResponseFrame(request_id=request_id) | ProgressFrame(request_id=request_id):
-            _bounded(request_id, "requestId", MAX_REQUEST_ID_CHARS)
-        case CapabilityFrame(id=str(ident)) | MetadataFrame(id=str(ident)) | EventFrame(id=str(ident)):
-            _bounded(ident, "id", MAX_FRAME_ID_CHARS)
-        case AuthFrame(id=str(ident)):
-            _bounded(ident, "id", MAX_FRAME_ID_CHARS)
         case _:
-            pass
+            assert_never(frame)
     return frame
 
 
 def fault_of(frame: ResponseFrame) -> ClientFault:
-    """Return what a response with an error says, whichever form the application chose."""
+    """Return the error of a response, in whichever form the application sent it."""
     match frame.error:
         case ClientFault() as fault:
             return fault
@@ -186,6 +269,17 @@ def _require_small(frame: ProgressFrame) -> None:
         raise PayloadTooLarge(f"`message`: at most {MAX_PROGRESS_TEXT_CHARS} characters of progress are passed on")
     if isinstance(frame.data, msgspec.Raw) and len(memoryview(frame.data)) > MAX_PROGRESS_DATA_BYTES:
         raise PayloadTooLarge(f"`data`: at most {MAX_PROGRESS_DATA_BYTES} bytes of progress are passed on")
+
+
+def _require_usual(value: msgspec.Raw | msgspec.UnsetType, where: str) -> None:
+    """Raise `InvalidFrame` for a number that agents could not read."""
+    if isinstance(value, msgspec.Raw):
+        require_usual_numbers(value, where, InvalidFrame)
+
+
+def _require_good_id(ident: str | None) -> None:
+    if ident is not None:
+        _bounded(ident, "id", MAX_FRAME_ID_CHARS)
 
 
 def _bounded(text: str, field: str, max_chars: int) -> None:

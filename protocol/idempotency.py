@@ -1,12 +1,12 @@
-"""Commands under an idempotency key: what is remembered of one, and which others are the same. Sans-I/O.
+"""Commands under an idempotency key: the entry that is stored, and the test for "same command". Sans-I/O.
 
-A key belongs to whom the token speaks for (tenant and `sub`). A command under it is executed at most once; the same
+A key belongs to the token's tenant and `sub`. A command under it is executed at most once; the same
 command under the same key gets that one's answer, for as long as the entry is kept. After "The Idempotency-Key HTTP
 Header Field" (draft-ietf-httpapi-idempotency-key-header-07); unlike there, another command under the same key is
 `conflict` (409), and one that is under way is joined.
 
-An entry goes from nothing to claimed (before the command is sent to the client) to ended (with its outcome), each by
-revision. What is refused before it was sent to the client leaves no entry.
+An entry goes from nothing to reserved (before the command is sent to the client) to ended (with its outcome), each by
+revision. A command that is refused before it is sent to the client leaves no entry.
 """
 
 import hashlib
@@ -27,15 +27,17 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651 (struct
 _ESCAPED = re.compile(r"\\(.)")
 
 
-class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """What is remembered of a command under a key; without `outcome` it is under way.
+class IdempotencyEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """The stored entry of a command under a key. Without `outcome` the command is in flight.
 
-    `body` names the content of the command, `claim` this attempt at it, `gateway_id` whose it is. `user`, `app` and
-    `permissions` decide, when the client may be gone, who may be told the outcome.
+    `body` is the hash of the command's content, `reservation` identifies this attempt (stored as `claim`), `gateway_id`
+    the gateway that made it. `user`, `app` and `permissions` decide which callers may read the outcome, because the
+    client may be gone by then. `padding` makes room for the smallest outcome, so that one can be written though the
+    store is full.
     """
 
     body: str
-    claim: str
+    reservation: str = msgspec.field(name="claim")
     gateway_id: str
     client_id: str
     user: str
@@ -44,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_
     request_id: str
     at: str
     outcome: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    padding: str = ""
 
     @property
     def ended(self) -> bool:
@@ -56,16 +59,16 @@ class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_
             raise Conflict("this idempotency key was used for another command; use another key")
 
     def require_visible(self, principal: Principal) -> None:
-        """Raise what `require()` does where the token's limits leave out the client or what was called."""
+        """Raise as `require()` does if the token's limits exclude the client or the capability."""
         view = ClientView(principal.tenant, self.client_id, self.user, self.app)
         require(principal, view, Offer("", "function", frozenset(self.permissions), {}))
 
     def answer(self, request_id: str) -> CommandResponse:
-        """Return the outcome as the answer to another request. Raises `Internal` where it cannot be read."""
+        """Return the outcome as the answer to another request. Raises `Internal` if it cannot be read."""
         assert isinstance(self.outcome, msgspec.Raw)
         return replayed(decode_response(codec.raw_bytes(self.outcome)), request_id)
 
-    def end(self, response: CommandResponse, max_bytes: int) -> "Entry":
+    def end(self, response: CommandResponse, max_bytes: int) -> "IdempotencyEntry":
         """Return the entry with its outcome. A larger one than `max_bytes` is not kept, only that there was one."""
         outcome = codec.encode(response)
         if len(outcome) > max_bytes:
@@ -73,20 +76,30 @@ class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_
                 f"the command was executed; its answer of {len(outcome)} bytes was too large to keep"
             )
             outcome = codec.encode(failure(response.request_id, error, self.client_id, response.duration_ms))
-        return msgspec.structs.replace(self, outcome=msgspec.Raw(outcome))
+        return msgspec.structs.replace(self, outcome=msgspec.Raw(outcome), padding="")
 
-    def lose(self) -> "Entry":
-        """Return the entry as it ends where its gateway is gone."""
+    def padded(self) -> "IdempotencyEntry":
+        """Return the reservation as large as it may become if its outcome is not kept, or its gateway is lost."""
+        longest = failure(self.request_id, PayloadTooLarge(""), self.client_id, LONGEST_MS)
+        ends = (self.end(longest, 0), self.lose())
+        missing = max(len(codec.encode(end)) for end in ends) - len(codec.encode(self))
+        return msgspec.structs.replace(self, padding="-" * (missing + HEADERS_APART_BYTES))
+
+    def lose(self) -> "IdempotencyEntry":
+        """Return the entry's end if its gateway is gone: `client_lost`."""
         error = ClientLost("the client's gateway went away while the command was under way; it may have run")
         return self.end(failure(self.request_id, error, self.client_id), MAX_LOST_BYTES)
 
 
 MAX_LOST_BYTES = 4096
-_entries = msgspec.json.Decoder(Entry)
+LONGEST_MS = 10**12
+# By which the headers of two writes may differ, and the fields of the entry that say how large an answer was.
+HEADERS_APART_BYTES = 128
+_entries = msgspec.json.Decoder(IdempotencyEntry)
 
 
-def decode_entry(data: bytes) -> Entry:
-    """Decode an entry; raise `Internal` where it is none of ours."""
+def decode_entry(data: bytes) -> IdempotencyEntry:
+    """Decode an entry; raise `Internal` if it is not one."""
     return codec.decode(_entries, data, Internal)
 
 
@@ -96,15 +109,15 @@ def replayed(response: CommandResponse, request_id: str) -> CommandResponse:
 
 
 def entry_key(principal: Principal, key: str) -> str:
-    """Return where the entry of a principal's key lies: the tenant and a hash that no other pair has."""
+    """Return the tenant, and a hash that is unique for this principal and key: together they locate the entry."""
     sub = principal.sub.encode(errors="surrogatepass")
     return f"{principal.tenant}.{hashlib.sha256(b'%d:%b%b' % (len(sub), sub, key.encode())).hexdigest()}"
 
 
 def content_of(command: CommandRequest) -> str:
-    """Return a name for what a command asks for: target, action and parameters, whatever the order of their members.
+    """Return a hash of a command's target, action and parameters. The order of members does not matter.
 
-    Timeout and request id do not count. Numbers are the same where they are written alike, or mean the same float.
+    Timeout and request id do not count. Numbers are equal if they are written alike or are the same float.
     """
     target, action = command.target, command.action
     head = json.dumps([target, action]).encode()
@@ -127,7 +140,7 @@ def read_header(value: str) -> str:
 
 
 def one_key(header: str | None, in_body: str | None) -> str | None:
-    """Return the key of a request that may give it twice; raise `InvalidRequest` where the two differ."""
+    """Return the key of a request that may name it twice; raise `InvalidRequest` if the two differ."""
     if header is None:
         return in_body
     key = read_header(header)
@@ -137,7 +150,7 @@ def one_key(header: str | None, in_body: str | None) -> str | None:
 
 
 def _canonical(parameters: bytes) -> bytes:
-    """Return JSON with the members of its objects in order; where Python cannot read it, as it stands."""
+    """Return JSON with the members of its objects in order, or unchanged if Python cannot read it."""
     try:
         value: Any = json.loads(parameters)
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""Identifiers: what a tenant's, client's or gateway's id may look like, and how ours are minted.
+"""Identifiers: the allowed form of a tenant's, client's or gateway's id, and the minting of ours.
 
 An id becomes one token of a NATS subject, so it must never hold a dot, a wildcard or a space. A leading underscore
 is reserved for this product (`_registry`, `_gateway`, `_none`).
@@ -23,14 +23,14 @@ def is_token(text: str) -> bool:
 
 
 def check_token(text: str, what: str) -> str:
-    """Return `text` where it may stand in a subject; raise `InvalidRequest` naming `what` otherwise."""
+    """Return `text` if it may stand in a subject; else raise `InvalidRequest` that names `what`."""
     if not is_token(text):
         raise InvalidRequest(f"{what} must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit")
     return text
 
 
 def check_printable(text: str, what: str, max_chars: int) -> str:
-    """Return `text` where it is 1 to `max_chars` printable ASCII characters without a space, else raise."""
+    """Return `text` if it is 1 to `max_chars` printable ASCII characters without a space; else `InvalidRequest`."""
     if len(text) > max_chars or not _PRINTABLE_ASCII.fullmatch(text):
         raise InvalidRequest(f"{what} must be 1 to {max_chars} printable ASCII characters without spaces")
     return text

@@ -1,21 +1,24 @@
 """Messages on NATS: commands and their responses, cancels, probes, events, changes of clients.
 
-All are JSON, so that any NATS client of any language can take part; unknown fields are ignored.
+All are JSON, so that any NATS client of any language can take part. Unknown fields are ignored, but of a command none
+that is nearly one of ours.
 """
 
 import datetime
 from functools import lru_cache
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from protocol import codec
-from protocol.codec import EMPTY_OBJECT
+from protocol.codec import EMPTY_OBJECT, WholeNumber, whole
 from protocol.errors import BridgeError, ErrorBody, Internal, InvalidRequest, from_body
 from protocol.ids import MAX_IDEMPOTENCY_KEY_CHARS, MAX_REQUEST_ID_CHARS, check_printable
 
 MAX_PROBED = 256
+PAST_DEADLINE_MS = 2000
 MAX_UNIX_MS = 253_402_300_799_999  # the end of the year 9999
+_WHOLE = (int, type(None))
 _Short = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 AUTHORIZATION_HEADER = "Authorization"
@@ -25,25 +28,39 @@ MESSAGE_ID_HEADER = "Nats-Msg-Id"
 PROGRESS_HEADER = "Agentbridge-Progress"
 
 
-class CommandRequest(
-    msgspec.Struct, frozen=True, tag_field="op", tag="call", rename="camel", omit_defaults=True, kw_only=True
+class CommandFields(
+    msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """A command for one client. `timeout_ms` is what remains; `sent_at` is the caller's clock in Unix milliseconds.
+    """A caller's command. `timeout_ms` is the time left; `sent_at` is the caller's clock in Unix milliseconds."""
+
+    target: _Short
+    action: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    parameters: msgspec.Raw = EMPTY_OBJECT
+    request_id: str | None = None
+    timeout_ms: WholeNumber | None = None
+    idempotency_key: str | None = None
+    sent_at: WholeNumber | None = None
+
+
+class CommandRequest(
+    CommandFields, frozen=True, tag_field="op", tag="call", rename="camel", omit_defaults=True, kw_only=True
+):
+    """A command for one client, as it travels on NATS.
 
     `caller_request_id` is how the caller knows a command which was given a `request_id` of its own on the way, so that
     it is not taken for another one that came under the same id. `probed` promises that the caller asks after the
     command every second: one that nobody asks after for ten seconds is withdrawn.
     """
 
-    target: _Short
-    action: Annotated[str, msgspec.Meta(max_length=256)] | None = None
-    parameters: msgspec.Raw = EMPTY_OBJECT
-    request_id: str | None = None
-    timeout_ms: Annotated[int, msgspec.Meta(le=MAX_UNIX_MS)] | None = None
-    idempotency_key: str | None = None
-    sent_at: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)] | None = None
     caller_request_id: str | None = None
     probed: bool = False
+
+
+class _NewerCommand(CommandRequest, frozen=True, tag="call", forbid_unknown_fields=False):
+    """A command of a newer caller's, with fields that are not known here."""
+
+
+F = TypeVar("F", bound=CommandFields)
 
 
 class CancelRequest(
@@ -56,7 +73,7 @@ class CancelRequest(
 
 
 class ProbeRequest(msgspec.Struct, frozen=True, tag_field="op", tag="probe", rename="camel", kw_only=True):
-    """Ask what has become of these commands of the caller."""
+    """Ask for the state of these commands of the caller."""
 
     request_ids: Annotated[list[str], msgspec.Meta(max_length=MAX_PROBED)]
 
@@ -79,14 +96,14 @@ class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     replayed: bool = False
 
     def value(self) -> msgspec.Raw:
-        """Return the application's result; raise the error where there is one."""
+        """Return the application's result, or raise the response's error."""
         if self.error is not None:
             raise from_body(self.error)
         return self.result if isinstance(self.result, msgspec.Raw) else msgspec.Raw(b"null")
 
 
 class ProgressMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """How far a command has come, for a caller who asked for that. `seq` counts from 1; what is skipped was lost."""
+    """A command's progress, for a caller that asked for it. `seq` counts from 1; a missing number was lost."""
 
     request_id: str
     seq: int
@@ -112,7 +129,7 @@ class ProbeResponse(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """A refusal where no command is concerned."""
+    """A refusal of a request that is no command."""
 
     error: ErrorBody
     status: str = "error"
@@ -134,7 +151,7 @@ class EventMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 class ClientChange(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """A client has connected, been updated or gone. `revision` is the session's own counter.
 
-    With the reason `renamed`, `app` is what the application called itself until now.
+    With the reason `renamed`, `app` is the application's former name.
     """
 
     change: str
@@ -150,8 +167,9 @@ class _Op(msgspec.Struct):
     op: Any = "call"
 
 
+_call_decoder = msgspec.json.Decoder(CommandRequest)
+_newer_decoder: msgspec.json.Decoder[CommandRequest] = msgspec.json.Decoder(_NewerCommand)
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {
-    "call": msgspec.json.Decoder(CommandRequest),
     "cancel": msgspec.json.Decoder(CancelRequest),
     "probe": msgspec.json.Decoder(ProbeRequest),
 }
@@ -164,7 +182,11 @@ _progress_decoder = msgspec.json.Decoder(ProgressMessage)
 
 def decode_operation(data: bytes) -> Operation:
     """Decode the body of a message on a command subject; `op` defaults to `call`. Raises `InvalidRequest`."""
-    op = "call" if data.startswith(_OUR_CALL) or b'"op"' not in data else codec.decode(_op_decoder, data).op
+    if data.startswith(_OUR_CALL) or b'"op"' not in data:
+        return check_command(_decode_call(data))
+    op = codec.decode(_op_decoder, data).op
+    if op == "call":
+        return check_command(_decode_call(data))
     decoder = _decoders.get(op) if isinstance(op, str) else None
     if decoder is None:
         raise InvalidRequest("`op`: must be call, cancel or probe")
@@ -172,11 +194,19 @@ def decode_operation(data: bytes) -> Operation:
     return check_operation(operation)
 
 
+def _decode_call(data: bytes) -> CommandRequest:
+    """Decode a command. Unknown fields of a newer caller are ignored, except near misses of known ones."""
+    command = codec.decode_newer(_call_decoder, _newer_decoder, data, InvalidRequest)
+    if command.__class__ is CommandRequest:
+        return command
+    return CommandRequest(**msgspec.structs.asdict(command))
+
+
 def check_operation(operation: Operation) -> Operation:
-    """Return the operation where what its type cannot say holds; raise `InvalidRequest` naming the field."""
+    """Check the rules that an operation's type cannot express; raise `InvalidRequest` that names the field."""
     match operation:
         case CommandRequest():
-            check_command(operation)
+            return check_command(operation)
         case CancelRequest(request_id=request_id):
             check_printable(request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
         case ProbeRequest():
@@ -185,32 +215,55 @@ def check_operation(operation: Operation) -> Operation:
 
 
 def check_command(command: CommandRequest) -> CommandRequest:
-    """Return the command where its ids, parameters and timeout are sound; raise `InvalidRequest` otherwise."""
-    if command.request_id is not None:
-        check_printable(command.request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
+    """Check a command's ids, parameters and timeout; raise `InvalidRequest` if one is wrong."""
     if command.caller_request_id is not None:
         check_printable(command.caller_request_id, "`callerRequestId`", MAX_REQUEST_ID_CHARS)
+    return check_fields(command)
+
+
+def check_fields(command: F) -> F:
+    """Return the fields if ids, parameters and numbers are sound; raise `InvalidRequest` naming the field otherwise."""
+    if command.request_id is not None:
+        check_printable(command.request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
     if command.idempotency_key is not None:
         check_printable(command.idempotency_key, "`idempotencyKey`", MAX_IDEMPOTENCY_KEY_CHARS)
     if not codec.is_object(command.parameters):
         raise InvalidRequest("`parameters`: expected `object`")
-    if command.timeout_ms is not None and command.timeout_ms <= 0:
-        raise InvalidRequest("`timeoutMs`: must be greater than 0")
-    return command
+    if command.timeout_ms is not None and not 0 < command.timeout_ms <= MAX_UNIX_MS:
+        raise InvalidRequest(f"`timeoutMs`: must be greater than 0, and at most {MAX_UNIX_MS}")
+    if command.sent_at is not None and not 0 <= command.sent_at <= MAX_UNIX_MS:
+        raise InvalidRequest(f"`sentAt`: must be from 0 to {MAX_UNIX_MS}")
+    if type(command.timeout_ms) in _WHOLE and type(command.sent_at) in _WHOLE:
+        return command
+    return _with_whole_numbers(command)
+
+
+def _with_whole_numbers(command: F) -> F:
+    """Turn whole numbers such as 1500.0 into integers; raise `InvalidRequest` for a fraction."""
+    timeout_ms = None if command.timeout_ms is None else whole(command.timeout_ms, "`timeoutMs`")
+    sent_at = None if command.sent_at is None else whole(command.sent_at, "`sentAt`")
+    return msgspec.structs.replace(command, timeout_ms=timeout_ms, sent_at=sent_at)
+
+
+def is_past_deadline(command: CommandFields, timeout_ms: int, unix_seconds: float) -> bool:
+    """Tell whether a command came so long after its `sentAt` that nobody waits for it any more, by this clock."""
+    if command.sent_at is None:
+        return False
+    return unix_seconds * 1000 - command.sent_at - timeout_ms > PAST_DEADLINE_MS
 
 
 def decode_response(data: bytes) -> CommandResponse:
-    """Decode a gateway's answer to a call. Raises `Internal` where it is none of ours."""
+    """Decode a gateway's answer to a call. Raises `Internal` if it is not one."""
     return codec.decode(_response_decoder, data, Internal)
 
 
 def decode_progress(data: bytes) -> ProgressMessage:
-    """Decode how far a command has come. Raises `Internal` where this is no word of a gateway's."""
+    """Decode a progress message. Raises `Internal` if it is not one."""
     return codec.decode(_progress_decoder, data, Internal)
 
 
 def decode_probe_response(data: bytes) -> ProbeResponse:
-    """Decode a gateway's answer to a probe. Raises `InvalidRequest` where it is none."""
+    """Decode a gateway's answer to a probe. Raises `InvalidRequest` if it is not one."""
     return codec.decode(_probe_decoder, data)
 
 
@@ -228,6 +281,8 @@ def error_headers(error: ErrorBody) -> dict[str, str]:
 
 def header_text(text: str) -> str:
     """Return text that may stand in a NATS header: one line, printable ASCII, at most 200 characters."""
+    if text.isascii() and text.isprintable():  # as nearly always: a character at a time takes 10 µs
+        return text[:200]
     return "".join(char if " " <= char <= "~" else "?" for char in text[:200])
 
 

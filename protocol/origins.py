@@ -2,6 +2,9 @@
 
 The setting is a comma-separated list of exact origins (`https://app.example.com`), of origins with any port
 (`http://localhost:*`), or `*` for every origin. Browsers send origins in lower case and without a default port.
+
+A page without an origin of its own, as a file, a sandboxed frame or a `data:` URL is, sends `null`; some embedded
+browsers send `file://` for a file. Both may be listed as they are; `null` lets in every such page of every site.
 """
 
 import re
@@ -9,6 +12,7 @@ import re
 from protocol.errors import ConfigurationError
 
 ANY = "*"
+OPAQUE = ("null", "file://")
 LOOPBACK = (
     "http://localhost:*,http://127.0.0.1:*,http://[::1]:*,https://localhost:*,https://127.0.0.1:*,https://[::1]:*"
 )
@@ -25,10 +29,10 @@ class Origins:
     def __init__(self, setting: str) -> None:
         entries = [entry.lower() for entry in re.split(r"[,\s]+", setting) if entry]
         for entry in entries:
-            if entry != ANY and not _ENTRY.fullmatch(entry):
+            if entry != ANY and entry not in OPAQUE and not _ENTRY.fullmatch(entry):
                 raise ConfigurationError(
                     f"AGENTBRIDGE_ALLOWED_ORIGINS holds {entry!r}, but an origin is scheme://host, scheme://host:port, "
-                    "scheme://host:* or *"
+                    "scheme://host:*, null, file:// or *"
                 )
         self._any = ANY in entries
         self._exact = frozenset(_without_default_port(entry) for entry in entries if not entry.endswith(":*"))
@@ -45,8 +49,9 @@ class Origins:
 def names_loopback(host: str) -> bool:
     """Tell whether a `Host` header names this machine itself, on any port.
 
-    Where nobody has to authenticate, that is what keeps out a web page whose own host name was rebound to 127.0.0.1: to
-    its browser our answers are of the page's own origin, so neither a GET's missing `Origin` nor CORS stops it.
+    If authentication is off, this check alone keeps out a web page whose host name was rebound to 127.0.0.1 (DNS
+    rebinding). Its browser takes our answers for same-origin ones, so neither a GET's missing `Origin` nor CORS stops
+    it.
     """
     return _LOOPBACK_HOST.fullmatch(host) is not None
 

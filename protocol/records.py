@@ -1,8 +1,9 @@
 """Records in the clients bucket, and the capabilities that clients offer.
 
-A capability travels as the JSON that the client sent, unknown fields included; what this product needs of it is read
-once into an `Offer`. Loose forms are accepted: a bare string is a function, a missing `type` is guessed from `name` or
-`id`, a component's `actions` may be a list of names, a list of objects with a `name`, or a mapping.
+A capability travels as the JSON that the client sent, unknown fields included. The parts that this product needs are
+read once into an `Offer`. Loose forms are accepted: a bare string is a function, a missing `type` is guessed from
+`name` or `id`, a component's `actions` may be a list of names, a list of objects with a `name`, or a mapping. Other
+forms that applications write are translated into these when a client registers.
 """
 
 import hashlib
@@ -13,11 +14,13 @@ import msgspec
 from protocol import codec
 from protocol.errors import InvalidFrame
 
+ACTIVE, DETACHED = "active", "detached"
 MAX_CAPABILITIES = 500
 MAX_METADATA_BYTES = 16 * 1024
 MAX_NAME_CHARS = 256
 MAX_PER_SECOND = 1_000_000
 MAX_LIMIT_SECONDS = 86_400
+PUBLIC = "public"  # the `authLevel` of a capability that names none
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Permissions = Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=128)]], msgspec.Meta(max_length=64)]
@@ -44,7 +47,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class _Limit(msgspec.Struct, frozen=True, rename="camel"):
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PER_SECOND)]
+    limit: Annotated[float, msgspec.Meta(ge=1, le=MAX_PER_SECOND)]  # some languages write no other form of 30
     per_seconds: Annotated[float, msgspec.Meta(ge=0.001, le=MAX_LIMIT_SECONDS)] = 1.0
 
 
@@ -55,6 +58,8 @@ class _Function(msgspec.Struct, frozen=True, tag="function", rename="camel"):
     result: _Schema | None = None
     permissions: _Permissions = []
     auth_level: Any = None
+    tags: Any = None
+    path: Any = None
     rate_limit: _PerSecond | _Limit | None = None
     annotations: dict[str, Any] | None = None
 
@@ -66,12 +71,27 @@ class _Component(msgspec.Struct, frozen=True, tag="component", rename="camel"):
     permissions: _Permissions = []
     rate_limit: _PerSecond | _Limit | None = None
     description: str | None = None
+    auth_level: Any = None
+    tags: Any = None
+    path: Any = None
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """What agents find a capability by, besides its name; it decides nothing else."""
+
+    tags: frozenset[str] = frozenset()
+    component_type: str | None = None
+    auth_level: str = PUBLIC
+    path: str | None = None
+
+
+_NO_LABELS = Labels()
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What is needed of a capability to call it: its target, the schema of its parameters, who may use it how often.
+    """The parts of a capability that a call needs: target, schemas of the parameters, permissions, rate limit.
 
-    A function has one schema, whatever the action; a component has one for each action. None: anything goes.
+    A function has one schema for all actions; a component has one for each action. None accepts everything.
     """
 
     target: str
@@ -79,22 +99,35 @@ class Offer(msgspec.Struct, frozen=True):
     permissions: frozenset[str]
     schemas: dict[str | None, _Schema | None]
     rate: Rate | None = None
+    labels: Labels = _NO_LABELS
 
     def offers(self, action: str | None) -> bool:
         """Tell whether the action may be called; a function's action is passed on, never checked."""
         return self.kind == "function" or action in self.schemas
 
     def schema(self, action: str | None) -> _Schema | None:
-        """Return the JSON Schema of the parameters, None where anything goes."""
+        """Return the JSON Schema of the parameters, or None if it accepts everything."""
         return self.schemas[None] if self.kind == "function" else self.schemas[action]
 
 
+class RefusedCapability(msgspec.Struct, frozen=True):
+    """A capability that was left out of a client's list, and why."""
+
+    name: str
+    message: str
+
+
 class CapabilityList(msgspec.Struct, frozen=True, weakref=True):
-    """A client's whole list: the JSON that others see, what is needed to call it, and a name for its content."""
+    """A client's whole list: the JSON that others see, the offers, and a hash of the content.
+
+    `refused` lists the first capabilities that were left out; `more_refused` counts the rest.
+    """
 
     raw: msgspec.Raw
     offers: dict[str, Offer]
     fingerprint: bytes
+    refused: tuple[RefusedCapability, ...] = ()
+    more_refused: int = 0
 
     def find(self, target: str) -> Offer | None:
         """Return the offer of a target, or None."""
@@ -102,32 +135,55 @@ class CapabilityList(msgspec.Struct, frozen=True, weakref=True):
 
 
 class ClientRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A client as the registry keeps it and agents see it; all of it is told, also where it is what most have.
+    """A client as the registry keeps it and agents see it. Defaults are written, too.
 
-    `principal` is the `sub` of the application's token, `revision` the session's own counter of changes,
-    `connected_at` RFC 3339 in UTC.
+    `user` is the `sub` of the application's token. `principal` is its older name; older processes write only that.
+    `revision` is the session's own counter of changes. `connected_at` and `focused_at` are RFC 3339 in UTC, by the
+    gateway's clock; the latter is when the application last reported that its user sees it. `refused` lists the
+    capabilities that could not be registered. `state` is `detached` if the client has lost its connection and is
+    expected back.
     """
 
     client_id: str
     tenant: str
     gateway_id: str
     principal: str
+    user: str = ""
     app: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     capabilities: msgspec.Raw
     revision: int
     connected_at: str
+    focused_at: str | None = None
     state: Literal["active", "detached"] = "active"
+    refused: tuple[RefusedCapability, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.user:
+            msgspec.structs.force_setattr(self, "user", self.principal)
 
     @property
-    def user(self) -> str:
-        """The `sub` of the user whose session it is, as filters and limits name it."""
-        return self.principal
+    def is_visible(self) -> bool:
+        """Whether the application says that its user sees it, by `visible` in its metadata."""
+        return tells_visible(self.metadata)
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether the client has lost its connection and is expected back."""
+        return self.state == DETACHED
 
     @property
     def app_name(self) -> str:
-        """What the application calls itself, or nothing."""
+        """The application's own name, or None."""
         return self.app.get("name", "")
+
+    def reduced(self) -> "ClientRecord":
+        """Return the record without capabilities and metadata, for a NATS that does not take the whole one."""
+        app = {"name": self.app_name} if self.app_name else {}
+        refused = (RefusedCapability("*", "the record with all capabilities is larger than NATS takes"),)
+        return msgspec.structs.replace(
+            self, app=app, metadata={}, capabilities=msgspec.Raw(b"[]"), focused_at=None, refused=refused
+        )
 
 
 _capability_decoder = msgspec.json.Decoder(_Function | _Component)
@@ -135,61 +191,77 @@ _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 EMPTY_CAPABILITIES = CapabilityList(msgspec.Raw(b"[]"), {}, hashlib.sha256().digest())
 
 
+def tells_visible(metadata: dict[str, Any]) -> bool:
+    """Tell whether an application that describes itself so is seen by its user."""
+    return metadata.get("visible") is True
+
+
 def fingerprint(items: list[msgspec.Raw]) -> bytes:
     """Return a name for the content of a capability list; equal lists have equal names."""
     return hashlib.sha256(b",".join(codec.raw_bytes(item) for item in items)).digest()
 
 
-def parse_capabilities(items: list[msgspec.Raw]) -> CapabilityList:
-    """Read what a client offers. Raises `InvalidFrame` naming the entry for the first that cannot be accepted."""
-    if len(items) > MAX_CAPABILITIES:
-        raise InvalidFrame(f"`capabilities`: at most {MAX_CAPABILITIES} are accepted, these are {len(items)}")
-    normal = [_normal_form(item, f"capabilities[{index}]") for index, item in enumerate(items)]
+def read_capabilities(raw: msgspec.Raw) -> CapabilityList:
+    """Read the list of a record, which was checked when its client registered.
+
+    A capability that this version cannot read comes from a newer one. It is passed on, but not found by its name.
+    """
+    items = codec.decode(_list_decoder, codec.raw_bytes(raw), InvalidFrame)
+    normal: list[msgspec.Raw] = []
     offers: dict[str, Offer] = {}
-    for index, raw in enumerate(normal):
-        offer = _read_offer(raw, f"capabilities[{index}]")
-        if offer.target in offers:
-            raise InvalidFrame(f"`capabilities[{index}]`: the name or id {offer.target!r} is used twice")
-        offers[offer.target] = offer
+    for item in items:
+        try:
+            value = codec.decode_value(item, InvalidFrame)
+            spelled_out = with_type(value)
+            normal.append(item if spelled_out is value else msgspec.Raw(codec.encode(spelled_out)))
+            offer = read_offer(normal[-1])
+        except InvalidFrame:
+            continue  # the gateway has told the client of all that it refused
+        offers.setdefault(offer.target, offer)
     return CapabilityList(msgspec.Raw(codec.encode(normal)), offers, fingerprint(items))
 
 
-def read_capabilities(raw: msgspec.Raw) -> CapabilityList:
-    """Read the list of a record, which was checked when its client registered."""
-    return parse_capabilities(codec.decode(_list_decoder, codec.raw_bytes(raw), InvalidFrame))
-
-
-def _normal_form(item: msgspec.Raw, where: str) -> msgspec.Raw:
-    """Return a capability with its `type` spelled out; what already has one is passed on to the byte."""
-    value = codec.decode_value(item, InvalidFrame)
-    codec.require_shallow(value, f"`{where}`", InvalidFrame)
+def with_type(value: Any) -> dict[str, Any]:
+    """Return a capability with its `type` spelled out; the same object if it has one. Raises `InvalidFrame`."""
     if isinstance(value, str):
-        value = {"type": "function", "name": value}
-    elif not isinstance(value, dict):
-        raise InvalidFrame(f"`{where}`: expected an object or a name")
-    elif "type" in value:
-        return item
-    elif "name" in value or "id" in value:
-        value = {"type": "function" if "name" in value else "component", **value}
-    return msgspec.Raw(codec.encode(value))
+        return {"type": "function", "name": value}
+    if not isinstance(value, dict):
+        raise InvalidFrame("expected an object or a name")
+    if "type" not in value and ("name" in value or "id" in value):
+        return {"type": "function" if "name" in value else "component", **value}
+    return value
 
 
-def _read_offer(raw: msgspec.Raw, where: str) -> Offer:
-    try:
-        capability = codec.decode(_capability_decoder, codec.raw_bytes(raw), InvalidFrame)
-    except InvalidFrame as exc:
-        raise InvalidFrame(f"`{where}`: {exc.message}") from exc
+def read_offer(raw: msgspec.Raw) -> Offer:
+    """Read a capability whose `type` is spelled out. Raises `InvalidFrame` naming the field."""
+    capability = codec.decode(_capability_decoder, codec.raw_bytes(raw), InvalidFrame)
     permissions = frozenset(capability.permissions)
     rate = _rate(capability.rate_limit)
     if isinstance(capability, _Component):
-        return Offer(capability.id, "component", permissions, _action_schemas(capability), rate)
-    return Offer(capability.name, "function", permissions, {None: capability.parameters}, rate)
+        schemas = _action_schemas(capability)
+        return Offer(capability.id, "component", permissions, schemas, rate, _labels(capability))
+    return Offer(capability.name, "function", permissions, {None: capability.parameters}, rate, _labels(capability))
+
+
+def _labels(capability: _Function | _Component) -> Labels:
+    """Return the labels that can be read; an odd one is passed on with the capability and found by nobody."""
+    labels = Labels(
+        frozenset(filter(_is_text, capability.tags if isinstance(capability.tags, list) else ())),
+        capability.component_type if isinstance(capability, _Component) else None,
+        capability.auth_level if _is_text(capability.auth_level) else PUBLIC,
+        capability.path if _is_text(capability.path) else None,
+    )
+    return _NO_LABELS if labels == _NO_LABELS else labels
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _rate(given: float | _Limit | None) -> Rate | None:
     """Return a `rateLimit` as a rate: a bare number is per second, and a second's worth may come at once."""
     if isinstance(given, _Limit):
-        return Rate(given.limit / given.per_seconds, float(given.limit))
+        return Rate(given.limit / given.per_seconds, given.limit)
     return None if given is None else second_worth(given)
 
 

@@ -1,11 +1,15 @@
-"""What gateways, registries and administrators tell one another: reports, pongs, syncs, vetoes, disconnects."""
+"""Messages among gateways, registries and administrators: reports, pongs, syncs, vetoes, disconnects."""
 
 import enum
 import hashlib
+from typing import Annotated
 
 import msgspec
 
 from protocol.records import ClientRecord
+
+DENIAL_SECONDS, MAX_DENIAL_SECONDS = 60, 86_400  # for how long a disconnected agent is kept out
+REASON_HEADER = "Agentbridge-Reason"  # of the marker that takes the place of a client's record: why it went
 
 
 class EndReason(enum.StrEnum):
@@ -25,11 +29,31 @@ class EndReason(enum.StrEnum):
     UNREPORTED = "unreported"
 
 
-class Removal(msgspec.Struct, frozen=True, rename="camel"):
-    """A session that has ended, and why; with all that announcing it takes, for its record may be gone already.
+# A client that ended so did not mean to go, and is expected back; the others closed, or may not connect as they are.
+_LOST = frozenset(
+    {
+        EndReason.CONNECTION_LOST,
+        EndReason.NO_PONG,
+        EndReason.TOO_SLOW,
+        EndReason.MESSAGE_TOO_LARGE,
+        EndReason.SHUTDOWN,
+        EndReason.GATEWAY_FAILED,
+        EndReason.GATEWAY_LOST,
+        EndReason.UNREPORTED,
+    }
+)
 
-    `reason` is an `EndReason`, or what a newer gateway knows. `revision` is the session's last one, 0 where an older
-    gateway does not tell.
+
+def is_lost(reason: str | None) -> bool:
+    """Tell whether an `EndReason` means that the client was lost and is expected back."""
+    return reason in _LOST
+
+
+class Removal(msgspec.Struct, frozen=True, rename="camel"):
+    """The end of a session, with all that its announcement needs, because the record may be gone already.
+
+    `reason` is an `EndReason`, or a reason that only a newer gateway knows. `revision` is the session's last one, or 0
+    from an older gateway.
     """
 
     tenant: str
@@ -41,15 +65,16 @@ class Removal(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def app_name(self) -> str:
-        """What the application called itself, as a record has it."""
+        """The application's own name, as in a record."""
         return self.app
 
 
 class Report(msgspec.Struct, frozen=True, rename="camel"):
-    """What changed at a gateway since its last report. `number` grows by one; a repeat carries the same number.
+    """The changes at a gateway since its last report. `number` grows by one; a repeat carries the same number.
 
-    `former` has, by key, each record that replaces one of an earlier report, and the application's name in that one:
-    the bucket may have forgotten it when the report is repeated. Older gateways do not tell.
+    `former` maps the key of each replaced record to the application's former name, because the bucket may no longer
+    have it if the report is repeated. Older gateways leave it out. `were_detached` has the keys of those
+    whose client had no connection in the earlier report.
     """
 
     gateway_id: str
@@ -57,6 +82,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     records: list[ClientRecord]
     removals: list[Removal]
     former: dict[str, str] = {}
+    were_detached: list[str] = []
 
 
 class ReportAck(msgspec.Struct, frozen=True, rename="camel"):
@@ -76,6 +102,14 @@ class GatewayPong(msgspec.Struct, frozen=True, rename="camel"):
     sessions: int
     digest: str
     reporting: bool = False
+    at_ms: int = 0  # by its own clock
+    skew_ms: int = 0  # how far that is ahead of the registry's, as far as it has been told
+
+
+class GatewayPing(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A registry's question for a sign of life; `skew_ms` is how far the gateway was ahead of it at the last one."""
+
+    skew_ms: int | None = None
 
 
 class SyncRequest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -87,7 +121,7 @@ class SyncRequest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 class SyncPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Records of a gateway, in the order of their keys; `after` names the next page, None at the end.
 
-    `number` is the last report that was acknowledged, whatever the records include besides.
+    `number` is the last acknowledged report. The records may be newer.
     """
 
     number: int
@@ -120,11 +154,37 @@ class DisconnectResponse(msgspec.Struct, frozen=True, rename="camel"):
     disconnected: bool
 
 
+class DisconnectAgentRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """An administrator ends all connections of an agent, and keeps it out for some seconds."""
+
+    sub: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_DENIAL_SECONDS)] = DENIAL_SECONDS
+
+
+class DisconnectAgentResponse(msgspec.Struct, frozen=True, rename="camel"):
+    """Until when the agent is kept out, and how many connections to NATS were ended. Agent APIs end theirs besides."""
+
+    sub: str
+    denied_until: str
+    nats_connections: int
+
+
+class AgentDenial(msgspec.Struct, frozen=True, rename="camel"):
+    """What the clients bucket holds of an agent that an administrator has disconnected; times are Unix milliseconds.
+
+    An agent that may come back at once has an entry, too: it tells the agent APIs to end their connections.
+    """
+
+    tenant: str
+    sub: str
+    until_ms: int
+
+
 class Digest:
     """An order-free digest of a gateway's sessions: equal on both sides when both hold the same records.
 
-    The XOR of one 64-bit hash for each (key, revision), so that a change costs one step, whatever the number of
-    sessions. It tells honest peers that they have drifted apart; it is no proof against a liar.
+    It is the XOR of one 64-bit hash for each (key, revision), so that a change costs one step for any number of
+    sessions. It shows honest peers that they have drifted apart; it proves nothing against a liar.
     """
 
     def __init__(self) -> None:

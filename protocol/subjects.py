@@ -20,15 +20,25 @@ ALL_EVENTS = f"{ROOT}.*.event.*.*"
 ALL_CLIENT_CHANGES = f"{ROOT}.*.client.*.*"
 ALL_NEWS = f"{ROOT}.*.*.*.*"  # of the events stream, which holds the two above and nothing else
 ALL_AUDIT = f"{ROOT}.*.audit.*.*"
+ALL_KEYS = f"{ROOT}.*.key.*"
+STRANGERS = "_strangers"  # stands for the tenant, if no good token says which
 ALL_COMMANDS = f"{ROOT}.*.command.*"
 ALL_REGISTRY_REQUESTS = f"{ROOT}.*.registry.*"
 REGISTRY_REPORT = f"{ROOT}._registry.report"
+REGISTRY_STORES = f"{ROOT}._registry.stores"
 REGISTRY_PEER_HEARD = f"{ROOT}._registry.peer.heard"
+ALL_OF_AGENT_APIS = f"{ROOT}._api.>"
+API_MCP_CANCEL = f"{ROOT}._api.mcp.cancel"
+API_TOOL_AGES = f"{ROOT}._api.tools.ages"
+
+PEERS = "_peers"  # in the place of a gateway's id: whichever gateway gets it
 
 CLIENTS_BUCKET = "agentbridge_clients"
-IDEMPOTENCY_BUCKET = "agentbridge_idempotency"
-EVENTS_STREAM = "agentbridge_events"
-AUDIT_STREAM = "agentbridge_audit"
+# What earlier versions kept for all tenants together; these are read until they are empty.
+RETIRED = f"{ROOT}._retired"
+RETIRED_KEYS_BUCKET = "agentbridge_idempotency"
+RETIRED_EVENTS_STREAM = "agentbridge_events"
+RETIRED_AUDIT_STREAM = "agentbridge_audit"
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _REPLY = re.compile(r"_INBOX(?:\.[\x21-\x29\x2b-\x2d\x2f-\x3d\x3f-\x7e]+)+")  # tokens of ASCII without `*` and `>`
@@ -42,15 +52,15 @@ class ClientAddress(NamedTuple):
 
 
 def command(tenant: str, client_id: str) -> str:
-    """Where the gateway that holds the client's session answers `call`, `cancel` and `probe`.
+    """Subject of the gateway that holds the client's session, for `call`, `cancel` and `probe`.
 
-    Raises `InvalidRequest` for ids that are none: both come from outside.
+    Raises `InvalidRequest` for a malformed id, because both come from outside.
     """
     return f"{ROOT}.{check_token(tenant, '`tenant`')}.command.{check_token(client_id, '`clientId`')}"
 
 
 def registry(tenant: str, op: str) -> str:
-    """Where any registry answers `list`, `get` and `find` for a tenant."""
+    """Subject on which a registry answers `list`, `get` and `find` for a tenant."""
     return f"{ROOT}.{tenant}.registry.{op}"
 
 
@@ -63,37 +73,47 @@ def parse_registry(subject: str) -> tuple[str, str]:
 
 
 def event(tenant: str, client_id: str, name: str) -> str:
-    """Where a client's event is published; raise `InvalidRequest` for a name that is empty or too long."""
+    """Subject of a client's event; raise `InvalidRequest` if the name is empty or too long."""
     return f"{ROOT}.{tenant}.event.{client_id}.{event_token(name)}"
 
 
 def client_change(tenant: str, client_id: str, change: str) -> str:
-    """Where the registry announces that a client has connected, changed or gone."""
+    """Subject on which the registry announces that a client has connected, changed or gone."""
     return f"{ROOT}.{tenant}.client.{client_id}.{change}"
 
 
 def events_of(tenant: str, client_id: str = "*") -> str:
-    """Return what to subscribe to for the events of a tenant, or of one of its clients."""
+    """Return the subscription for the events of a tenant, or of one of its clients."""
     return f"{ROOT}.{tenant}.event.{client_id}.*"
 
 
 def client_changes_of(tenant: str, client_id: str = "*") -> str:
-    """Return what to subscribe to for the changes of a tenant's clients, or of one."""
+    """Return the subscription for the changes of a tenant's clients, or of one client."""
     return f"{ROOT}.{tenant}.client.{client_id}.*"
 
 
 def news_of(tenant: str, client_id: str = "*") -> str:
-    """Return what covers both the events and the changes of a tenant's clients, or of one; not for a subscription."""
+    """Return the filter for events and changes of a tenant's clients, or of one; too wide for a subscription."""
     return f"{ROOT}.{tenant}.*.{client_id}.*"
 
 
 def audit(tenant: str, client_id: str, outcome: str) -> str:
-    """Where one command's outcome is recorded."""
+    """Subject of the record of one command's outcome."""
     return f"{ROOT}.{tenant}.audit.{client_id}.{outcome}"
 
 
+def store(kind: str, tenant: str) -> str:
+    """Return the name of a tenant's stream of a kind: its `events`, `audit` or `keys`."""
+    return f"{ROOT}_{kind}_{tenant}"
+
+
+def idempotency_key(tenant: str, name: str) -> str:
+    """Where the command under an idempotency key is remembered."""
+    return f"{ROOT}.{tenant}.key.{name}"
+
+
 def gateway(gateway_id: str, op: str) -> str:
-    """Where one gateway answers the registry's `ping` and `sync` and an administrator's `disconnect`."""
+    """Subject of one gateway, for the registry's `ping` and `sync` and an administrator's `disconnect`."""
     return f"{ROOT}._gateway.{gateway_id}.{op}"
 
 
@@ -130,13 +150,23 @@ def gateway_key(gateway_id: str) -> str:
     return f"_gateway.{gateway_id}"
 
 
+def agent_key(tenant: str, sub_hash: str) -> str:
+    """Return the key of an agent that an administrator has disconnected; `sub_hash` is its `sub` as one token."""
+    return f"_agent.{tenant}.{sub_hash}"
+
+
+def is_agent_key(key: str) -> bool:
+    """Tell whether a key of the clients bucket names an agent."""
+    return key.startswith("_agent.")
+
+
 def parse_gateway_key(key: str) -> str | None:
-    """Return whose report number a key of the clients bucket names, or None for any other key."""
+    """Return the gateway whose report number is stored under this key, or None for any other key."""
     ours, _, gateway_id = key.partition(".")
     return gateway_id if ours == "_gateway" and is_token(gateway_id) else None
 
 
 def parse_key(key: str) -> ClientAddress | None:
-    """Return whose record a key of the clients bucket names, or None for one of our own keys."""
+    """Return the client whose record is stored under this key, or None for one of our own keys."""
     tenant, _, client_id = key.partition(".")
     return ClientAddress(tenant, client_id) if is_token(tenant) and is_token(client_id) else None

@@ -1,0 +1,1 @@
+"""The registry: keeps the record of every connected client, and answers agents' questions about them."""

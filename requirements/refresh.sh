@@ -15,6 +15,7 @@ compile() { # OUTPUT SOURCE…
 }
 
 compile build.txt requirements/build.in
-compile runtime.txt pyproject.toml
+# What the image has: it serves /mcp, too.
+compile runtime.txt pyproject.toml --extra mcp
 compile dev.txt --constraint requirements/runtime.txt --constraint requirements/build.txt requirements/build.in \
   pyproject.toml --extra dev

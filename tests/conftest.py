@@ -6,9 +6,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.bridge import Bridge, running_bridge
-from support.nats_server import NatsServer, forget_streams, shared_server
+from support.nats.nats_server import NatsServer, forget_streams, shared_server
+from support.processes.bridge import Bridge, running_bridge
 
+pytest_plugins = ["support.limits"]
 MakeNats = Callable[[str], NatsServer]
 
 # A busy machine is no fault of the code's, and examples that failed belong into the tests, not into a folder.

@@ -1,1 +1,1 @@
-"""Commands: what is ordered, whom that reaches, and what comes of it."""
+"""Orders: their checks, their targets, their outcomes. No HTTP, no frames of a socket."""

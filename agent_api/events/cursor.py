@@ -1,13 +1,13 @@
-"""A reader's place among the messages: what it gets next, from the recent ones or from history, and when it gets a gap.
+"""A reader's place among the messages: decides what comes next, from memory or from history, and when there is a gap.
 
-Sans-I/O. A cursor is *behind* until the recent messages cover its place; then it is *live*: it is told of each message
-that comes, and remembers the first that it has not handed out. Nothing is queued for it.
+Sans-I/O. A cursor is *behind* until the recent messages cover its place. Then it is *live*: it hears of each new
+message, and remembers the first that it has not handed out. Nothing is queued for it.
 
-Whom the recent messages outrun, after it had caught up with them, goes on in history, for that may be the process's own
-doing: it takes a burst in faster than it can hand it out. So a reader's pace is told by its own clock, which runs only
-while the reader is busy with what it was handed. It is too slow where it does not come, within a minute of that, to
-where the messages were when the minute began; and so on until it has caught up. Under an endless flood a reader may
-thus stay in history, which costs pages; these are bounded for all who read the past.
+A live reader that falls off the recent messages reads from history, because this process may have received a burst
+faster than it delivers. So a reader's pace is measured by its own clock, which runs only while the reader is busy with
+delivered messages. It is too slow if it needs more than a minute to reach the end as it was when the minute began; this
+repeats until it has caught up. Under an endless flood a reader may stay in history. That costs pages, which are bounded
+for all readers of history together.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ import msgspec
 from agent_api.events.filters import Filters, visible
 from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
-from agent_api.events.positions import Position
 from agent_api.events.ring import Ring
 from protocol.access import Principal
 from protocol.errors import Overloaded
+from protocol.runtime.streams.positions import Position
 
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 * 1024
@@ -29,19 +29,23 @@ MAX_SCANNED = 1000
 MAX_BEHIND_SECONDS = 60.0  # by a reader's own clock
 
 
-class Page(msgspec.Struct, frozen=True):
-    """What history holds after a position: messages, all up to `reached`; or a gap instead."""
+class EventPage(msgspec.Struct, frozen=True):
+    """A page of history after a position: messages, all up to `reached`; or a gap.
+
+    `then` is the position to go on from if the stream has ended for good.
+    """
 
     messages: Sequence[Message] = ()
     reached: int = 0
     gap: Gap | None = None
+    then: Position | None = None
 
 
 Item: TypeAlias = Message | Gap
 
 
 class _Goal(NamedTuple):
-    """Where a reader that was outrun has to be, and until when by its own clock."""
+    """The position that a slow reader has to reach, and the deadline by its own clock."""
 
     sequence: int
     until: float
@@ -54,7 +58,7 @@ class Cursor:
         self.principal = principal
         self.filters = filters
         self.live = False
-        self.position = position  # what a reader may resume from: all before is handed out, or not for this reader
+        self.position = position  # the resume position: everything before is handed out, or filtered
         self._gap = gap
         self._next: int | None = None  # the sequence of the first message, or before it, that is not handed out
         self._confirmed = False  # whether the stream has said that it has reached this position
@@ -67,7 +71,7 @@ class Cursor:
         return self._gap is None and self._next is None
 
     def settle(self, ring: Ring) -> None:
-        """Move past what has come since, where all of that is not for this reader."""
+        """Move past new messages if none of them is for this reader."""
         if self.live and self.waiting and ring.last > self.position.sequence:
             self.position = ring.end
 
@@ -81,7 +85,7 @@ class Cursor:
         self._gap = gap
 
     def go_live(self, ring: Ring) -> bool:
-        """Become live where the recent messages cover the place; a place ahead of them must be confirmed."""
+        """Become live if the recent messages cover the place. A place ahead of them must be confirmed."""
         epoch, sequence = self.position
         if epoch != ring.epoch or sequence < ring.floor or (sequence > ring.last and not self._confirmed):
             return False
@@ -103,10 +107,10 @@ class Cursor:
         return True
 
     def take(self, ring: Ring, now: float) -> list[Item]:
-        """Return what comes next of the recent messages, up to some number and size; none may mean: call again.
+        """Return the next recent messages, bounded in number and size. An empty result may mean: call again.
 
-        `now` is by the reader's own clock, in seconds. Raises `Overloaded` where one that was outrun has not got on for
-        too long; so call this between pages, too.
+        `now` is by the reader's own clock, in seconds. Raises `Overloaded` if a slow reader misses its goal; so call
+        this between pages, too.
         """
         if self._gap is not None:
             return self._take_gap(self._gap)
@@ -120,12 +124,12 @@ class Cursor:
             self._scan(ring, self._next, items)
         return items
 
-    def turn(self, page: Page) -> list[Item]:
-        """Go on to the end of a page that was read after this position; return what of it is for this reader."""
+    def turn(self, page: EventPage) -> list[Item]:
+        """Go on to the end of a page that was read after this position; return the reader's messages in it."""
         gap = self._gap or page.gap
         if gap is not None:
             return self._take_gap(gap)
-        self.position, self._confirmed = Position(self.position.epoch, page.reached), True
+        self.position, self._confirmed = page.then or Position(self.position.epoch, page.reached), True
         return [message for message in page.messages if visible(message, self.principal, self.filters)]
 
     def _take_gap(self, gap: Gap) -> list[Item]:
@@ -154,7 +158,7 @@ class Cursor:
         self.leave(ring)
 
     def _require_pace(self, ring: Ring, now: float) -> None:
-        """Set the next goal where one is reached; raise `Overloaded` where it is not in time."""
+        """Set the next goal when one is reached; raise `Overloaded` if it is not reached in time."""
         if self._goal is None:
             return
         if self.position.sequence >= self._goal.sequence:

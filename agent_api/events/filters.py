@@ -1,4 +1,4 @@
-"""What a reader wants to hear of; what it may hear of, `may()` decides."""
+"""A reader's own filters. `may()` decides about access."""
 
 import msgspec
 
@@ -7,6 +7,8 @@ from protocol import subjects
 from protocol.access import Principal, may
 
 WILDCARD = "*"
+MAX_NAMES = 32
+MAX_TEXT_CHARS = 256
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ def visible(message: Message, principal: Principal, filters: Filters) -> bool:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether a name fits a pattern, in which `*` stands for any text; in linear time, whatever the pattern."""
+    """Tell whether a name fits a pattern, in which `*` stands for any text; in linear time for any pattern."""
     first, *between = pattern.split(WILDCARD)
     if not between:
         return name == pattern

@@ -1,9 +1,9 @@
-"""What a reader may have missed, told instead of skipped."""
+"""Gaps: a reader hears that it may have missed messages, instead of a silent skip."""
 
 import msgspec
 
-from agent_api.events.positions import Position, epoch_of
-from protocol.runtime.jetstream import StreamInfo
+from protocol.runtime.streams.jetstream import StreamInfo
+from protocol.runtime.streams.positions import Position, epoch_of
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -15,7 +15,7 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 def expired(position: Position) -> Gap:
-    """Return the gap of a reader who asks for what the stream has let go."""
+    """Return the gap for a position that the stream no longer holds."""
     return Gap("expired", "some of what followed is not kept any more; going on with the oldest that is", position)
 
 
@@ -25,12 +25,12 @@ def recreated(position: Position) -> Gap:
 
 
 def unknown(position: Position) -> Gap:
-    """Return the gap of a reader who names what this stream has never reached, or what is no position at all."""
+    """Return the gap for a position that this stream has never reached, or a malformed one."""
     return Gap("unknown", "this stream of events does not know this position; going on from now", position)
 
 
 def gap_of(position: Position, info: StreamInfo) -> Gap | None:
-    """Return what a reader at this position has missed, None where the stream holds all that follows it."""
+    """Return the gap of a reader at this position, None if the stream holds everything after it."""
     epoch, last = epoch_of(info.created), info.state.last_seq
     kept = Position(epoch, max(info.state.first_seq - 1, 0))
     if position.epoch != epoch:

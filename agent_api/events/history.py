@@ -1,36 +1,41 @@
-"""What the stream holds of the past, read page by page for readers whose place the recent messages no longer cover.
+"""History: the stream read page by page, for readers whose place the recent messages no longer cover.
 
-By batched direct gets (ADR-31), which leave nothing behind on the server and deliver no more than was asked for. Any
-replica may answer them, one that lags behind too: so where a page is the last, the stream's leader confirms that
-nothing follows; and whether something is gone from the front is asked after the page was read.
+It uses batched direct gets (ADR-31), which leave nothing behind on the server and deliver no more than asked for. Any
+replica may answer, even one that lags behind. So the stream's leader confirms that a last page is the last, and the
+check for lost messages at the front follows the read.
+
+A position may be one of the stream that earlier versions had for all tenants. It is read to its end, and then the
+tenant's own from its beginning.
 """
 
 import asyncio
 import base64
 import itertools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
 
-from agent_api.events import budget
-from agent_api.events.budget import Budget, Whose
-from agent_api.events.cursor import Page
-from agent_api.events.filters import Filters
+from agent_api.events.cursor import EventPage
 from agent_api.events.gaps import gap_of
 from agent_api.events.messages import Message, read_message
-from agent_api.events.positions import Position
 from protocol import codec
 from protocol.errors import Unavailable
-from protocol.runtime import jetstream
-from protocol.runtime.jetstream import JetStreamError
-from protocol.runtime.nats import Connection
-from protocol.subjects import EVENTS_STREAM
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.streams import jetstream
+from protocol.runtime.streams.jetstream import JetStreamError, StreamInfo
+from protocol.runtime.streams.positions import Position, epoch_of
+from protocol.runtime.streams.stores import TenantStore
+from protocol.shares import Shares
+from protocol.subjects import RETIRED_EVENTS_STREAM
 
 MAX_READS = 16
 PAGE_MESSAGES = 256
 PAGE_BYTES = 64 * 1024
+MAX_HELD_BYTES = 64 * 1024 * 1024  # by all readers together
 READ_SECONDS = 2.0
 LOG_SECONDS = 60.0
 _END_OF_BATCH, _NOT_FOUND = "204", "404"
@@ -38,21 +43,21 @@ _END_OF_BATCH, _NOT_FOUND = "204", "404"
 log = logging.getLogger(__name__)
 
 
-class _Stored(msgspec.Struct, frozen=True):
+class _StoredEvent(msgspec.Struct, frozen=True):
     subject: str
     seq: int
     data: str = ""
 
 
-class _Got(msgspec.Struct, frozen=True):
-    message: _Stored
+class _HistoryReply(msgspec.Struct, frozen=True):
+    message: _StoredEvent
 
 
-_got = msgspec.json.Decoder(_Got)
+_got = msgspec.json.Decoder(_HistoryReply)
 
 
-class _Batch:
-    """The messages of one direct get, as they arrive. `done` becomes true where none is left after them."""
+class _HistoryBatch:
+    """The messages of one direct get, as they arrive. `done` becomes true if none is left after them."""
 
     def __init__(self, position: Position, done: asyncio.Future[bool]) -> None:
         self.done = done
@@ -92,56 +97,70 @@ class History:
     def __init__(self, connection: Connection, max_reads: int = MAX_READS) -> None:
         self._connection = connection
         self._slots = asyncio.Semaphore(max_reads)
-        self.budget = Budget(budget.MAX_BYTES)
+        self.shares = Shares(MAX_HELD_BYTES, "readers that take little hold too much; resume from the last id")
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
-        self._batches: dict[str, _Batch] = {}
-        self._log_next = 0.0
+        self._batches: dict[str, _HistoryBatch] = {}
+        self._warnings = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
 
     async def start(self) -> None:
-        """Subscribe for what direct gets answer."""
+        """Subscribe for the answers of direct gets."""
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
 
-    async def read(self, after: Position, until: int, filters: Filters, whose: Whose) -> Page:
-        """Return what may be wanted after a position; where the messages end, nothing else is there up to `until`.
+    async def read(
+        self, store: TenantStore, after: Position, until: int, subject: str, reserve: Callable[[], None]
+    ) -> EventPage:
+        """Return the messages after a position; behind the last one, the stream has no other up to `until`.
 
-        `until` is a sequence that the stream has reached. A position that the stream does not hold any more, or never
-        had, is a gap. Raises `Unavailable` where the stream cannot be read now, or such readers hold too much of it.
+        `until` is a sequence that the tenant's stream has reached. A position that no stream holds any more, or ever
+        had, is a gap. `reserve` is called when it is this reader's turn, and may raise `Overloaded`, so that no page is
+        fetched without room for it. Raises `Unavailable` if the stream cannot be read now.
         """
-        subject = filters.subject(whose[0])
         try:
             async with self._slots:
-                if not self.budget.has_room(whose):
-                    raise Unavailable("readers that take little hold too much of the past; try again in a moment")
-                page = await self._page(after, until, subject)
-                info = await jetstream.stream_info(self._connection, EVENTS_STREAM)
+                reserve()
+                return await self._read(store.stream, after, until, subject)
         except JetStreamError as exc:
             raise Unavailable("the stream of events cannot be read now; try again in a moment") from exc
+
+    async def _read(self, stream: str, after: Position, until: int, subject: str) -> EventPage:
+        page = await self._page(stream, after, until, subject)
+        info = await jetstream.stream_info(self._connection, stream)
         if info is None:
             raise Unavailable("the stream of events is not there yet; try again in a moment")
-        gap = gap_of(after, info)
-        return Page(gap=gap) if gap else Page(page.messages, min(page.reached, info.state.last_seq))
+        if after.epoch != epoch_of(info.created):
+            retired = await self._read_retired(after, subject, Position(epoch_of(info.created), 0))
+            if retired is not None:
+                return retired
+        return _checked(page, after, info)
+
+    async def _read_retired(self, after: Position, subject: str, then: Position) -> EventPage | None:
+        """Return the retired stream's messages after a position, None if the position is not one of its own."""
+        info = await jetstream.stream_info(self._connection, RETIRED_EVENTS_STREAM)
+        if info is None or after.epoch != epoch_of(info.created):
+            return None
+        last = info.state.last_seq
+        page = _checked(await self._page(RETIRED_EVENTS_STREAM, after, last, subject), after, info)
+        return msgspec.structs.replace(page, then=then) if page.reached >= last and not page.gap else page
 
     def warn(self, why: str) -> None:
         """Log that a reader was sent away because the past could not be read; not for each of many readers."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._log_next:
-            self._log_next = now + LOG_SECONDS
+        if self._warnings.due():
             log.warning("readers of events are sent away, for what has happened before cannot be read: %s", why)
 
-    async def _page(self, after: Position, until: int, subject: str) -> Page:
-        batch = await self._batch(after, subject)
+    async def _page(self, stream: str, after: Position, until: int, subject: str) -> EventPage:
+        batch = await self._batch(stream, after, subject)
         if batch.done.result():
-            missed = await self._next_on_leader(batch.reached + 1, subject)
+            missed = await self._next_on_leader(stream, batch.reached + 1, subject)
             if missed is None:
                 batch.reached = max(batch.reached, until)
             else:
                 batch.add(missed.subject, missed.seq, base64.b64decode(missed.data))
-        return Page(batch.messages, batch.reached)
+        return EventPage(batch.messages, batch.reached)
 
-    async def _batch(self, after: Position, subject: str) -> _Batch:
+    async def _batch(self, stream: str, after: Position, subject: str) -> _HistoryBatch:
         number = str(next(self._numbers))
-        batch = self._batches[number] = _Batch(after, asyncio.get_running_loop().create_future())
+        batch = self._batches[number] = _HistoryBatch(after, asyncio.get_running_loop().create_future())
         request = {
             "seq": after.sequence + 1,
             "next_by_subj": subject,
@@ -150,7 +169,7 @@ class History:
         }
         try:
             self._connection.publish_now(
-                f"{jetstream.API}.DIRECT.GET.{EVENTS_STREAM}", codec.encode(request), reply=f"{self._inbox}.{number}"
+                f"{jetstream.API}.DIRECT.GET.{stream}", codec.encode(request), reply=f"{self._inbox}.{number}"
             )
             async with asyncio.timeout(READ_SECONDS):
                 await batch.done
@@ -160,10 +179,10 @@ class History:
             del self._batches[number]
         return batch
 
-    async def _next_on_leader(self, sequence: int, subject: str) -> _Stored | None:
+    async def _next_on_leader(self, stream: str, sequence: int, subject: str) -> _StoredEvent | None:
         request: dict[str, Any] = {"seq": sequence, "next_by_subj": subject}
         try:
-            got = await jetstream.request(self._connection, f"STREAM.MSG.GET.{EVENTS_STREAM}", _got, **request)
+            got = await jetstream.request(self._connection, f"STREAM.MSG.GET.{stream}", _got, **request)
         except JetStreamError as exc:
             if exc.err_code == jetstream.MESSAGE_NOT_FOUND:
                 return None
@@ -174,3 +193,9 @@ class History:
         batch = self._batches.get(msg.subject.rpartition(".")[2])
         if batch is not None:
             batch.take(msg)
+
+
+def _checked(page: EventPage, after: Position, info: StreamInfo) -> EventPage:
+    """Return a page, or the gap before it; `info` is the stream's state after the read."""
+    gap = gap_of(after, info)
+    return EventPage(gap=gap) if gap else EventPage(page.messages, min(page.reached, info.state.last_seq))

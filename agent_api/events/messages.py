@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from agent_api.events.positions import Position
 from protocol import codec, subjects
 from protocol.access import ClientView
 from protocol.errors import BridgeError, InvalidRequest
+from protocol.runtime.streams.positions import Position
 
 Kind = Literal["event", "client"]  # also the third token of the subject
 
@@ -30,7 +30,7 @@ class Message:
         self._written: dict[Callable[[Message], bytes], bytes] = {}
 
     def written(self, write: "Callable[[Message], bytes]") -> bytes:
-        """Return what `write` makes of this message; it is asked only once, whatever the number of readers."""
+        """Return this message as `write` encodes it, once for any number of readers."""
         found = self._written.get(write)
         if found is None:
             found = self._written[write] = write(self)
@@ -48,7 +48,7 @@ class _Body(msgspec.Struct, rename="camel"):
         return self.event if kind == "event" else self.change
 
     def token(self, kind: str) -> str:
-        """Return what the last token of the subject must be."""
+        """Return the required last token of the subject."""
         return subjects.event_token(self.event) if kind == "event" else self.change
 
 
@@ -56,7 +56,7 @@ _bodies = msgspec.json.Decoder(_Body)
 
 
 def read_message(subject: str, position: Position, data: bytes) -> Message | None:
-    """Return what the stream holds at a position, None where it is no message of ours.
+    """Return the message at a position, None if it is not one of ours.
 
     The subject decides whose message it is; a body that says something else is a forgery or a fault.
     """

@@ -1,41 +1,44 @@
-"""One reader, as its server holds it: waits for what comes next, wherever that has to be read from."""
+"""One reader: waits for the next messages, from memory or from history."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from agent_api.events.cursor import Cursor, Item, Page
-from agent_api.events.flow import Flow
-from agent_api.events.history import History
+from agent_api.events.cursor import Cursor, EventPage, Item
+from agent_api.events.fanout import Fanout
+from agent_api.events.history import PAGE_BYTES, History
 from agent_api.events.messages import Message
-from agent_api.events.positions import Position
 from agent_api.events.ring import size_of
-from agent_api.events.turns import Turns
+from agent_api.events.wakeups import Wakeups
 from protocol.access import Principal
 from protocol.errors import BridgeError, Overloaded, Unavailable
+from protocol.runtime.streams.positions import Position
+from protocol.runtime.streams.stores import events_of
+from protocol.shares import Piece
 
 RETRY_SECONDS = 0.5
 PATIENCE_SECONDS = 10.0  # for a page of the past
+RESERVED_BYTES = 2 * PAGE_BYTES  # for a page that is being read; `size_of()` counts data twice
 
 
 class Reader:
     """Made by `Hub.open()`."""
 
-    def __init__(self, cursor: Cursor, flow: Flow, history: History, turns: Turns) -> None:
+    def __init__(self, cursor: Cursor, fanout: Fanout, history: History, wakeups: Wakeups) -> None:
         self.cursor = cursor
-        self._flow = flow
-        self._ring = flow.ring
+        self._fanout = fanout
+        self._ring = fanout.ring
         self._history = history
-        self._turns = turns
+        self._wakeups = wakeups
         self._ended: BridgeError | None = None
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wants_page_since: float | None = None
-        self._whose = (cursor.principal.tenant, cursor.principal.sub)  # to whom what it holds is counted
+        self._whose = (cursor.principal.tenant, cursor.principal.sub)  # the holder that its messages are counted for
         self._returned: Sequence[Item] = ()  # by the last `next()`, and held until the next one
         self._returned_at: float | None = None
-        self._own_clock = 0.0  # runs between `next()` and `next()`, while the reader is busy with what was returned
-        self._held_bytes = 0  # of what was returned, as far as this reader alone holds it
+        self._own_clock = 0.0  # runs between two calls of `next()`, while the reader is busy with the returned messages
+        self._piece: Piece | None = None  # of the readers' memory, for a page that this reader alone holds
         self._writing: asyncio.Timeout | None = None
         self._why_none = "it was not our turn"
 
@@ -51,10 +54,10 @@ class Reader:
         self.cursor.principal = principal
 
     async def next(self) -> list[Item]:
-        """Wait for what comes next and return it: one or more messages and gaps, of bounded number and size.
+        """Wait for the next messages and gaps, and return them, bounded in number and size.
 
-        May be cancelled without loss. Raises the `BridgeError` that ends this reader: `Overloaded` where it has been
-        too slow for long, `Unavailable` where the past cannot be read, or what the hub was closed with.
+        May be cancelled without loss. Raises the `BridgeError` that ends this reader: `Overloaded` if it is too slow,
+        `Unavailable` if history cannot be read, or the error that the hub was closed with.
         """
         self.let_go()
         self._stop_clock()
@@ -68,7 +71,7 @@ class Reader:
 
     @contextlib.asynccontextmanager
     async def while_held(self) -> AsyncIterator[None]:
-        """End what goes on within, a write that waits for the other side too, where what it holds must be let go.
+        """Cancel the block, even during a write that waits, if the messages that it holds must be dropped.
 
         Raises `Overloaded` then, as `next()` would.
         """
@@ -84,28 +87,29 @@ class Reader:
             self._writing = None
 
     def let_go(self) -> None:
-        """Count what was returned before as held no more; `next()` does."""
+        """Count the returned messages as held no more; `next()` does this, too."""
         self._returned = ()
-        if self._held_bytes:
-            self._hold(0)
+        if self._piece is not None:
+            self._piece.release()
+            self._piece = None
 
     def count_held(self) -> None:
-        """Count what was returned of the recent messages as this reader's own, once they have let go of it.
+        """Count the returned messages as this reader's own when the ring has dropped them.
 
-        Where there is no room for that, this reader has become too slow, and ends.
+        If there is no room for that, this reader has become too slow, and ends.
         """
-        if self._held_bytes or not self._returned or self._ring.covers(self._returned[0].position):
+        if self._piece is not None or not self._returned or self._ring.covers(self._returned[0].position):
             return
         size = _size_of(self._returned)
         if size and self._ended is None:
-            if self._history.budget.has_room(self._whose):
+            try:
                 self._hold(size)
-            else:
-                self._cut(Overloaded("readers that take little hold too much; resume from the last id"))
+            except Overloaded as exc:
+                self._cut(exc)
 
     def wake(self) -> None:
         """Have `next()` look again, when it is this reader's turn."""
-        self._turns.wake(self._woken)
+        self._wakeups.wake(self._woken)
 
     def end(self, error: BridgeError) -> None:
         """Have `next()` raise this."""
@@ -119,7 +123,7 @@ class Reader:
 
     async def _go_on(self) -> list[Item]:
         """Read a page of the past, become live, or wait."""
-        if not self.cursor.live and not self._flow.attach(self):
+        if not self.cursor.live and not self._fanout.attach(self):
             return await self._turn_page()
         self._wants_page_since = None
         if self.cursor.waiting:
@@ -130,29 +134,32 @@ class Reader:
         return []
 
     async def _turn_page(self) -> list[Item]:
-        """Return the next page of the past; none where all of it is hidden, or where it cannot be read just now."""
+        """Return the next page of history; empty if all of it is hidden, or if it cannot be read just now."""
         cursor, before = self.cursor, self.cursor.position
         page = await self._read_page(before)
         if page is not None and cursor.position == before:  # the stream has not lost it meanwhile
             items = cursor.turn(page)
-            self._hold(_size_of(items))
+            self._hold(_size_of(items))  # at most as much as the whole page, so there is room
             if items or cursor.position != before:
                 return items
+        self.let_go()
         await asyncio.sleep(RETRY_SECONDS)
         return []
 
-    async def _read_page(self, after: Position) -> Page | None:
-        """Return a page, None where there is none just now; raise `Unavailable` where that has been so for long."""
-        filters = self.cursor.filters
+    async def _read_page(self, after: Position) -> EventPage | None:
+        """Return a page, None if it cannot be read just now; raise `Unavailable` if that has lasted long."""
+        subject = self.cursor.filters.subject(self._whose[0])
         until = self._ring.last if self._ring.epoch == after.epoch else 0
         if self._wants_page_since is None:
             self._wants_page_since = self._loop.time()
         patient_until = self._wants_page_since + PATIENCE_SECONDS
         try:
             async with asyncio.timeout_at(patient_until):
-                page = await self._history.read(after, until, filters, self._whose)
-        except (Unavailable, TimeoutError) as exc:
-            if isinstance(exc, Unavailable):
+                page = await self._history.read(events_of(self._whose[0]), after, until, subject, self._reserve)
+            self._hold(_size_of(page.messages))
+        except (Unavailable, Overloaded, TimeoutError) as exc:
+            self.let_go()
+            if isinstance(exc, BridgeError):
                 self._why_none = exc.message
             if self._loop.time() < patient_until:
                 return None
@@ -162,16 +169,35 @@ class Reader:
         return page
 
     def _cut(self, error: BridgeError) -> None:
-        """Have `next()` raise this, and whatever is done with what was returned."""
+        """Make `next()` raise this, and `while_held()`, too."""
         self._returned = ()
         self.end(error)
         if self._writing is not None:
             self._writing.reschedule(self._loop.time())
 
+    def _reserve(self) -> None:
+        self._hold(RESERVED_BYTES)
+
     def _hold(self, size: int) -> None:
-        """Count that this reader holds so much that the recent messages do not."""
-        self._history.budget.hold(self._whose, size - self._held_bytes)
-        self._held_bytes = size
+        """Count that this reader holds so much that the recent messages do not; raise `Overloaded` without room."""
+        if not size:
+            self.let_go()
+        elif self._piece is None:
+            self._piece = self._history.shares.ask(self._whose, size, self._give_back)
+        elif size > self._piece.size:
+            self._piece.grow(size - self._piece.size)
+        else:
+            self._piece.shrink(self._piece.size - size)
+
+    def _give_back(self, error: Overloaded) -> None:
+        """Let go for a smaller holder.
+
+        A page that is being written can be let go only with its write, so this reader ends, to be resumed from its
+        position. A page that is still being read asks for room again when it has come.
+        """
+        self._piece = None
+        if self._returned:
+            self._cut(error)
 
 
 def _size_of(items: Sequence[Item]) -> int:

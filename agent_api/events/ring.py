@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from agent_api.events.messages import Message
-from agent_api.events.positions import Position
+from protocol.runtime.streams.positions import Position
 
 MAX_MESSAGES = 10_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -30,7 +30,7 @@ class Ring:
         return Position(self.epoch, self.last)
 
     def covers(self, position: Position) -> bool:
-        """Tell whether what stands at a position is here."""
+        """Tell whether the message at a position is here."""
         return position.epoch == self.epoch and self.floor < position.sequence <= self.last
 
     def reset(self, position: Position) -> None:
@@ -39,20 +39,28 @@ class Ring:
         self._oldest, self._bytes = 0, 0
         self._by_number.clear()
 
+    def limit(self, max_bytes: int) -> None:
+        """Keep no more than so many bytes, from now on."""
+        self._max_bytes = max_bytes
+        self._make_fit()
+
     def append(self, sequence: int, message: Message | None) -> None:
-        """Take what stands at the next sequence; None for what is no message of ours."""
+        """Take the message at the next sequence; None if it is not one of ours."""
         self.last = sequence
         if message is not None:
             self._by_number[self._oldest + len(self._by_number)] = message
             self._bytes += size_of(message)
-            while len(self._by_number) > self._max_messages or self._bytes > self._max_bytes:
-                self._forget_oldest()
+            self._make_fit()
 
     def since(self, sequence: int) -> Iterator[Message]:
         """Yield the messages after a sequence, which must not be below the floor."""
         numbers = range(self._oldest, self._oldest + len(self._by_number))
         first = bisect_right(numbers, sequence, key=lambda number: self._by_number[number].position.sequence)
         return (self._by_number[number] for number in numbers[first:])
+
+    def _make_fit(self) -> None:
+        while len(self._by_number) > self._max_messages or self._bytes > self._max_bytes:
+            self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         message = self._by_number.pop(self._oldest)

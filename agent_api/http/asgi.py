@@ -1,45 +1,57 @@
-"""HTTP at its barest: heads and bodies read from ASGI, answers written to it."""
+"""HTTP at its barest: heads read from ASGI, answers written to it."""
 
 import asyncio
 import contextlib
 from collections.abc import Iterable
 
 import msgspec
-from starlette.types import Message, Receive, Send
+from starlette.types import Receive, Send
 
-from agent_api.http.problems import JSON, Answer, HttpFault
-from agent_api.http.waiting import CallerGone
-from protocol.errors import PayloadTooLarge
+from agent_api.http.problems import JSON, HttpAnswer, HttpFault
+from agent_api.http.sharing import BelongTo
 
 LINGER_SECONDS = 1
 LINGER_BYTES = 8 * 1024 * 1024
 _CONTENT_TYPE = (b"content-type", JSON)
 _NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = (b"connection", b"close")
+ACCEPT_ENCODING, IDENTITY = b"accept-encoding", b"identity"
+_NAMES = frozenset(
+    {b"authorization", b"content-type", b"content-length", b"accept", b"content-encoding", b"idempotency-key"}
+)
 
 
 class Head(msgspec.Struct):
-    """What a command's headers say. `length` is None for a body of unknown length."""
+    """The headers of a command's request. `length` is None for a body of unknown length.
 
-    authorization: str | None = None
+    `belong_to` assigns the connection to a `sub`, whose turns it takes from then on.
+    """
+
+    authorization: tuple[str, ...] = ()
     content_type: bytes = b""
+    content_encoding: bytes = b""
     accept: bytes = b""
     length: int | None = None
     idempotency_key: str | None = None
+    belong_to: BelongTo | None = None
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
-    """Pick what matters out of a request's headers; the server has checked that a length is a number."""
+    """Read the headers that matter here. The server has checked that a length is a number."""
     head = Head()
     for name, value in headers:
+        if name not in _NAMES:
+            continue
         if name == b"authorization":
-            head.authorization = value.decode("latin-1")
+            head.authorization += (value.decode("latin-1"),)
         elif name == b"content-type":
             head.content_type = value
         elif name == b"content-length":
             head.length = int(value)
         elif name == b"accept":
             head.accept = b"%b,%b" % (head.accept, value) if head.accept else value
+        elif name == b"content-encoding":
+            head.content_encoding = value
         elif name == b"idempotency-key":
             given = value.decode("latin-1")  # two of them make a list (RFC 9110 section 5.3), which is no key
             head.idempotency_key = given if head.idempotency_key is None else f"{head.idempotency_key}, {given}"
@@ -47,27 +59,20 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
 
 
 def require_json(head: Head) -> None:
-    """Raise `HttpFault` (415) for a body that does not claim to be JSON: browsers send others without asking."""
+    """Raise `HttpFault` (415) for a body that does not claim to be JSON: browsers send others without asking.
+
+    A compressed body is refused, too: how large it is would only be known when it is in memory.
+    """
     if head.content_type.partition(b";")[0].strip().lower() != JSON:
         raise HttpFault(415, "the header Content-Type must be application/json")
+    if head.content_encoding and head.content_encoding.strip().lower() != IDENTITY:
+        raise HttpFault(415, "send the body as it is: no Content-Encoding is accepted", (ACCEPT_ENCODING, IDENTITY))
 
 
-async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """Read a whole body.
+async def write_answer(send: Send, receive: Receive, answer: HttpAnswer) -> None:
+    """Send a response. If it closes the connection, read the rest of the request first, within bounds.
 
-    Raises `PayloadTooLarge` as soon as it exceeds the limit, `CallerGone` where the connection closes before its end.
-    """
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False) and message["type"] == "http.request" and len(body) <= limit_bytes:
-        return body
-    return await _collect(receive, message, limit_bytes)
-
-
-async def write_answer(send: Send, receive: Receive, answer: Answer) -> None:
-    """Send a response; where it closes the connection, let the caller finish speaking first, within bounds.
-
-    A connection closed upon unread data is reset, and the caller may never see why.
+    A connection that is closed with unread data is reset, and the caller may never see the response.
     """
     headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(answer.body)), _NO_STORE, *answer.headers]
     if answer.close:
@@ -77,19 +82,6 @@ async def write_answer(send: Send, receive: Receive, answer: Answer) -> None:
     if answer.close:
         await _linger(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _collect(receive: Receive, message: Message, limit_bytes: int) -> bytes:
-    """Read a body that comes in pieces, of which `message` is the first."""
-    body = bytearray()
-    while message["type"] == "http.request":
-        body += message.get("body", b"")
-        if len(body) > limit_bytes:
-            raise PayloadTooLarge(f"the body exceeds the {limit_bytes} bytes that are accepted")
-        if not message.get("more_body", False):
-            return bytes(body)
-        message = await receive()
-    raise CallerGone
 
 
 async def _linger(receive: Receive) -> None:

@@ -5,21 +5,36 @@ a stranger could hold memory and files with connections that never get on.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from agent_api.http.unread import Unread, count_unread
+from agent_api.http.problems import JSON, http_answer_of
+from agent_api.http.sharing import EXTENSION as SHARE_EXTENSION
+from agent_api.http.unchunked import leave_unchunked
 from agent_api.http.writing import EXTENSION, write_whole
+from protocol.errors import Overloaded
+from protocol.runtime.connections.shared import SharedConnection
+from protocol.runtime.connections.unread import Unread, count_unread
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_AT_ONCE_BYTES = 4 * 1024  # of one-byte chunks: a millisecond
+MAX_SLICE_BYTES = 1024  # of a turn that others wait for
+MAX_BODY_SLICE_BYTES = 64 * 1024  # of a body of known length, which the parser takes as one piece
+MAX_HELD_BYTES = 64 * 1024
+COMMAND_PATH = "/api/command"
+COMMAND_SECONDS, REQUEST_SECONDS = 0.00005, 0.0003  # of the loop, for a request that is begun
 SOCKET_PATH = "/api/ws"
+# Where agents of the original project's SDK connect; the second lies where a proxy for both sides sends agents.
+SDK_SOCKET_PATHS = ("/agent-bridge", "/api/agent-bridge")
+_SOCKET_PATHS = frozenset(path.encode() for path in (SOCKET_PATH, *SDK_SOCKET_PATHS))
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
-class HttpConnection(HttpToolsProtocol):
+class HttpConnection(SharedConnection, HttpToolsProtocol):
     """A connection that knows since when it has been waiting for its peer."""
 
     _arriving_since: float | None = None
@@ -28,26 +43,34 @@ class HttpConnection(HttpToolsProtocol):
     _head_bytes: int | None = 0
     _answering: RequestResponseCycle | None = None
     _extensions: Any = None
+    _body_left = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self)
         self._arriving_since = self.loop.time()
-        self._extensions = {EXTENSION: self._write_whole}
+        self._extensions = {EXTENSION: self._write_whole, SHARE_EXTENSION: self._belong_to}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request that its caller has gone, where the library tells the last alone; and break circles."""
+        """Tell every request that its caller has gone (the library tells the last one only); break cycles."""
         for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
         self.pipeline.clear()
         self._extensions.clear()
+        self._let_go()
         super().connection_lost(exc)
+        cast("_Flow", self.flow).leave()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over, and break the circles of what was its protocol."""
+        """Hand the connection over, and break the reference cycles of its former protocol."""
         super().handle_websocket_upgrade()
+        self._drop_input()
+        self._count_waiting()
+        self._read(True)
+        cast("_Flow", self.flow).leave()
         self._extensions.clear()
         self.parser = None  # type: ignore[assignment]
 
@@ -61,28 +84,45 @@ class HttpConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note that the head is there, and offer to write the answer as one."""
         self._head_bytes = self._idle_since = None
+        self._body_left = 0
+        for name, value in self.headers:
+            if name == b"content-length":
+                self._body_left = int(value)
+                break
         super().on_headers_complete()
         self.scope["extensions"] = self._extensions
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._body_left -= len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """Note that the whole request is there; where the parser stopped at an upgrade, that is its head alone."""
+        """Note that the whole request is there. If the parser stopped at an upgrade, it is only the head."""
         if self.parser.should_upgrade() and not self._should_upgrade():
             return
         self._arriving_since = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for it: not by a timer for each answer, but by the clock of them all."""
-        if self.pipeline or self.transport.is_closing():
-            super().on_response_complete()
-            return
+        """Begin the next request in its turn, or wait for it: not by a timer, but by the clock of all connections."""
         self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if not self.pipeline:
+            self._idle_since = self.loop.time()
         self.flow.resume_reading()
-        self._idle_since = self.loop.time()
+        self.go_on()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        if cycle.scope["http_version"] != "1.1":
+            leave_unchunked(cycle)
+        self.turns.charge(COMMAND_SECONDS if cycle.scope["path"] == COMMAND_PATH else REQUEST_SECONDS)
         super()._start_asgi_task(cycle, app)
+
+    def _belong_to(self, tenant: str, sub: str) -> None:
+        self.share = (tenant, sub)
 
     def _write_whole(self, scope: Scope, status: int, body: bytes) -> bool:
         return write_whole(self.cycle, scope, status, body)
@@ -90,9 +130,92 @@ class HttpConnection(HttpToolsProtocol):
     def _should_upgrade_to_ws(self) -> bool:
         """Tell whether an upgrade leads to a WebSocket; any other is an ordinary request, answered as one."""
         free = self.cycle is None or self.cycle.response_complete  # no answer is written into the WebSocket
-        return free and self.scope["method"] == "GET" and self.url.partition(b"?")[0] == SOCKET_PATH.encode()
+        return free and self.scope["method"] == "GET" and self.url.partition(b"?")[0] in _SOCKET_PATHS
 
     def data_received(self, data: bytes) -> None:
+        """Keep the bytes, and stop reading until they are handled: at once if nobody waits, else in turns."""
+        if not self._input and len(data) <= MAX_AT_ONCE_BYTES and not self._is_held and self.turns.at_once():
+            self._parse(data)
+            return
+        self._keep(data)
+        if self._in_turns:
+            return
+        if self._is_held:
+            self._read(self._may_hold_more)
+            self._count_waiting()
+        else:
+            self._add_to_turns()
+
+    def take_slice(self) -> bool:
+        """Begin the next request or parse a slice of the input; return whether more may be done now."""
+        if self.pipeline:
+            self._in_turns = False
+            if not self.transport.is_closing():
+                self._start_asgi_task(*self.pipeline.pop())
+                self.go_on()
+            return False
+        data, start = self._input, self._at
+        self._at = min(len(data), start + max(MAX_SLICE_BYTES, min(self._body_left, MAX_BODY_SLICE_BYTES)))
+        if not self.transport.is_closing():
+            self._parse(data[start : self._at] if self._at - start < len(data) else data)
+        if self._at >= len(self._input) or self.transport.is_closing():
+            self._drop_input()
+        elif not self._is_held:
+            return True
+        self._in_turns = False
+        self._read(self._may_hold_more)
+        self._count_waiting()
+        return False
+
+    def hold(self) -> None:
+        """Read no more until `go_on()`."""
+        self._read(False)
+
+    def go_on(self) -> None:
+        """Handle the input that was held, or read on."""
+        if self._in_turns:
+            return
+        if self._begins_next or (self._input and not self._is_held):
+            self._add_to_turns()
+        else:
+            self._read(self._may_hold_more)
+
+    @property
+    def _begins_next(self) -> bool:
+        """Whether the next request waits and the one before it has been answered."""
+        return bool(self.pipeline) and (self._answering is None or self._answering.response_complete)
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether input has to wait: a body is not taken, or a request waits for the answer before it."""
+        return self.flow.read_paused or bool(self.pipeline)
+
+    @property
+    def _may_hold_more(self) -> bool:
+        """Whether to read on though input is held: only so is it seen that the caller leaves."""
+        return not self.flow.read_paused and len(self._input) - self._at < MAX_HELD_BYTES
+
+    def _add_to_turns(self) -> None:
+        super()._add_to_turns()
+        self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        self._count_input(len(self._input) - self._at)
+
+    def give_up_message(self, error: Overloaded) -> None:
+        """Refuse the unfinished request, and close.
+
+        A whole request before it may have been executed already. It gets no answer, because a refusal might be wrong.
+        """
+        self._let_go_input()
+        self._drop_input()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or (self.cycle.more_body and not self.cycle.response_started and not self.pipeline):
+            self.transport.write(_refusal(error))
+        self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
         """Take bytes, but no endless head, and no upgrade but to a WebSocket at its path."""
         try:
             self.parser.feed_data(data)
@@ -111,8 +234,9 @@ class HttpConnection(HttpToolsProtocol):
     def _read_on(self, rest: bytes) -> None:
         """Read a request on as if it had not asked for an upgrade (RFC 9110 section 7.8).
 
-        The parser takes what follows such a head for another protocol. What it would then take for the next request may
-        be this one's body, which strangers write; so a fresh parser begins with how long this body is.
+        The parser takes everything behind such a head for another protocol. A parser that simply went on could take
+        this request's body, which strangers write, for the next request. So a fresh parser begins with the length of
+        this body.
         """
         lengths = [header for header in self.headers if header[0] in _LENGTHS]
         remaining = Remaining(self)
@@ -121,38 +245,82 @@ class HttpConnection(HttpToolsProtocol):
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % each for each in lengths))
         remaining.go_on()
         if rest:
-            self.data_received(rest)
+            self._parse(rest)
 
     def pause_writing(self) -> None:
         """Note that the peer does not read."""
         super().pause_writing()
         self._unread = Unread(count_unread(self.transport), self.loop.time())
+        self._congest(True)
 
     def resume_writing(self) -> None:
         """Note that the peer reads again."""
         super().resume_writing()
         self._unread = None
+        self._congest(False)
+
+    def cut_off(self) -> None:
+        """Abort: the answer that the peer does not read is lost."""
+        self.transport.abort()
+
+    @property
+    def arriving(self) -> bool:
+        """Whether some of a request has come, and not all of it."""
+        return self._arriving_since is not None and self._head_bytes != 0
 
     def close_where_arriving(self, for_seconds: float) -> None:
-        """Close where a request has been arriving for longer; its handler sees the caller gone."""
+        """Close if a request has been arriving for longer; its handler sees that the caller has gone."""
         if self._arriving_since is not None and self.loop.time() - self._arriving_since > for_seconds:
             self.transport.close()
 
     def close_where_idle(self, for_seconds: float) -> None:
-        """Close where no request has followed the last answer for longer."""
+        """Close if no request has followed the last answer for longer."""
         if self._idle_since is not None and self.loop.time() - self._idle_since > for_seconds:
             self.transport.close()
 
     def abort_where_unread(self, for_seconds: float) -> None:
-        """Abort where next to nothing of an answer was read for longer; only that ends it with unwritten bytes."""
+        """Abort if next to nothing of an answer was read for longer; closing would wait for the unwritten bytes."""
         if self._unread is None:
             return
         if self._unread.is_stalled(count_unread(self.transport), self.loop.time(), for_seconds):
             self.transport.abort()
 
 
+def _refusal(error: Overloaded) -> bytes:
+    """Return a whole answer, for a request that no endpoint answers any more."""
+    answer = http_answer_of(error)
+    headers = ((b"content-type", JSON), (b"content-length", b"%d" % len(answer.body)), *answer.headers)
+    lines = (b"%b: %b\r\n" % header for header in (*headers, (b"connection", b"close")))
+    return b"".join((STATUS_LINE[answer.status], *lines, b"\r\n", answer.body))
+
+
+class _Flow(FlowControl):
+    """Lets a connection read on, or go on with the input that waits."""
+
+    def __init__(self, transport: asyncio.Transport, connection: HttpConnection) -> None:
+        super().__init__(transport)
+        self._connection: HttpConnection | None = connection
+
+    def leave(self) -> None:
+        """Break the circle through which an ended connection would hold itself."""
+        self._connection = None
+
+    def pause_reading(self) -> None:
+        """Stop reading from the socket."""
+        self.read_paused = True
+        if self._connection is not None:
+            self._connection.hold()
+
+    def resume_reading(self) -> None:
+        """Go on after a body, or a whole request, has been taken."""
+        if self.read_paused:
+            self.read_paused = False
+            if self._connection is not None:
+                self._connection.go_on()
+
+
 class Remaining:
-    """Takes what a parser finds for a connection which knows the first head already."""
+    """Parser callbacks for a connection that knows the first head already."""
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection

@@ -1,15 +1,15 @@
-"""The door of an agent API without authentication: it is there for this machine, not for the web pages shown on it."""
+"""Protects an agent API without authentication from web pages: only requests to this machine's own names are served."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent_api.http.asgi import write_answer
-from agent_api.http.problems import answer_of
+from agent_api.http.problems import http_answer_of
 from protocol.errors import PermissionDenied
 from protocol.origins import Origins, names_loopback
 
 
 class LoopbackOnly:
-    """Stands before the whole application where `AUTH` is `off`; with authentication, tokens are the door."""
+    """Middleware for `AUTH=off`: refuses requests whose `Host` is not this machine."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self._app = app
@@ -21,7 +21,7 @@ class LoopbackOnly:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await write_answer(send, receive, answer_of(refusal))
+            await write_answer(send, receive, http_answer_of(refusal))
 
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> PermissionDenied | None:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]

@@ -23,7 +23,7 @@ HEADERS: dict[Code, Header] = {
 
 
 class Problem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The body of every refusal. `retryable` is true where the command certainly did not run."""
+    """The body of every refusal. `protocol.errors.RETRYABLE` explains `retryable`."""
 
     error: str
     code: str
@@ -33,7 +33,7 @@ class Problem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     details: Any = None
 
 
-class Answer(msgspec.Struct, frozen=True):
+class HttpAnswer(msgspec.Struct, frozen=True):
     """A whole HTTP response with a JSON body. `close` ends the connection after it."""
 
     status: int
@@ -45,20 +45,21 @@ class Answer(msgspec.Struct, frozen=True):
 class HttpFault(InvalidRequest):
     """A fault of the HTTP request itself, which has a status of its own: 404, 405, 415."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, header: Header | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.header = header
 
 
-def answer_of(error: BridgeError, request_id: str | None = None, *, close: bool = False) -> Answer:
+def http_answer_of(error: BridgeError, request_id: str | None = None, *, close: bool = False) -> HttpAnswer:
     """Return the response that tells an agent of an error."""
     meaning = error.meaning
     status, phrase = meaning.http_status, meaning.phrase
-    if isinstance(error, HttpFault):
-        status, phrase = error.status, HTTPStatus(error.status).phrase.capitalize()
-    problem = Problem(phrase, error.code.value, error.message, meaning.retryable, request_id, error.details)
     header = _retry_after(error) if isinstance(error, RateLimited) else HEADERS.get(error.code)
-    return Answer(status, codec.encode(problem), (header,) if header else (), close)
+    if isinstance(error, HttpFault):
+        status, phrase, header = error.status, HTTPStatus(error.status).phrase.capitalize(), error.header
+    problem = Problem(phrase, error.code.value, error.message, meaning.retryable, request_id, error.details)
+    return HttpAnswer(status, codec.encode(problem), (header,) if header else (), close)
 
 
 def _retry_after(error: RateLimited) -> Header:

@@ -1,4 +1,4 @@
-"""What endless answers have in common: a stalled reader is noticed, its token ends them, and so does the process."""
+"""The base of endless answers: they end if the reader stalls, its token expires or the process stops."""
 
 import asyncio
 import contextlib
@@ -8,23 +8,25 @@ import traceback
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from agent_api.http import sse
 from agent_api.http.asgi import write_answer
-from agent_api.http.problems import Answer, answer_of
+from agent_api.http.problems import HttpAnswer, http_answer_of
 from agent_api.http.waiting import CallerGone, Waits
 from protocol import codec
 from protocol.access import Principal
 from protocol.errors import BridgeError, Cancelled, Internal, Unauthenticated, Unavailable
+from protocol.runtime.clients.denied_agents import DeniedAgents
 
 log = logging.getLogger(__name__)
 
 
 class ReaderStream:
-    """The answer to one reader of `what`: refused, or begun, told blocks of server-sent events, and ended."""
+    """The answer to one reader of `what`: a refusal, or a stream of server-sent events with its begin and end."""
 
-    def __init__(self, receive: Receive, send: Send, what: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, what: str) -> None:
+        self._is_head = scope["method"] == "HEAD"
         self._receive = receive
         self._send = send
         self._what = what
@@ -32,25 +34,28 @@ class ReaderStream:
         self._ended = False
         self._is_whole = True  # whether all that was written are whole blocks
 
-    async def begin(self) -> None:
-        """Write the head; what is said from now on is said within the stream."""
+    async def begin(self) -> bool:
+        """Write the head; from now on refusals are part of the stream. Return False if this was a HEAD request."""
         await self._send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS]})
         self._begun = True  # only now, for a wait for room may have been cancelled before anything was written
+        if self._is_head:
+            await self._write(b"", ends_block=True, more=False)
+        return not self._is_head
 
-    async def answer(self, answer: Answer) -> None:
+    async def answer(self, answer: HttpAnswer) -> None:
         """Answer like any other request, instead of a stream."""
         self._ended = True
         await write_answer(self._send, self._receive, answer)
 
     async def tell(self, blocks: Iterable[bytes]) -> None:
-        """Write blocks, and wait where the other side does not read."""
+        """Write blocks; wait while the other side does not read."""
         for data, ends_block in sse.chunks(blocks):
             await self._write(data, ends_block=ends_block)
 
     async def end(self, error: Exception) -> None:
-        """Say why this ends: by an ordinary answer, or by the last word of what has begun.
+        """End with a reason: as an ordinary answer, or as the last event of a stream that has begun.
 
-        After half a block nothing can be said, and readers discard that half (WHATWG HTML, section 9.2.6).
+        After half a block no reason can follow. Readers discard that half (WHATWG HTML, section 9.2.6).
         """
         if self._ended:
             return
@@ -60,13 +65,14 @@ class ReaderStream:
             last = sse.block(b"end", codec.encode(reason.body())) if self._is_whole else b""
             await self._write(last, ends_block=True, more=False)
         else:
-            await self.answer(answer_of(reason))
+            await self.answer(http_answer_of(reason))
 
     async def _write(self, data: bytes, *, ends_block: bool, more: bool = True) -> None:
         """Write, and wait for the turn's end.
 
-        Only then what was written in it reaches the socket, and shows whether it is taken; a reader with much to catch
-        up on would otherwise have all of it buffered. Where the wait for room is cancelled, nothing is written.
+        The bytes reach the socket only at the end of the turn, and only then show whether the reader takes them.
+        Without this wait a reader with much to catch up on would have all of it buffered. If the wait for room is
+        cancelled, nothing is written.
         """
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._is_whole, self._ended = ends_block, not more
@@ -84,20 +90,32 @@ async def serve(stream: ReaderStream, work: Coroutine[Any, Any, None], waits: Wa
 
 
 @contextlib.asynccontextmanager
-async def while_valid(principal: Principal) -> AsyncIterator[None]:
-    """End what goes on within, a write that waits for a reader too, with `Unauthenticated` when the token expires."""
+async def while_valid(principal: Principal, denied: DeniedAgents) -> AsyncIterator[None]:
+    """Cancel the block, even during a write that waits.
+
+    With `Unauthenticated` when the token expires, with `PermissionDenied` when an administrator disconnects the agent.
+    """
     validity = asyncio.timeout(valid_seconds(principal))
+    reason: BridgeError = _expired()
+
+    def end(refusal: BridgeError) -> None:
+        nonlocal reason
+        if not validity.expired():
+            reason = refusal
+            validity.reschedule(asyncio.get_running_loop().time())
+
     try:
         async with validity:
-            yield
+            with denied.watching(principal, end):
+                yield
     except TimeoutError as exc:
         if not validity.expired():
             raise
-        raise _expired() from exc
+        raise reason from exc
 
 
 def valid_seconds(principal: Principal) -> float:
-    """Return for how long the token is still valid; raise `Unauthenticated` where it has expired."""
+    """Return the seconds until the token expires; raise `Unauthenticated` if it has."""
     seconds = principal.expires_at - time.time()
     if seconds <= 0:
         raise _expired()
@@ -109,15 +127,15 @@ def _expired() -> Unauthenticated:
 
 
 def _forget_unwritten(error: BaseException | None) -> None:
-    """Let go of what the traceback of an error holds, for its last word may wait for long, too."""
+    """Drop the frames of an error's traceback, because writing the last event may take long, too."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 
 
 def _told(error: Exception, what: str) -> BridgeError:
-    """Return what a reader of `what` is told of an error; what is not one of ours goes to the log instead."""
+    """Return the error for a reader of `what`: `internal` for an unexpected exception, which is logged."""
     if isinstance(error, BridgeError):
         return error
     log.error("a reader of %s failed", what, exc_info=error)
-    return Internal(f"reading {what} failed; the log of the process says why")
+    return Internal(f"reading {what} failed; see the log of the process")

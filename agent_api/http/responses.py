@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agent_api.http.problems import JSON, Answer
+from agent_api.http.problems import JSON, HttpAnswer
 from protocol import codec
 
 NO_STORE = {"cache-control": "no-store"}
@@ -18,7 +18,7 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def tagged_response(request: Request, value: Any, headers: dict[str, str]) -> Response:
-    """Return a value as JSON with an entity tag (RFC 9110 section 8.8.3), or 304 where the caller has just that.
+    """Return a value as JSON with an entity tag (RFC 9110 section 8.8.3), or 304 if the caller has it already.
 
     The tag is the content's own hash: the same from every process, and different for agents who see different things.
     """
@@ -30,7 +30,7 @@ def tagged_response(request: Request, value: Any, headers: dict[str, str]) -> Re
     return Response(body, 200, headers, JSON.decode())
 
 
-def problem_response(answer: Answer) -> Response:
+def problem_response(answer: HttpAnswer) -> Response:
     """Return an error as an ordinary route sends it."""
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, answer.status, {**NO_STORE, **headers}, JSON.decode())

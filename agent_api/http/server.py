@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol, cast
 
 import uvicorn
@@ -12,11 +12,15 @@ from starlette.types import ASGIApp
 
 from agent_api.http.connections import HttpConnection
 from protocol.errors import ConfigurationError
+from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.turns import Turns
 from protocol.runtime.settings import variable
 
 PEER_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
 SHUTDOWN_SECONDS = 1
+ARRIVAL_SECONDS = 0.25  # for the rest of a request when the process ends
+ARRIVAL_POLL_SECONDS = 0.01
 BACKLOG = 2048
 TICKS_A_SECOND = 10
 HEADERS = [("x-content-type-options", "nosniff")]
@@ -26,18 +30,20 @@ class Upgrade(Protocol):
     """Makes the protocol of a connection that becomes a WebSocket."""
 
     def __call__(self, **server: Any) -> asyncio.Protocol:
-        """Return it; `server` is what the HTTP server tells of itself."""
+        """Return the protocol of one connection; `server` is the HTTP server's state."""
 
 
 class HttpServer(uvicorn.Server):
     """An HTTP server that leaves signals to the process and says when it serves."""
 
-    def __init__(self, app: ASGIApp, upgrade: Upgrade, listener: socket.socket) -> None:
+    def __init__(
+        self, app: ASGIApp, upgrade: Upgrade, listener: socket.socket, turns: Turns, bounds: ConnectionBounds
+    ) -> None:
         config = uvicorn.Config(
             app,
             interface="asgi3",
             loop="none",
-            http=HttpConnection,
+            http=type("BoundConnection", (HttpConnection,), {"turns": turns, "bounds": bounds}),
             ws=cast("type[asyncio.Protocol]", upgrade),
             lifespan="off",
             log_config=None,
@@ -60,12 +66,12 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and tell who waits for it."""
+        """Listen, and wake the tasks that wait for it."""
         await super().startup(sockets)
         self._serving.set()
 
     async def on_tick(self, counter: int) -> bool:
-        """Do once a second, besides uvicorn's own upkeep, what connections cannot do for themselves."""
+        """Check the time limits of all connections once a second, beside uvicorn's own upkeep."""
         if counter % TICKS_A_SECOND == 0:
             for connection in self._open_connections():
                 connection.close_where_arriving(PEER_SECONDS)
@@ -73,23 +79,39 @@ class HttpServer(uvicorn.Server):
                 connection.close_where_idle(KEEP_ALIVE_SECONDS)
         return await super().on_tick(counter)
 
-    async def run_until_closed(self) -> None:
-        """Serve; a task for as long as the process serves."""
+    @contextlib.asynccontextmanager
+    async def connections(self) -> AsyncIterator[None]:
+        """At the orderly end let responses under way end, within bounds, and close every connection."""
+        yield
+        await self._close()
+
+    @contextlib.asynccontextmanager
+    async def accepting(self, tasks: asyncio.TaskGroup) -> AsyncIterator[str]:
+        """Serve, and give the URL; at the orderly end take no new connection, while open ones go on."""
+        tasks.create_task(self._run_until_closed(), name="HTTP server")
+        await self._serving.wait()
+        yield url_of(self._listener)
+        for server in self.servers:
+            server.close()
+        await self._end_arrivals()
+
+    async def _run_until_closed(self) -> None:
         try:
             await self.serve([self._listener])
         finally:
             self._ended.set()
 
-    async def wait_serving(self) -> None:
-        """Return once connections are accepted."""
-        await self._serving.wait()
+    async def _end_arrivals(self) -> None:
+        """Close, after a moment, the connections whose request is not complete."""
+        give_up = asyncio.get_running_loop().time() + ARRIVAL_SECONDS
+        while any(connection.arriving for connection in self._open_connections()):
+            if asyncio.get_running_loop().time() >= give_up:
+                break
+            await asyncio.sleep(ARRIVAL_POLL_SECONDS)
+        for connection in self._open_connections():
+            connection.close_where_arriving(0)
 
-    def stop_accepting(self) -> None:
-        """Take no new connection; those that are open go on."""
-        for server in self.servers:
-            server.close()
-
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Let responses under way end, within bounds, and close every connection."""
         for connection in self._open_connections():
             connection.close_where_arriving(0)
@@ -106,7 +128,7 @@ class HttpServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raise `ConfigurationError` where the address cannot be had."""
+    """Return a listening socket; raise `ConfigurationError` if the address is not available."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address, family=family, backlog=BACKLOG)

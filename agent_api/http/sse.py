@@ -1,5 +1,6 @@
 """Server-sent events as they travel (WHATWG HTML, section 9.2), and whether a request asks for them."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from agent_api.http.problems import JSON, Header
@@ -7,7 +8,10 @@ from agent_api.http.problems import JSON, Header
 TYPE = b"text/event-stream"
 HEARTBEAT = b":\n"  # a comment: readers skip it, and proxies see that the connection lives
 HEARTBEAT_SECONDS = 15.0
+UNICODE_LINE_ENDS = (("\x85".encode(), b"\\u0085"), ("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
 CHUNK_BYTES = 64 * 1024
+_RANGES_OF_JSON = (JSON, b"application/*", b"*/*")  # the most specific one counts
+_WEIGHT = re.compile(rb"0(\.[0-9]*)?|1(\.0*)?")
 HEADERS: tuple[Header, ...] = (
     (b"content-type", TYPE + b"; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -16,15 +20,22 @@ HEADERS: tuple[Header, ...] = (
 
 
 def block(name: bytes, data: bytes) -> bytes:
-    """Return a named event. JSON may have line breaks between its tokens; each line is a field of its own."""
+    """Return a named event. JSON may have line breaks between its tokens; each line is a field of its own.
+
+    Line ends that only Unicode knows (U+2028 and others) are escaped. A reader that splits lines as Python's
+    `str.splitlines` does would take the application's text behind them for a field.
+    """
+    if not data.isascii():
+        for character, escape in UNICODE_LINE_ENDS:
+            data = data.replace(character, escape)
     lines = b"".join(b"data: %b\n" % line for line in data.splitlines())
     return b"event: %b\n%b\n" % (name, lines)
 
 
 def chunks(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Join what is small and cut what is large; say of each chunk whether it ends where a block does.
+    """Join small blocks and cut large ones; yield each chunk and whether it ends with a block.
 
-    The server below holds a chunk for each reader, whoever stalls.
+    The server holds one chunk in memory for each stalled reader.
     """
     small = bytearray()
     for data in blocks:
@@ -44,7 +55,8 @@ def is_wanted(accept: bytes) -> bool:
     if TYPE not in accept.lower():  # as nearly always
         return False
     weights = dict(map(_weighted, accept.lower().split(b",")))
-    return weights.get(TYPE, 0.0) > 0 and weights[TYPE] >= weights.get(JSON, 0.0)
+    json = next((weights[kind] for kind in _RANGES_OF_JSON if kind in weights), 0.0)
+    return weights.get(TYPE, 0.0) > 0 and weights[TYPE] >= json
 
 
 def _steps(data: bytes) -> range:
@@ -52,9 +64,8 @@ def _steps(data: bytes) -> range:
 
 
 def _weighted(media_range: bytes) -> tuple[bytes, float]:
+    """Return a media range and its weight, which is 0 if it is none."""
     kind, *parameters = (part.strip() for part in media_range.split(b";"))
-    weight = next((value for name, _, value in (one.partition(b"=") for one in parameters) if name == b"q"), b"1")
-    try:
-        return kind, float(weight)
-    except ValueError:
-        return kind, 0.0
+    named = ((name.strip(), value.strip()) for name, _, value in (one.partition(b"=") for one in parameters))
+    weight = next((value for name, value in named if name == b"q"), b"1")
+    return kind, float(weight) if _WEIGHT.fullmatch(weight) else 0.0

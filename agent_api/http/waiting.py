@@ -19,19 +19,17 @@ class CallerGone(Exception):
 
 
 class _Wait:
-    """A wait under way. What `asyncio.timeout` is made for, at a third of its price, which every command pays."""
+    """A wait in progress: the work of `asyncio.timeout` at a third of the cost, because every command pays it."""
 
     __slots__ = ("_task", "ended", "watcher")
 
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def __init__(self, task: "asyncio.Task[Any]") -> None:
         self._task = task
         self.ended = False
         self.watcher: asyncio.Task[None] | None = None
 
     def end(self) -> None:
-        """Cancel the work; one whose end has begun winds up, and cannot end again."""
+        """Cancel the work, unless it is ending already."""
         if not self.ended:
             self.ended = True
             self._task.cancel()
@@ -39,6 +37,12 @@ class _Wait:
     def take_back(self) -> bool:
         """Take back the cancellation by `end()`; return whether there was one, and none by anybody else."""
         return self.ended and self._task.uncancel() == 0
+
+
+def _current_task() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 class Waits:
@@ -50,13 +54,15 @@ class Waits:
         self._under_way: set[_Wait] = set()
         self._given_up = False
 
-    async def for_answer(self, work: Coroutine[Any, Any, R], receive: Receive) -> R:
-        """Return what `work` returns, unless the HTTP caller, whose body has been read, goes away.
+    async def for_answer(
+        self, work: Coroutine[Any, Any, R], receive: Receive, task: "asyncio.Task[Any] | None" = None
+    ) -> R:
+        """Return the result of `work`, unless the HTTP caller goes away. Its body must have been read.
 
-        Then `work` is cancelled and `CallerGone` raised; `Cancelled` where the process must go. To watch a caller takes
-        a task, so that begins only where the answer takes more than 50 ms.
+        Then `work` is cancelled and `CallerGone` raised, or `Cancelled` if the process must stop. Watching a caller
+        takes a task, so it begins only if the answer takes more than 50 ms. `task` is the calling task, if known.
         """
-        wait = _Wait()
+        wait = _Wait(task or _current_task())
         self._under_way.add(wait)
         alarm = self._alarms.after(WATCH_AFTER_SECONDS, self._watch, receive, wait)
         try:

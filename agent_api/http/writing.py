@@ -21,7 +21,7 @@ class WriteWhole(Protocol):
 
 
 def write_whole(cycle: RequestResponseCycle, scope: Scope, status: int, body: bytes) -> bool:
-    """Write an answer where `cycle` is that of the request, and nothing about the connection is out of the ordinary."""
+    """Write an answer in one piece if `cycle` belongs to the request and the connection is in its ordinary state."""
     if cycle.scope is not scope or cycle.disconnected or cycle.response_started:
         return False
     if not cycle.keep_alive or cycle.flow.write_paused:
@@ -38,7 +38,7 @@ def write_whole(cycle: RequestResponseCycle, scope: Scope, status: int, body: by
 
 
 def offered(scope: Scope) -> WriteWhole | None:
-    """Return what the server offers with a request to write its answer, if anything."""
+    """Return the server's own object for a request's answer, if it offers one."""
     return scope.get("extensions", {}).get(EXTENSION)  # type: ignore[no-any-return]
 
 

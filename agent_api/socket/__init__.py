@@ -1,1 +1,1 @@
-"""The agents' WebSocket: many commands in flight, what clients tell, what they offer, over one connection."""
+"""The agents' WebSocket: many commands in flight, events and capabilities over one connection."""

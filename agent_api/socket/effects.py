@@ -1,16 +1,16 @@
-"""What the core of an agent's socket has its shell do, and the commands and streams that this is about."""
+"""The effects that the core of an agent's socket returns to its shell, with their commands and streams."""
 
 from typing import NamedTuple
 
 import msgspec
 
-from agent_api.commands.bodies import Order
+from agent_api.commands.orders import Order
 from agent_api.events.filters import Filters
-from agent_api.socket.frames import ProgressFrame, ServerFrame
+from agent_api.socket.frames import AgentProgressFrame, AskOverviewFrame, FrameToAgent
 from protocol.frames import AuthFrame
 
 
-class InFlight(msgspec.Struct, eq=False):
+class OrderInFlight(msgspec.Struct, eq=False):
     """A command that has no response yet. `size` is that of its frame, in bytes."""
 
     ident: str
@@ -21,64 +21,80 @@ class InFlight(msgspec.Struct, eq=False):
 
 
 class Stream(msgspec.Struct, eq=False):
-    """What an agent is told until it wants that no more: messages that pass `filters`, or else capabilities."""
+    """A subscription of an agent: messages that pass `filters`, an overview, or else clients."""
 
     ident: str
     filters: Filters | None = None
     since: str | None = None
+    overview: AskOverviewFrame | None = None
+
+    @property
+    def tells_clients(self) -> bool:
+        """Whether the agent is told which clients there are, change by change."""
+        return self.filters is None and self.overview is None
 
 
-class Send(NamedTuple):
+class SendToAgent(NamedTuple):
     """Send a frame to the agent."""
 
-    frame: ServerFrame
+    frame: FrameToAgent
 
 
-class Mention(NamedTuple):
+class OfferToAgent(NamedTuple):
     """Send a frame that the agent can do without, unless so much is unread that this would cost it the socket."""
 
-    frame: ProgressFrame
+    frame: AgentProgressFrame
 
 
-class Start(NamedTuple):
-    """Have a command executed, and report what comes of it by `answered` or `failed`."""
+class StartOrder(NamedTuple):
+    """Execute a command, and report the outcome by `answered` or `failed`."""
 
-    command: InFlight
-
-
-class Stop(NamedTuple):
-    """Cancel a command that was started; what comes of it is not wanted any more."""
-
-    command: InFlight
+    command: OrderInFlight
 
 
-class Open(NamedTuple):
-    """Begin to tell an agent something, and report by `ended` where that comes to an end."""
+class StopOrder(NamedTuple):
+    """Cancel a command that was started; its outcome is not wanted any more."""
+
+    command: OrderInFlight
+
+
+class OpenStream(NamedTuple):
+    """Begin a stream for an agent, and report its end by `ended`."""
 
     stream: Stream
 
 
-class Leave(NamedTuple):
+class LeaveStream(NamedTuple):
     """Tell it no more."""
 
     stream: Stream
 
 
-class Verify(NamedTuple):
+class VerifyToken(NamedTuple):
     """Verify a fresh token, and report by `refreshed` or `refused`."""
 
     frame: AuthFrame
 
 
-class Ping(NamedTuple):
+class PingAgent(NamedTuple):
     """Send a WebSocket ping, and call `heard` when its pong comes."""
 
 
-class Close(NamedTuple):
+class CloseAgent(NamedTuple):
     """Close the socket."""
 
     code: int
     reason: str
 
 
-Effect = Send | Mention | Start | Stop | Open | Leave | Verify | Ping | Close
+AgentEffect = (
+    SendToAgent
+    | OfferToAgent
+    | StartOrder
+    | StopOrder
+    | OpenStream
+    | LeaveStream
+    | VerifyToken
+    | PingAgent
+    | CloseAgent
+)

@@ -1,6 +1,7 @@
 """Frames of the agents' WebSocket. Text frames, one JSON object each; `type` decides.
 
-Ids are the agent's own choice. Unknown fields are ignored, so that either side may be newer.
+Ids are the agent's own choice. Unknown fields in an agent's frame are refused, because a misspelt one would widen its
+meaning. Agents must ignore unknown fields of ours, so that we may be newer.
 """
 
 import contextlib
@@ -8,9 +9,10 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from agent_api.commands.bodies import CommandBody
+from agent_api.clients.overview import OverviewQuery
+from agent_api.commands.orders import CommandBody
+from agent_api.events.filters import MAX_NAMES, MAX_TEXT_CHARS
 from agent_api.events.messages import Message
-from agent_api.events.queries import MAX_NAMES, MAX_TEXT_CHARS
 from protocol import codec
 from protocol.errors import BridgeError, ErrorBody, InvalidFrame, InvalidRequest
 from protocol.frames import MAX_FRAME_ID_CHARS, AckFrame, AuthFrame, PingFrame, PongFrame
@@ -21,7 +23,7 @@ _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 # --- from the agent ---
 
 
-class CommandFrame(CommandBody, frozen=True, tag="command", kw_only=True):
+class AgentCommandFrame(CommandBody, frozen=True, tag="command", kw_only=True):
     """A command, as `POST /api/command` takes it, and the id by which the answer is known.
 
     Without `progress` the agent is not told how far the command has come.
@@ -31,14 +33,16 @@ class CommandFrame(CommandBody, frozen=True, tag="command", kw_only=True):
     progress: bool = True
 
 
-class CancelFrame(msgspec.Struct, frozen=True, tag="cancel"):
+class AgentCancelFrame(msgspec.Struct, frozen=True, tag="cancel", forbid_unknown_fields=True):
     """The answer to this command is not wanted any more."""
 
     id: str
 
 
-class SubscribeFrame(msgspec.Struct, frozen=True, tag="subscribe", rename="camel", kw_only=True):
-    """Tell events by name, where `*` stands for any text, and with `clients` what becomes of clients.
+class SubscribeFrame(
+    msgspec.Struct, frozen=True, tag="subscribe", rename="camel", kw_only=True, forbid_unknown_fields=True
+):
+    """Subscribe to events by name, in which `*` stands for any text, and with `clients` to changes of clients.
 
     `client_id`, `user` and `app` narrow both; `since` is a position to begin after, instead of now.
     """
@@ -52,27 +56,62 @@ class SubscribeFrame(msgspec.Struct, frozen=True, tag="subscribe", rename="camel
     since: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)] | None = None
 
 
-class AskCapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities"):
-    """Tell which clients there are and what they offer, now and from now on."""
+class AskCapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities", forbid_unknown_fields=True):
+    """Subscribe to the clients and their capabilities: the present ones, then every change."""
 
     id: str
 
 
-class UnsubscribeFrame(msgspec.Struct, frozen=True, tag="unsubscribe"):
-    """End what `subscribe` or `capabilities` began under this id."""
+class UnsubscribeFrame(msgspec.Struct, frozen=True, tag="unsubscribe", forbid_unknown_fields=True):
+    """End the subscription of this id."""
 
     id: str
+
+
+class AgentAuthFrame(AuthFrame, frozen=True, tag="auth", forbid_unknown_fields=True):
+    """A fresh token, as applications send one."""
+
+
+class AgentPingFrame(PingFrame, frozen=True, tag="ping", forbid_unknown_fields=True):
+    """A sign of life, as applications send one."""
 
 
 AgentFrame: TypeAlias = (
-    CommandFrame | CancelFrame | SubscribeFrame | AskCapabilitiesFrame | UnsubscribeFrame | AuthFrame | PingFrame
+    AgentCommandFrame
+    | AgentCancelFrame
+    | SubscribeFrame
+    | AskCapabilitiesFrame
+    | UnsubscribeFrame
+    | AgentAuthFrame
+    | AgentPingFrame
 )
+
+# --- from agents of other dialects ---
+
+
+class AskOverviewFrame(msgspec.Struct, frozen=True):
+    """Ask for an overview of capabilities, once, or with `follow` after each change."""
+
+    id: str
+    wanted: OverviewQuery = OverviewQuery()
+    follow: bool = False
+
+
+class SignOfLifeFrame(msgspec.Struct, frozen=True):
+    """The agent is there, and wants nothing."""
+
+
+class LeaveFrame(msgspec.Struct, frozen=True):
+    """The agent is about to go."""
+
+
+AgentSaid: TypeAlias = AgentFrame | AskOverviewFrame | SignOfLifeFrame | LeaveFrame
 
 # --- to the agent ---
 
 
-class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel", omit_defaults=True, kw_only=True):
-    """How far a command has come at a client. `seq` counts from 1 for each client; what is skipped was lost."""
+class AgentProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel", omit_defaults=True, kw_only=True):
+    """A command's progress at a client. `seq` counts from 1 for each client; a missing number was lost."""
 
     id: str
     client_id: str
@@ -83,10 +122,10 @@ class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel",
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel", omit_defaults=True, kw_only=True):
-    """The one answer to an accepted command; `results` and `complete` where several clients were asked.
+class AgentResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel", omit_defaults=True, kw_only=True):
+    """The one answer to an accepted command; `results` and `complete` if several clients were asked.
 
-    `duration_ms` is counted at the gateway, or here where no single gateway answered; `replayed` says that the command
+    `duration_ms` is counted at the gateway, or here if no single gateway answered; `replayed` says that the command
     was executed before, under the same idempotency key.
     """
 
@@ -103,13 +142,13 @@ class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel",
 
 
 class SubscribedFrame(msgspec.Struct, frozen=True, tag="ack"):
-    """A subscription has begun, with what comes after `position`."""
+    """A subscription has begun, with the messages after `position`."""
 
     id: str
     position: str
 
 
-class EventFrame(msgspec.Struct, frozen=True, tag="event"):
+class AgentEventFrame(msgspec.Struct, frozen=True, tag="event"):
     """An application's event; `data` is the message as it stands on NATS."""
 
     id: str
@@ -144,8 +183,8 @@ class PositionFrame(msgspec.Struct, frozen=True, tag="position"):
 class CapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities"):
     """Clients that have come, changed or gone since the last frame; `added` and `updated` are records.
 
-    With `complete`, all frames together are what there is; without, more is about to follow. `revision` counts the
-    frames from 1.
+    With `complete`, the agent's picture is whole; without, more frames follow at once. `revision` counts the frames
+    from 1.
     """
 
     id: str
@@ -156,7 +195,7 @@ class CapabilitiesFrame(msgspec.Struct, frozen=True, tag="capabilities"):
     removed: list[str]
 
 
-class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
+class AgentErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
     """A frame of the agent's was refused and nothing was done for it, or a subscription has ended."""
 
     code: str
@@ -166,22 +205,37 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):
     details: Any = None
 
 
-StreamFrame: TypeAlias = EventFrame | ClientFrame | GapFrame | PositionFrame | CapabilitiesFrame
-ServerFrame: TypeAlias = (
-    ProgressFrame | ResponseFrame | StreamFrame | SubscribedFrame | AckFrame | ErrorFrame | PongFrame
+StreamFrame: TypeAlias = AgentEventFrame | ClientFrame | GapFrame | PositionFrame | CapabilitiesFrame
+FrameToAgent: TypeAlias = (
+    AgentProgressFrame | AgentResponseFrame | StreamFrame | SubscribedFrame | AckFrame | AgentErrorFrame | PongFrame
 )
 
 
-class _Identified(msgspec.Struct):
+# --- to agents of other dialects ---
+
+
+class OverviewFrame(msgspec.Struct, frozen=True):
+    """An overview of capabilities. If there are more clients, the next page begins behind `after`."""
+
+    id: str
+    functions: list[msgspec.Raw]
+    components: list[msgspec.Raw]
+    after: str | None
+
+
+ToldToAgent: TypeAlias = FrameToAgent | OverviewFrame  # the dialects' output
+
+
+class _IdentifiedAgentFrame(msgspec.Struct):
     id: str | None = None
 
 
 _decoder: msgspec.json.Decoder[AgentFrame] = msgspec.json.Decoder(AgentFrame)
-_id_decoder = msgspec.json.Decoder(_Identified)
+_id_decoder = msgspec.json.Decoder(_IdentifiedAgentFrame)
 
 
 def decode(data: bytes, *, text: bool) -> AgentFrame:
-    """Return what an agent's frame says. Raises `InvalidFrame` with a sentence that names the field."""
+    """Decode an agent's frame. Raises `InvalidFrame` with a sentence that names the field."""
     if not text:
         raise InvalidFrame("binary frames are not understood: send JSON in text frames")
     frame = codec.decode(_decoder, data, InvalidFrame)
@@ -192,14 +246,14 @@ def decode(data: bytes, *, text: bool) -> AgentFrame:
 
 
 def identify(data: bytes) -> str | None:
-    """Return the id of a frame that was refused, so that its sender can tell which; None where it has no good one."""
+    """Return the id of a refused frame for its sender; None if it has no good one."""
     with contextlib.suppress(InvalidFrame):
         ident = codec.decode(_id_decoder, data, InvalidFrame).id
         return None if ident is None else _check_id(ident)
     return None
 
 
-def encode(frame: ServerFrame) -> bytes:
+def encode(frame: FrameToAgent) -> bytes:
     """Return the bytes of a text frame."""
     return codec.encode(frame)
 
@@ -209,9 +263,9 @@ def told(message: Message, ident: str) -> bytes:
     return b'{"type":"%b","id":%b,%b' % (message.kind.encode(), codec.encode(ident), message.written(_rest_of))
 
 
-def refusal(error: BridgeError, ident: str | None) -> ErrorFrame:
-    """Return the frame that tells what was wrong with a frame of the agent's."""
-    return ErrorFrame(error.code.value, error.message, error.meaning.retryable, ident, error.details)
+def refusal(error: BridgeError, ident: str | None) -> AgentErrorFrame:
+    """Return the error frame for an agent's frame."""
+    return AgentErrorFrame(error.code.value, error.message, error.meaning.retryable, ident, error.details)
 
 
 def _rest_of(message: Message) -> bytes:

@@ -11,37 +11,39 @@ here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What t
 import enum
 from typing import NamedTuple, assert_never
 
-from agent_api.commands.bodies import Order, order_of
-from agent_api.commands.gathering import SUCCESS, Gathered
-from agent_api.commands.held import Held, size_of
+from agent_api.commands.gather import SUCCESS, Gathered
+from agent_api.commands.orders import Order, order_of
+from agent_api.commands.progress_buffer import ProgressBuffer, size_of
 from agent_api.events.filters import WILDCARD, Filters
 from agent_api.socket.effects import (
-    Close,
-    Effect,
-    InFlight,
-    Leave,
-    Mention,
-    Open,
-    Ping,
-    Send,
-    Start,
-    Stop,
+    AgentEffect,
+    CloseAgent,
+    LeaveStream,
+    OfferToAgent,
+    OpenStream,
+    OrderInFlight,
+    PingAgent,
+    SendToAgent,
+    StartOrder,
+    StopOrder,
     Stream,
-    Verify,
+    VerifyToken,
 )
 from agent_api.socket.frames import (
-    AgentFrame,
+    AgentCancelFrame,
+    AgentCommandFrame,
+    AgentProgressFrame,
+    AgentResponseFrame,
+    AgentSaid,
     AskCapabilitiesFrame,
-    CancelFrame,
-    CommandFrame,
-    ProgressFrame,
-    ResponseFrame,
+    AskOverviewFrame,
+    LeaveFrame,
+    SignOfLifeFrame,
     SubscribeFrame,
     UnsubscribeFrame,
     refusal,
 )
 from protocol.access import Principal
-from protocol.bad_frames import BadFrames
 from protocol.errors import (
     BridgeError,
     Cancelled,
@@ -56,6 +58,7 @@ from protocol.errors import (
 from protocol.frames import AckFrame, AuthFrame, PingFrame, PongFrame
 from protocol.ids import is_token
 from protocol.messages import CommandResponse, ProgressMessage, failure
+from protocol.runtime.websocket.bad_frames import BadFrames
 from protocol.subjects import MAX_EVENT_NAME_BYTES
 
 MAX_IN_FLIGHT = 256
@@ -65,7 +68,7 @@ MAX_HELD = 1000
 MAX_HELD_BYTES = 256 * 1024
 
 
-class State(enum.Enum):
+class AgentState(enum.Enum):
     """Where a socket is in its life."""
 
     OPEN = "open"
@@ -73,7 +76,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Limits(NamedTuple):
+class AgentLimits(NamedTuple):
     """The settings that a socket obeys."""
 
     command_timeout_ms: int
@@ -85,13 +88,15 @@ class Limits(NamedTuple):
 class AgentSession:
     """One agent's socket. Make it when the agent is let in, feed it everything that happens."""
 
-    def __init__(self, principal: Principal, limits: Limits, now: float) -> None:
+    def __init__(self, principal: Principal, limits: AgentLimits, now: float) -> None:
         self.principal = principal
-        self.state = State.OPEN
+        self.state = AgentState.OPEN
         self._limits = limits
-        self._in_flight: dict[str, InFlight] = {}
+        self._in_flight: dict[str, OrderInFlight] = {}
         self._in_flight_bytes = 0
-        self._held: Held[tuple[InFlight, str], ProgressFrame] = Held(MAX_HELD, MAX_HELD_BYTES)
+        self._buffered: ProgressBuffer[tuple[OrderInFlight, str], AgentProgressFrame] = ProgressBuffer(
+            MAX_HELD, MAX_HELD_BYTES
+        )
         self._streams: dict[str, Stream] = {}
         self._refreshing = False
         self._bad_frames = BadFrames()
@@ -105,7 +110,7 @@ class AgentSession:
 
     # --- from the agent ---
 
-    def take(self, frame: AgentFrame, size: int, now: float) -> list[Effect]:
+    def take(self, frame: AgentSaid, size: int, now: float) -> list[AgentEffect]:
         """Take a frame of `size` bytes.
 
         Raises `Conflict` for an id in use, `Overloaded` for too much at once, `Unavailable` while draining,
@@ -113,31 +118,33 @@ class AgentSession:
         """
         self.heard(now)
         match frame:
-            case CommandFrame():
+            case AgentCommandFrame():
                 return self._command(frame, size, now)
-            case CancelFrame(id=ident):
+            case AgentCancelFrame(id=ident):
                 return self._cancel(ident, now)
-            case SubscribeFrame():
-                return self._open(_subscription(frame))
-            case AskCapabilitiesFrame(id=ident):
-                return self._open(Stream(ident))
+            case SubscribeFrame() | AskCapabilitiesFrame() | AskOverviewFrame():
+                return self._open(_stream(frame))
             case UnsubscribeFrame(id=ident):
                 return self._unsubscribe(ident)
             case AuthFrame():
                 return self._auth(frame)
             case PingFrame():
-                return [Send(PongFrame())]
+                return [SendToAgent(PongFrame())]
+            case SignOfLifeFrame():
+                return []
+            case LeaveFrame():
+                return self.close(CloseCode.NORMAL, "")
             case _:
                 assert_never(frame)
 
-    def refuse(self, error: BridgeError, ident: str | None, now: float) -> list[Effect]:
+    def refuse(self, error: BridgeError, ident: str | None, now: float) -> list[AgentEffect]:
         """Tell the agent what was wrong with a frame; close where it sends hardly anything else.
 
         What may be sent again is no fault of the agent's.
         """
         if not error.meaning.retryable and self._bad_frames.one_more(now):
             return self.close(CloseCode.POLICY, "too many bad frames")
-        return [Send(refusal(error, ident))]
+        return [SendToAgent(refusal(error, ident))]
 
     def heard(self, now: float) -> None:
         """Note a sign of life: a frame or a pong."""
@@ -147,8 +154,8 @@ class AgentSession:
     # --- from those who do what was asked ---
 
     def progressed(
-        self, command: InFlight, client_id: str, message: ProgressMessage, *, congested: bool
-    ) -> list[Effect]:
+        self, command: OrderInFlight, client_id: str, message: ProgressMessage, *, congested: bool
+    ) -> list[AgentEffect]:
         """Pass on how far a command has come; to an agent that reads slowly, the newest alone, before the response.
 
         What is held of all its commands is bounded; the oldest is forgotten.
@@ -157,12 +164,12 @@ class AgentSession:
             return []
         frame = _progress(command.ident, client_id, message)
         if congested:
-            self._held.put((command, client_id), frame, size_of(message))
+            self._buffered.put((command, client_id), frame, size_of(message))
             return []
-        self._held.drop((command, client_id))
-        return [Send(frame)]
+        self._buffered.drop((command, client_id))
+        return [SendToAgent(frame)]
 
-    def answered(self, command: InFlight, outcome: CommandResponse | Gathered, now: float) -> list[Effect]:
+    def answered(self, command: OrderInFlight, outcome: CommandResponse | Gathered, now: float) -> list[AgentEffect]:
         """Pass on the answer to a command, unless the command has its response."""
         if not self._waits(command):
             return []
@@ -174,7 +181,7 @@ class AgentSession:
             case _:
                 assert_never(outcome)
 
-    def failed(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
+    def failed(self, command: OrderInFlight, error: BridgeError, now: float) -> list[AgentEffect]:
         """Pass on that there is no answer, unless the command has its response."""
         return self._settle(command, _refused(command, error, now)) if self._waits(command) else []
 
@@ -182,31 +189,36 @@ class AgentSession:
         """Tell whether an agent still wants to be told this."""
         return self._streams.get(stream.ident) is stream
 
-    def ended(self, stream: Stream, error: BridgeError) -> list[Effect]:
+    def told(self, stream: Stream) -> None:
+        """Note that an agent has been told all that it asked for."""
+        if self.tells(stream):
+            del self._streams[stream.ident]
+
+    def ended(self, stream: Stream, error: BridgeError) -> list[AgentEffect]:
         """Pass on why nothing more is told, unless the agent wants it no more."""
         if not self.tells(stream):
             return []
         del self._streams[stream.ident]
-        return [Send(refusal(error, stream.ident))]
+        return [SendToAgent(refusal(error, stream.ident))]
 
-    def refreshed(self, principal: Principal, ident: str | None) -> list[Effect]:
+    def refreshed(self, principal: Principal, ident: str | None) -> list[AgentEffect]:
         """Go on under a fresh token, which the shell has found to be the same identity's."""
         self._refreshing = False
-        if self.state is State.CLOSED:
+        if self.state is AgentState.CLOSED:
             return []
         self.principal = principal
-        return [] if ident is None else [Send(AckFrame(ident))]
+        return [] if ident is None else [SendToAgent(AckFrame(ident))]
 
-    def refused(self, error: BridgeError, ident: str | None, now: float) -> list[Effect]:
+    def refused(self, error: BridgeError, ident: str | None, now: float) -> list[AgentEffect]:
         """Tell that a fresh token does not do; the former, and its end, remain in force."""
         self._refreshing = False
-        return [] if self.state is State.CLOSED else self.refuse(error, ident, now)
+        return [] if self.state is AgentState.CLOSED else self.refuse(error, ident, now)
 
     # --- from the clock and the process ---
 
-    def tick(self, now: float) -> list[Effect]:
+    def tick(self, now: float) -> list[AgentEffect]:
         """Ping a silent agent; close where no pong comes."""
-        if self.state is State.CLOSED:
+        if self.state is AgentState.CLOSED:
             return []
         if self._pinged is not None:
             if now - self._pinged < self._limits.ping_timeout_seconds:
@@ -215,15 +227,15 @@ class AgentSession:
         if now - self._heard < self._limits.ping_interval_seconds:
             return []
         self._pinged = now
-        return [Ping()]
+        return [PingAgent()]
 
-    def drain(self) -> list[Effect]:
+    def drain(self) -> list[AgentEffect]:
         """Take no more commands, and close once those in flight have their responses."""
-        if self.state is State.OPEN:
-            self.state = State.DRAINING
+        if self.state is AgentState.OPEN:
+            self.state = AgentState.DRAINING
         return self._close_where_drained()
 
-    def give_up(self, now: float) -> list[Effect]:
+    def give_up(self, now: float) -> list[AgentEffect]:
         """Answer every command in flight `cancelled`, and close."""
         error = Cancelled("the agent API shut down before the command had its answer; the command was cancelled")
         effects = self.drain()
@@ -231,91 +243,103 @@ class AgentSession:
             effects += self._withdraw(command, error, now)
         return effects
 
-    def close(self, code: int, reason: str) -> list[Effect]:
+    def close(self, code: int, reason: str) -> list[AgentEffect]:
         """Close the socket; commands in flight are cancelled, nobody can be told."""
-        if self.state is State.CLOSED:
+        if self.state is AgentState.CLOSED:
             return []
-        return [*self.end(), Close(code, reason)]
+        return [*self.end(), CloseAgent(code, reason)]
 
-    def end(self) -> list[Effect]:
+    def end(self) -> list[AgentEffect]:
         """Note that the socket is closed or closing: commands in flight are cancelled, nothing is taken any more."""
-        self.state = State.CLOSED
-        stops: list[Effect] = [Stop(command) for command in self._in_flight.values()]
-        stops += [Leave(stream) for stream in self._streams.values()]
+        self.state = AgentState.CLOSED
+        stops: list[AgentEffect] = [StopOrder(command) for command in self._in_flight.values()]
+        stops += [LeaveStream(stream) for stream in self._streams.values()]
         self._in_flight.clear()
         self._streams.clear()
-        self._held.clear()
+        self._buffered.clear()
         return stops
 
     # --- inside ---
 
-    def _command(self, frame: CommandFrame, size: int, now: float) -> list[Effect]:
+    def _command(self, frame: AgentCommandFrame, size: int, now: float) -> list[AgentEffect]:
         self._require_free(frame.id)
         order = _order(frame, self._limits)
-        if self.state is State.DRAINING:
+        if self.state is AgentState.DRAINING:
             raise Unavailable("this process is shutting down; connect again in a moment")
         if len(self._in_flight) >= MAX_IN_FLIGHT or self._in_flight_bytes + size > MAX_IN_FLIGHT_BYTES:
             raise Overloaded(f"this socket has {len(self._in_flight)} commands in flight; wait for their responses")
-        command = InFlight(frame.id, order, size, now, frame.progress)
+        command = OrderInFlight(frame.id, order, size, now, frame.progress)
         self._in_flight[frame.id] = command
         self._in_flight_bytes += size
-        return [Start(command)]
+        return [StartOrder(command)]
 
-    def _cancel(self, ident: str, now: float) -> list[Effect]:
+    def _cancel(self, ident: str, now: float) -> list[AgentEffect]:
         """Withdraw a command; one that has its response, which may have crossed the cancel, needs none."""
         command = self._in_flight.get(ident)
         return [] if command is None else self._withdraw(command, Cancelled("the agent cancelled the command"), now)
 
-    def _open(self, stream: Stream) -> list[Effect]:
+    def _open(self, stream: Stream) -> list[AgentEffect]:
         self._require_free(stream.ident)
-        if self.state is State.DRAINING:
+        if self.state is AgentState.DRAINING:
             raise Unavailable("this process is shutting down; connect again in a moment")
         if len(self._streams) >= MAX_STREAMS:
             raise Overloaded(f"this socket has {len(self._streams)} subscriptions; end one of them")
-        if stream.filters is None and any(other.filters is None for other in self._streams.values()):
+        if stream.tells_clients and any(other.tells_clients for other in self._streams.values()):
             raise Overloaded("this socket is told of capabilities already; end that first")
         self._streams[stream.ident] = stream
-        return [Open(stream)]
+        return [OpenStream(stream)]
 
-    def _unsubscribe(self, ident: str) -> list[Effect]:
+    def _unsubscribe(self, ident: str) -> list[AgentEffect]:
         """End a subscription; one that has ended by itself, which may have crossed this, is as good."""
         stream = self._streams.pop(ident, None)
-        return [*([] if stream is None else [Leave(stream)]), Send(AckFrame(ident))]
+        return [*([] if stream is None else [LeaveStream(stream)]), SendToAgent(AckFrame(ident))]
 
     def _require_free(self, ident: str) -> None:
         if ident in self._in_flight or ident in self._streams:
             raise Conflict("this id is in use; use another one")
 
-    def _auth(self, frame: AuthFrame) -> list[Effect]:
+    def _auth(self, frame: AuthFrame) -> list[AgentEffect]:
         """Have a token verified, one at a time: the key set may have to be fetched, and verifications pile up."""
         if self._refreshing:
             raise Overloaded("the former token is still being verified; send this one after its ack")
         self._refreshing = True
-        return [Verify(frame)]
+        return [VerifyToken(frame)]
 
-    def _waits(self, command: InFlight) -> bool:
+    def _waits(self, command: OrderInFlight) -> bool:
         return self._in_flight.get(command.ident) is command
 
-    def _withdraw(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
-        return [Stop(command), *self._settle(command, _refused(command, error, now))]
+    def _withdraw(self, command: OrderInFlight, error: BridgeError, now: float) -> list[AgentEffect]:
+        return [StopOrder(command), *self._settle(command, _refused(command, error, now))]
 
-    def _settle(self, command: InFlight, response: ResponseFrame) -> list[Effect]:
+    def _settle(self, command: OrderInFlight, response: AgentResponseFrame) -> list[AgentEffect]:
         del self._in_flight[command.ident]
         self._in_flight_bytes -= command.size
-        held = self._held.take(lambda key: key[0] is command) if self._held else []
-        return [*map(Mention, held), Send(response), *self._close_where_drained()]
+        held = self._buffered.take(lambda key: key[0] is command) if self._buffered else []
+        return [*map(OfferToAgent, held), SendToAgent(response), *self._close_where_drained()]
 
-    def _close_where_drained(self) -> list[Effect]:
-        if self.state is not State.DRAINING or self._in_flight:
+    def _close_where_drained(self) -> list[AgentEffect]:
+        if self.state is not AgentState.DRAINING or self._in_flight:
             return []
         return self.close(CloseCode.RESTARTING, "the agent API is shutting down")
 
 
-def _order(frame: CommandFrame, limits: Limits) -> Order:
+def _order(frame: AgentCommandFrame, limits: AgentLimits) -> Order:
     try:
         return order_of(frame, limits.command_timeout_ms, limits.max_command_timeout_ms)
     except InvalidRequest as exc:
         raise InvalidFrame(exc.message) from exc
+
+
+def _stream(frame: SubscribeFrame | AskCapabilitiesFrame | AskOverviewFrame) -> Stream:
+    match frame:
+        case SubscribeFrame():
+            return _subscription(frame)
+        case AskCapabilitiesFrame(id=ident):
+            return Stream(ident)
+        case AskOverviewFrame(id=ident):
+            return Stream(ident, overview=frame)
+        case _:
+            assert_never(frame)
 
 
 def _subscription(frame: SubscribeFrame) -> Stream:
@@ -330,8 +354,8 @@ def _subscription(frame: SubscribeFrame) -> Stream:
     return Stream(frame.id, filters, frame.since)
 
 
-def _progress(ident: str, client_id: str, message: ProgressMessage) -> ProgressFrame:
-    return ProgressFrame(
+def _progress(ident: str, client_id: str, message: ProgressMessage) -> AgentProgressFrame:
+    return AgentProgressFrame(
         id=ident,
         client_id=client_id,
         seq=message.seq,
@@ -342,8 +366,8 @@ def _progress(ident: str, client_id: str, message: ProgressMessage) -> ProgressF
     )
 
 
-def _response(command: InFlight, response: CommandResponse) -> ResponseFrame:
-    return ResponseFrame(
+def _response(command: OrderInFlight, response: CommandResponse) -> AgentResponseFrame:
+    return AgentResponseFrame(
         id=command.ident,
         request_id=command.order.request_id,
         status=response.status,
@@ -355,8 +379,8 @@ def _response(command: InFlight, response: CommandResponse) -> ResponseFrame:
     )
 
 
-def _gathered(command: InFlight, gathered: Gathered, now: float) -> ResponseFrame:
-    return ResponseFrame(
+def _gathered(command: OrderInFlight, gathered: Gathered, now: float) -> AgentResponseFrame:
+    return AgentResponseFrame(
         id=command.ident,
         request_id=command.order.request_id,
         status=SUCCESS,
@@ -366,12 +390,12 @@ def _gathered(command: InFlight, gathered: Gathered, now: float) -> ResponseFram
     )
 
 
-def _refused(command: InFlight, error: BridgeError, now: float) -> ResponseFrame:
+def _refused(command: OrderInFlight, error: BridgeError, now: float) -> AgentResponseFrame:
     order = command.order
     unseen = isinstance(error, ClientNotFound)  # 0, as the gateway of a client says that the caller may not see
     duration_ms = 0 if unseen else _milliseconds(command, now)
     return _response(command, failure(order.request_id, error, order.client_id, duration_ms))
 
 
-def _milliseconds(command: InFlight, now: float) -> int:
+def _milliseconds(command: OrderInFlight, now: float) -> int:
     return max(0, round((now - command.started) * 1000))

@@ -1,4 +1,4 @@
-"""What one agent is told unasked: messages of the hub and news of the outlook, each by a task of its own.
+"""What one agent is told unasked: messages of the hub and changes of clients, each by a task of its own.
 
 They take turns, and each writes only while little is unread: so a response always finds room, and an agent that reads
 slowly is never cut off for what it is told. An agent that stays too slow for its events is told so, and the
@@ -6,29 +6,42 @@ subscription ended; one that is too slow for capabilities gets fewer frames.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from agent_api.clients.find import clients_of
+from agent_api.clients.overview import Overview, OverviewQuery
+from agent_api.clients.visible import VisibleClients
+from agent_api.clients.watch import ClientWatch
+from agent_api.context import SocketContext
 from agent_api.events.cursor import Item
 from agent_api.events.filters import Filters
 from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
-from agent_api.events.positions import Position
 from agent_api.events.reader import Reader
-from agent_api.finding import clients_of
 from agent_api.socket import frames
-from agent_api.socket.effects import Effect, Stream
-from agent_api.socket.frames import GapFrame, PositionFrame, SubscribedFrame
-from agent_api.socket.outlook import Watch
+from agent_api.socket.dialect import AgentDialect
+from agent_api.socket.effects import AgentEffect, Stream
+from agent_api.socket.frames import (
+    AskOverviewFrame,
+    CapabilitiesFrame,
+    GapFrame,
+    OverviewFrame,
+    PositionFrame,
+    StreamFrame,
+    SubscribedFrame,
+)
 from agent_api.socket.session import AgentSession
-from agent_api.socket.surroundings import Surroundings
 from protocol.access import Principal
 from protocol.errors import BridgeError, Internal, Overloaded
-from protocol.runtime.sockets import BoundedSocket
+from protocol.runtime.streams.positions import Position
+from protocol.runtime.websocket.connection import BoundedSocket
 
 POSITION_SECONDS = 15.0
 COALESCE_SECONDS = 0.05
+OVERVIEW_SECONDS = 0.5  # between two overviews, each of which is whole
 HELD_SECONDS = 30.0  # for what was taken from the hub and cannot be written
 MAX_AT_ONCE_BYTES = 64 * 1024  # between two looks whether there is room; one frame may be larger
 
@@ -40,24 +53,25 @@ class Owner(Protocol):
 
     core: AgentSession
 
-    def perform(self, effects: Iterable[Effect]) -> None:
+    def perform(self, effects: Iterable[AgentEffect]) -> None:
         """Do what the core has decided."""
 
 
-class Streams:
+class AgentStreams:
     """The streams of one socket."""
 
-    def __init__(self, socket: BoundedSocket, around: Surroundings) -> None:
+    def __init__(self, socket: BoundedSocket, dialect: AgentDialect, context: SocketContext) -> None:
         self._socket = socket
-        self._around = around
+        self._dialect = dialect
+        self._context = context
         self._running: dict[Stream, asyncio.Task[None]] = {}
         self._readers: dict[Stream, Reader] = {}
-        self._watches: dict[Stream, Watch] = {}
+        self._watches: dict[Stream, ClientWatch] = {}
         self._turn = asyncio.Lock()
 
     def open(self, stream: Stream, owner: Owner) -> None:
         """Begin to tell."""
-        task = self._around.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
+        task = self._context.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
         self._running[stream] = task
         task.add_done_callback(lambda _: self._running.pop(stream))
 
@@ -72,14 +86,16 @@ class Streams:
         for reader in self._readers.values():
             reader.change_principal(principal)
         for watch in self._watches.values():
-            self._around.outlook.change_principal(watch, principal, clients_of(self._around.known, principal))
+            self._context.client_watches.change_principal(watch, principal, clients_of(self._context.known, principal))
 
     async def _run(self, stream: Stream, owner: Owner) -> None:
         try:
-            if stream.filters is None:
-                await self._watch(stream, owner)
-            else:
+            if stream.filters is not None:
                 await self._follow(stream, stream.filters, owner)
+            elif stream.overview is not None:
+                await self._look(stream, stream.overview, owner)
+            else:
+                await self._watch(stream, owner)
         except BridgeError as exc:
             owner.perform(owner.core.ended(stream, exc))
         except OSError:
@@ -91,12 +107,14 @@ class Streams:
     # --- events ---
 
     async def _follow(self, stream: Stream, filters: Filters, owner: Owner) -> None:
-        async with self._around.hub.open(owner.core.principal, filters, stream.since) as reader:
+        async with self._context.hub.open(owner.core.principal, filters, stream.since) as reader:
             reader.change_principal(owner.core.principal)  # it may have changed while that was opened
             self._readers[stream] = reader
             try:
                 known = reader.position
-                self._socket.send_text(frames.encode(SubscribedFrame(stream.ident, str(known))))
+                begun = self._dialect.encode(SubscribedFrame(stream.ident, str(known)))
+                if begun is not None:
+                    self._socket.send_text(begun)
                 while True:
                     known = await self._pass_on(stream.ident, reader, known)
                     await self._room()
@@ -111,7 +129,7 @@ class Streams:
         except TimeoutError:
             if reader.position != known:
                 known = reader.position
-                await self._write([frames.encode(PositionFrame(ident, str(known)))])
+                await self._tell(PositionFrame(ident, str(known)))
             return known
         try:
             async with asyncio.timeout(HELD_SECONDS), reader.while_held():
@@ -126,28 +144,70 @@ class Streams:
     # --- capabilities ---
 
     async def _watch(self, stream: Stream, owner: Owner) -> None:
-        principal = owner.core.principal
-        watch = self._around.outlook.open(stream.ident, principal, clients_of(self._around.known, principal))
-        self._watches[stream] = watch
-        try:
+        with self._watching(stream, owner) as watch:
             while True:
                 await watch.news.wait()
                 watch.news.clear()
-                await self._show(watch)
+                await self._show(stream, watch)
                 await asyncio.sleep(COALESCE_SECONDS)
+
+    @contextlib.contextmanager
+    def _watching(self, stream: Stream, owner: Owner) -> Iterator[ClientWatch]:
+        principal = owner.core.principal
+        watch = self._context.client_watches.open(principal, clients_of(self._context.known, principal))
+        self._watches[stream] = watch
+        try:
+            yield watch
         finally:
             del self._watches[stream]
-            self._around.outlook.close(watch)
+            self._context.client_watches.close(watch)
 
-    async def _show(self, watch: Watch) -> None:
+    async def _show(self, stream: Stream, watch: ClientWatch) -> None:
         """Tell until the agent's picture is complete."""
-        while not watch.sight.complete:
-            frame = watch.sight.step(self._around.known.clients(watch.tenant))
-            if frame is not None:
-                await self._write([frames.encode(frame)])
+        while not watch.changes.complete:
+            news = watch.changes.step(self._context.known.clients(watch.tenant))
+            if news is not None:
+                await self._tell(CapabilitiesFrame(stream.ident, *news))
             await self._room()
 
+    async def _look(self, stream: Stream, asked: AskOverviewFrame, owner: Owner) -> None:
+        """Tell an overview; if the agent follows, whenever something has changed."""
+        await self._context.known.filled.wait()
+        with self._watching(stream, owner) as watch:
+            while True:
+                await watch.news.wait()
+                watch.news.clear()
+                principal, visible = owner.core.principal, watch.visible
+                async with self._context.client_watches.overview_turns.of((principal.tenant, principal.sub)) as step:
+                    made = await self._overview(asked.wanted, visible, step)
+                if watch.visible is not visible:  # a fresh token has other limits, and there is news for it
+                    continue
+                await self._tell(OverviewFrame(stream.ident, made.functions, made.components, made.after))
+                if not asked.follow:
+                    break
+                await asyncio.sleep(OVERVIEW_SECONDS)
+        owner.core.told(stream)
+
+    async def _overview(self, wanted: OverviewQuery, visible: VisibleClients, step: asyncio.Lock) -> Overview:
+        """Make an overview of what is visible now, in steps between which others have their turns."""
+        while not visible.ready:
+            async with step:
+                visible.look(self._context.known.clients(visible.tenant))
+                await asyncio.sleep(0)
+        made = Overview(visible.clients, wanted, self._context.client_watches.written.of)
+        while True:
+            async with step:
+                is_made = made.look()
+                await asyncio.sleep(0)
+            if is_made:
+                return made
+
     # --- writing ---
+
+    async def _tell(self, frame: StreamFrame | OverviewFrame) -> None:
+        data = self._dialect.encode(frame)
+        if data is not None:
+            await self._write([data])
 
     async def _write(self, batch: Iterable[bytes]) -> None:
         """Write frames when it is this stream's turn and there is room; look again for each part of a large batch."""

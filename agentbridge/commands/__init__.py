@@ -1,0 +1,1 @@
+"""The commands of `agentbridge`, one module each."""

@@ -1,34 +1,35 @@
 """`agentbridge audit`: who called what and how that ended, from the audit stream and as it happens."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import click
 
-from agentbridge import output
-from agentbridge.commands.help import Command
+from agentbridge.cli import output
+from agentbridge.cli.audit_follower import AuditFollower, FollowerPlace
+from agentbridge.cli.audit_pages import AuditPages, FoundRecord
+from agentbridge.cli.credentials import CommandSettings, connected, tenant_of, token_of
+from agentbridge.cli.registry_client import RegistryClient
+from agentbridge.commands.help import TeachingCommand
 from agentbridge.commands.options import TO_CALL, as_json, duration, needs_settings
-from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
-from agentbridge.following import Follower, Place
 from protocol import codec
 from protocol.audit import SUCCESS, AuditFilter, AuditRecord, read_record
-from protocol.errors import Code, InvalidRequest, Unavailable
+from protocol.errors import Code, InvalidRequest
 from protocol.ids import check_token
 from protocol.messages import timestamp
-from protocol.runtime.audit_history import AuditHistory, Found
-from protocol.runtime.nats import Connection
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.streams.jetstream import StreamInfo
+from protocol.runtime.streams.positions import Position, epoch_of, parse_position
 from protocol.subjects import NO_CLIENT
 
 MAX_LIMIT = 100_000
-PAGE = 1000
+PAGE = 500
 GAP = "some records may have been missed"
 OUTCOMES = (SUCCESS, *(code.value for code in Code))
 
 
-@click.command(cls=Command)
+@click.command(cls=TeachingCommand)
 @click.option("--client", help=f"Only commands for this client; {NO_CLIENT}: for no known one.")
 @click.option("--agent", help="Only this caller's: the `sub` of its token.")
 @click.option("--target", help="Only commands with this target.")
@@ -41,8 +42,7 @@ OUTCOMES = (SUCCESS, *(code.value for code in Code))
 def audit(settings: CommandSettings, as_json: bool, limit: int, follow: bool, **choice: Any) -> None:
     """Show who called what, and how that ended.
 
-    The newest records of the token's tenant, the last one last. Its NATS user must be permitted to read the audit
-    stream, which those of a deployment's command line and of `agentbridge up` are.
+    The newest records of the token's tenant, the last one last. The token must be an administrator's.
 
     Examples:
       agentbridge audit
@@ -53,32 +53,31 @@ def audit(settings: CommandSettings, as_json: bool, limit: int, follow: bool, **
 
 
 async def _show(settings: CommandSettings, wanted: AuditFilter, limit: int, *, as_json: bool, follow: bool) -> None:
-    tenant = tenant_of(token_of(settings))
+    token = token_of(settings)
+    tenant = tenant_of(token)
     async with connected(settings) as connection:
-        history = AuditHistory(connection)
-        await history.start()
-        await connection.verify_permissions()
-        view = _View(connection, history, tenant, wanted, as_json=as_json)
+        pages = AuditPages(RegistryClient(connection, tenant, token), wanted)
+        view = _AuditView(connection, pages, tenant, wanted, as_json=as_json)
         if follow:
             await view.follow(limit)
         elif not await view.past(limit) and not as_json:
             click.echo("nothing is recorded", err=True)
 
 
-class _View:
+class _AuditView:
     """The wanted records of a tenant, as they are printed."""
 
     def __init__(
-        self, connection: Connection, history: AuditHistory, tenant: str, wanted: AuditFilter, *, as_json: bool
+        self, connection: Connection, pages: AuditPages, tenant: str, wanted: AuditFilter, *, as_json: bool
     ) -> None:
         self._connection = connection
-        self._history = history
+        self._pages = pages
         self._tenant = tenant
         self._wanted = wanted
         self._as_json = as_json
 
-    async def past(self, limit: int, before: int | None = None) -> bool:
-        """Show the newest, of those below the sequence `before` where it is given; return whether there are any."""
+    async def past(self, limit: int, before: Position | None = None) -> bool:
+        """Show the newest, of those below the position `before` where it is given; return whether there are any."""
         past = await self._newest(limit, before)
         for found in past:
             self._print(found.data, found.record)
@@ -87,13 +86,12 @@ class _View:
     async def follow(self, limit: int) -> None:
         """Show the past up to the present end of the stream, and from there on what comes."""
         subject = self._wanted.subject(self._tenant)
-        follower = Follower(self._connection, self._history, subject)
+        follower = AuditFollower(self._connection, self._pages, subject)
         await follower.start()
-        async with _permitted(self._connection):
-            begun = await self._history.info()
+        begun = await self._pages.info()
         click.echo(f"listening on {subject}; Ctrl-C ends", err=True)
-        await self.past(limit, begun.state.last_seq + 1)
-        async for stretch in follower.stretches(Place(begun)):
+        await self.past(limit, _end_of(begun))
+        async for stretch in follower.stretches(FollowerPlace(begun)):
             if stretch.missed:
                 self._tell_of_gap()
             for message in stretch.found:
@@ -101,15 +99,14 @@ class _View:
                 if record is not None and self._wanted.wants(record):
                     self._print(message.data, record)
 
-    async def _newest(self, limit: int, before: int | None) -> list[Found]:
+    async def _newest(self, limit: int, before: Position | None) -> list[FoundRecord]:
         """Return the newest records, the last one last."""
-        found: list[Found] = []
+        found: list[FoundRecord] = []
         more = True
         while more and len(found) < limit:
-            async with _permitted(self._connection):
-                page = await self._history.page(self._tenant, self._wanted, min(PAGE, limit - len(found)), before)
-            found += page.found
-            before, more = page.reached, page.more
+            records, page = await self._pages.newest(min(PAGE, limit - len(found)), before)
+            found += records
+            before, more = parse_position(page.reached), page.more
         return found[::-1]
 
     def _print(self, data: bytes, record: AuditRecord) -> None:
@@ -122,14 +119,9 @@ class _View:
             click.echo(output.one_line({"gap": {"message": GAP}}))
 
 
-@contextlib.asynccontextmanager
-async def _permitted(connection: Connection) -> AsyncIterator[None]:
-    """Have what is not permitted, which looks like silence, be told as such."""
-    try:
-        yield
-    except Unavailable:
-        await connection.verify_permissions()
-        raise
+def _end_of(info: StreamInfo) -> Position | None:
+    """Return the position behind the last message of a stream, None if there is no stream."""
+    return Position(epoch_of(info.created), info.state.last_seq + 1) if info.created else None
 
 
 def _filter(
@@ -146,10 +138,12 @@ def _filter(
 
 def describe(record: AuditRecord) -> str:
     """Return a record on one line: when, who, whom, what, and how it ended."""
-    what = output.printable(" ".join(filter(None, (record.target or "?", record.action))))
+    did = (record.target or "?", record.action) if record.disconnected is None else ("disconnects", record.disconnected)
+    what = output.printable(" ".join(filter(None, did)))
     whom = output.printable(" ".join(filter(None, (record.client_id or "-", record.app, record.user))))
     ended = record.outcome + (f" {output.printable(record.code)}" if record.code else "")
     colour = "green" if record.outcome == SUCCESS else "red"
     who = output.printable(record.agent or "?")
-    took = f"{record.duration_ms} ms" + (", replayed" if record.replayed else "")
+    how = (", replayed" if record.replayed else "") + (", confirmed" if record.confirmed else "")
+    took = f"{record.duration_ms} ms{how}" + (f", {record.count} times" if record.count > 1 else "")
     return f"{record.at[:19].replace('T', ' ')}  {who} -> {whom}  {what}  {click.style(ended, fg=colour)}  {took}"

@@ -1,4 +1,4 @@
-"""`agentbridge events`: what applications tell and how they come and go, as it happens on NATS."""
+"""`agentbridge events`: events of applications, and their arrivals and departures, live from NATS."""
 
 import asyncio
 import fnmatch
@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 
-from agentbridge import output
-from agentbridge.commands.help import Command
+from agentbridge.cli import output
+from agentbridge.cli.credentials import CommandSettings, connected, tenant_of, token_of
+from agentbridge.cli.live_tap import LiveTap
+from agentbridge.commands.help import TeachingCommand
 from agentbridge.commands.options import TO_CALL, as_json, needs_settings
-from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
-from agentbridge.taps import Tap
 from protocol import subjects
 from protocol.ids import is_token
 
 
-@click.command(cls=Command)
+@click.command(cls=TeachingCommand)
 @click.option("--client", help="Only this client's.")
 @click.option("--event", "names", multiple=True, help="Only events so named; * matches any text. Repeatable.")
 @click.option("--changes", is_flag=True, help="Only clients connecting, changing and going.")
@@ -49,7 +49,7 @@ async def _show(
     tapped = _subjects(tenant, client, events=bool(names) or not changes, changes=changes or not names)
     shown = 0
     async with connected(settings) as connection:
-        tap = Tap(connection)
+        tap = LiveTap(connection)
         await tap.listen(tapped)
         async for message in tap.messages():
             if "event" in message and names and not _named(str(message["event"]), names):
@@ -72,7 +72,7 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def describe(message: dict[str, Any]) -> str:
-    """Return a message on one line: when, whose, what."""
+    """Return a message on one line: time, client, content."""
     at, client = str(message.get("at", ""))[11:23], str(message.get("clientId", ""))
     who = " ".join(str(message[field]) for field in ("app", "user") if message.get(field))
     if "event" in message:

@@ -12,12 +12,15 @@ import msgspec
 from nats.aio.client import ServerVersion
 from nats.aio.msg import Msg
 
-from agentbridge import output
-from agentbridge.commands.help import Command
-from agentbridge.commands.options import TO_NATS, as_json, needs_settings
-from agentbridge.credentials import CommandSettings, connected
-from protocol.errors import ConfigurationError
-from protocol.runtime.nats import Connection
+from agentbridge.cli import output
+from agentbridge.cli.credentials import CommandSettings, claims_of, connected, logs_in_by_token, token_of
+from agentbridge.cli.login_trial import LoginTrial, try_login
+from agentbridge.commands.help import TeachingCommand
+from agentbridge.commands.options import TO_CALL, as_json, needs_settings
+from protocol.access import ADMIN
+from protocol.errors import ConfigurationError, PermissionDenied
+from protocol.runtime.nats.agent_login import LOGINS_METADATA
+from protocol.runtime.nats.connection import Connection
 
 QUIET_SECONDS = 0.3
 PATIENCE_SECONDS = 2.0
@@ -32,6 +35,7 @@ COMMANDS = {
 class _Endpoint(msgspec.Struct):
     num_requests: int = 0
     num_errors: int = 0
+    data: dict[str, int] | None = None
 
 
 class _Stats(msgspec.Struct):
@@ -43,10 +47,18 @@ class _Stats(msgspec.Struct):
     started: str
     metadata: dict[str, str] = {}
     endpoints: list[_Endpoint] = []
+    data: dict[str, int] | None = None
+    faults: list[str] = []
+
+    @property
+    def clock_skew_ms(self) -> int:
+        """How far its clock is ahead, which the process says itself, or one of its endpoints."""
+        told = (data.get("clockSkewMs", 0) for data in (self.data, *(each.data for each in self.endpoints)) if data)
+        return next(filter(None, told), 0)
 
 
 class Process(msgspec.Struct, frozen=True, rename="camel"):
-    """A process that answered; `answered_ms` is how long that took."""
+    """A process that answered; `answered_ms` is how long that took, `faults` what it says is wrong with streams."""
 
     name: str
     id: str
@@ -56,40 +68,50 @@ class Process(msgspec.Struct, frozen=True, rename="camel"):
     requests: int
     errors: int
     answered_ms: float
+    clock_skew_ms: int = 0
+    lets_agents_in: bool = False
+    faults: list[str] = []
 
 
-class Health(msgspec.Struct, frozen=True, rename="camel"):
-    """The whole view; `missing` names the kinds of process that nobody answered for."""
+class HealthReport(msgspec.Struct, frozen=True, rename="camel"):
+    """The whole view; `missing` names the kinds of process that nobody answered for.
+
+    `agent_login` is None if it was not tried: no registry lets agents in, or there is no token.
+    `faults` are sentences about streams that do not take messages, each once, whoever says them.
+    """
 
     nats_url: str
     nats_version: str
     nats_round_trip_ms: float
     processes: list[Process]
     missing: list[str]
+    agent_login: LoginTrial | None
+    faults: list[str]
 
 
 _decoder = msgspec.json.Decoder(_Stats)
 
 
-@click.command(cls=Command)
+@click.command(cls=TeachingCommand)
 @as_json
 @click.option(
     "--here",
     type=click.Choice([name.removeprefix("agentbridge-") for name in COMMANDS]),
     help="Only ask whether a process of this kind answers on this host, as a container's health check does.",
 )
-@needs_settings(*TO_NATS)
+@needs_settings(*TO_CALL)
 def health(settings: CommandSettings, as_json: bool, here: str | None) -> None:
-    """Show NATS and the processes on it.
+    """Show NATS and the processes on it, and try an agent's login.
 
-    Exits with 1 where a kind of process is missing. REQUESTS and ERRORS count what each process answered on its fixed
-    NATS endpoints, not commands.
+    Exits with 1 where a kind of process is missing, an agent cannot log in, or a stream of NATS does not take messages.
+    REQUESTS and ERRORS count what each process answered on its fixed NATS endpoints, not commands.
 
     Examples:
       agentbridge health
       agentbridge health --json
       agentbridge health --here registry
     """
+    _require_admin(settings)
     if here is not None:
         asyncio.run(_require_here(settings, f"agentbridge-{here}"))
         return
@@ -99,11 +121,30 @@ def health(settings: CommandSettings, as_json: bool, here: str | None) -> None:
     else:
         click.echo(f"NATS {found.nats_version} at {found.nats_url}, round trip {found.nats_round_trip_ms:.1f} ms")
         if found.processes:
-            headers = ["PROCESS", "ID", "HOST", "VERSION", "UP", "REQUESTS", "ERRORS", "ANSWERED IN"]
+            headers = ["PROCESS", "ID", "HOST", "VERSION", "UP", "REQUESTS", "ERRORS", "ANSWERED IN", "CLOCK"]
             click.echo(output.table(headers, map(_row, found.processes)))
+        if found.agent_login is not None and found.agent_login.milliseconds is not None:
+            click.echo(f"an agent logs in to NATS by its token in {found.agent_login.milliseconds:.1f} ms")
+    if problems := _problems(found):
+        raise ConfigurationError("; ".join(problems))
+
+
+def _problems(found: HealthReport) -> list[str]:
+    """Return what is wrong and what to do about it, a sentence each."""
+    problems = list(found.faults)
     if found.missing:
         starts = ", ".join(f"`{COMMANDS[name]}`" for name in found.missing)
-        raise ConfigurationError(f"nobody answers for {', '.join(found.missing)}: start {starts}")
+        problems.append(f"nobody answers for {', '.join(found.missing)}: start {starts}")
+    if found.agent_login is not None and found.agent_login.refusal is not None:
+        problems.append(f"an agent cannot log in to NATS: {found.agent_login.refusal}")
+    return problems
+
+
+def _require_admin(settings: CommandSettings) -> None:
+    """Raise `PermissionDenied` for a token by which NATS would let nobody ask processes how they are."""
+    token = token_of(settings)
+    if token is not None and logs_in_by_token(settings) and claims_of(token).get("role") != ADMIN:
+        raise PermissionDenied("this needs a token with the role admin")
 
 
 async def _require_here(settings: CommandSettings, name: str) -> None:
@@ -116,17 +157,20 @@ async def _require_here(settings: CommandSettings, name: str) -> None:
     raise ConfigurationError(f"no {name} answers on {host}: start `{COMMANDS[name]}`")
 
 
-async def _examine(settings: CommandSettings) -> Health:
+async def _examine(settings: CommandSettings) -> HealthReport:
     async with connected(settings) as connection:
         round_trip = await _round_trip_ms(connection)
         processes = sorted([process async for process in _answers(connection)], key=lambda p: (p.name, p.id))
         present = {process.name for process in processes}
-        return Health(
+        lets_in = any(process.lets_agents_in for process in processes)
+        return HealthReport(
             nats_url=output.without_password(settings.nats_url),
             nats_version=_version(connection.client.connected_server_version),
             nats_round_trip_ms=round_trip,
             processes=processes,
             missing=[name for name in COMMANDS if name not in present],
+            agent_login=await try_login(settings) if lets_in else None,
+            faults=sorted({fault for process in processes for fault in process.faults}),
         )
 
 
@@ -181,6 +225,9 @@ def _process(message: Msg, answered_ms: float) -> Process | None:
             requests=sum(endpoint.num_requests for endpoint in stats.endpoints),
             errors=sum(endpoint.num_errors for endpoint in stats.endpoints),
             answered_ms=round(answered_ms, 1),
+            clock_skew_ms=stats.clock_skew_ms,
+            lets_agents_in=stats.metadata.get(LOGINS_METADATA) == "on",
+            faults=stats.faults,
         )
         if stats.name in COMMANDS
         else None
@@ -194,7 +241,16 @@ def _version(version: ServerVersion) -> str:
 def _row(process: Process) -> list[str]:
     up = str(datetime.timedelta(seconds=process.up_seconds))
     counts = [str(process.requests), str(process.errors)]
-    return [process.name, process.id, process.host, process.version, up, *counts, f"{process.answered_ms:.1f} ms"]
+    return [
+        process.name,
+        process.id,
+        process.host,
+        process.version,
+        up,
+        *counts,
+        f"{process.answered_ms:.1f} ms",
+        f"{process.clock_skew_ms / 1000:+.1f} s",
+    ]
 
 
 def _milliseconds_since(started: float) -> float:

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 
-class Command(click.Command):
-    """A command whose docstring may hold paragraphs that begin with a line ending in a colon and are not rewrapped."""
+class TeachingCommand(click.Command):
+    """A command whose help does not rewrap a paragraph if its first line ends in a colon."""
 
     def __init__(self, name: str | None, **kwargs: Any) -> None:
         kwargs["help"] = keep_lists(kwargs.get("help") or "")

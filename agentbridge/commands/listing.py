@@ -1,18 +1,19 @@
-"""`agentbridge clients` and `agentbridge capabilities`: what is connected, and what may be done with it."""
+"""`agentbridge clients` and `agentbridge capabilities`: the connected applications and their capabilities."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
-from agentbridge import output
-from agentbridge.commands.help import Command
+from agentbridge.cli import output
+from agentbridge.cli.credentials import CommandSettings, connected, tenant_of, token_of
+from agentbridge.cli.registry_client import RegistryClient
+from agentbridge.commands.help import TeachingCommand
 from agentbridge.commands.options import TO_CALL, as_json, needs_settings
-from agentbridge.credentials import CommandSettings, connected, tenant_of, token_of
-from agentbridge.directory import Directory
 from protocol import codec
-from protocol.discovery import Query
+from protocol.discovery import Query, narrowed
 from protocol.errors import ClientNotFound
 from protocol.records import ClientRecord, read_capabilities
 
@@ -21,6 +22,10 @@ Function = Callable[..., Any]
 
 def _filters(function: Function) -> Function:
     for option in (
+        click.option("--path", help="Only capabilities whose path begins so."),
+        click.option("--auth-level", help="Only capabilities of this level."),
+        click.option("--component-type", help="Only components of this type."),
+        click.option("--tag", "tags", multiple=True, help="Only capabilities with this tag, or another given one."),
         click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Only clients with this. Repeatable."),
         click.option("--name", help="Only clients that offer this capability."),
         click.option("--app", help="Only clients of this application."),
@@ -30,7 +35,7 @@ def _filters(function: Function) -> Function:
     return function
 
 
-@click.command(cls=Command)
+@click.command(cls=TeachingCommand)
 @_filters
 @as_json
 @needs_settings(*TO_CALL)
@@ -53,20 +58,22 @@ def clients(settings: CommandSettings, as_json: bool, **filters: Any) -> None:
         click.echo(_nobody(filters), err=True)
 
 
-@click.command(cls=Command)
+@click.command(cls=TeachingCommand)
 @click.argument("client", required=False)
 @_filters
 @as_json
 @needs_settings(*TO_CALL)
 def capabilities(settings: CommandSettings, client: str | None, as_json: bool, **filters: Any) -> None:
-    """List what the applications offer, or one of them.
+    """List the capabilities of the applications, or of one.
 
     Examples:
       agentbridge capabilities
       agentbridge capabilities 0b6e1c1e-2f0f-4d7e-9d59-6a4f4f3d9c55
       agentbridge capabilities --name addTodo --json
+      agentbridge capabilities --tag cart --component-type form
     """
-    records = asyncio.run(_records(settings, _query(client_id=client, **filters)))
+    query = _query(client_id=client, **filters)
+    records = [_narrowed(record, query) for record in asyncio.run(_records(settings, query))]
     if client is not None and not records:
         raise ClientNotFound
     if as_json:
@@ -84,7 +91,7 @@ def _nobody(filters: dict[str, Any]) -> str:
 async def _records(settings: CommandSettings, query: Query) -> list[ClientRecord]:
     token = token_of(settings)
     async with connected(settings) as connection:
-        directory = Directory(connection, tenant_of(token), token)
+        directory = RegistryClient(connection, tenant_of(token), token)
         return [record async for record in directory.clients(query)]
 
 
@@ -93,6 +100,13 @@ def _query(metadata: tuple[str, ...], **filters: Any) -> Query:
     if any(not equals for _, equals, _ in pairs):
         raise click.BadParameter("say KEY=VALUE", param_hint="--metadata")
     return Query(metadata={key: value for key, _, value in pairs}, **filters)
+
+
+def _narrowed(record: ClientRecord, query: Query) -> ClientRecord:
+    """Return a record with the capabilities that are asked for alone."""
+    if not query.selects_capabilities:
+        return record
+    return replace(record, capabilities=narrowed(read_capabilities(record.capabilities), query))
 
 
 def _client_row(record: ClientRecord) -> list[str]:
@@ -128,9 +142,9 @@ def _named(action: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _parameters(schema: Any) -> str:
-    """Return the names in a JSON Schema, those that may be left out in brackets.
+    """Return the names in a JSON Schema, optional ones in brackets.
 
-    `none` where there are none to give, `any` where it does not say which.
+    Returns `none` if there are no parameters, `any` if the schema does not name them.
     """
     if not isinstance(schema, dict):
         return "any"

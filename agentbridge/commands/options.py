@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agentbridge.credentials import resolve
+from agentbridge.cli.credentials import resolve
 from protocol.runtime import logs
 from protocol.runtime.settings import environment, variable
 
@@ -31,7 +31,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 def duration(text: str, option: str | None = None) -> int:
     """Return the seconds of `90s`, `15m`, `12h` or `7d`.
 
-    Raises `click.BadParameter`, which names the option where click does not know whose type this is.
+    Raises `click.BadParameter` that names the option, because click does not know it here.
     """
     found = _DURATION.fullmatch(text)
     if found is None or int(found[1]) == 0:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from agentbridge.commands.help import Command
+from agentbridge.commands.help import TeachingCommand
 from protocol.runtime.settings import PREFIX
 
 
@@ -19,21 +19,25 @@ def _help(what: str, command: str, example: str) -> str:
     )
 
 
-@click.command(cls=Command, help=_help("Run a gateway, for applications.", "gateway", "GATEWAY_PORT=8101"))
+@click.command(cls=TeachingCommand, help=_help("Run a gateway, for applications.", "gateway", "GATEWAY_PORT=8101"))
 def gateway() -> None:
     """Run a gateway."""
     _become("gateway")
 
 
 @click.command(
-    "agent-api", cls=Command, help=_help("Run an agent API, for agents over HTTP.", "agent-api", "API_PORT=8100")
+    "agent-api",
+    cls=TeachingCommand,
+    help=_help("Run an agent API, for agents over HTTP.", "agent-api", "API_PORT=8100"),
 )
 def agent_api() -> None:
     """Run an agent API."""
     _become("agent_api")
 
 
-@click.command(cls=Command, help=_help("Run a registry, which lists the applications.", "registry", "REPLICAS=3"))
+@click.command(
+    cls=TeachingCommand, help=_help("Run a registry, which lists the applications.", "registry", "REPLICAS=3")
+)
 def registry() -> None:
     """Run a registry."""
     _become("registry")

@@ -1,34 +1,38 @@
 """`agentbridge up`: the whole bridge on this machine, by one command."""
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 
 import click
 
-from agentbridge import data_folder
-from agentbridge.commands.help import Command
-from agentbridge.data_folder import RunFile
+from agentbridge.commands.help import TeachingCommand
+from agentbridge.deployment import data_folder
+from agentbridge.deployment.data_folder import RunFile
 from agentbridge.up import nats_server, ports, welcome
 from agentbridge.up.settings import UpSettings, complete
 from agentbridge.up.supervisor import Announce, Supervisor
 from protocol.errors import ConfigurationError
-from protocol.runtime import logs, settings
+from protocol.runtime import logs, settings, variables
+
+log = logging.getLogger(__name__)
 
 
-@click.command(cls=Command)
+@click.command(cls=TeachingCommand)
 def up() -> None:
     """Run everything on this machine.
 
-    That is NATS, a registry, a gateway and an agent API. A NATS server is started on loopback, with JetStream in the
-    data folder, unless AGENTBRIDGE_NATS_URL names one that runs. URLs and tokens are printed once all are ready;
-    other commands find them in the data folder. A process that dies is started again. Ctrl-C stops everything.
+    Starts NATS, a registry, a gateway and an agent API. NATS listens on loopback, with JetStream in the data folder;
+    with AGENTBRIDGE_NATS_URL an existing server is used instead. URLs and tokens are printed when all are ready; other
+    commands find them in the data folder. A process that dies is restarted. Ctrl-C stops everything.
 
     Environment:
       AGENTBRIDGE_DATA_DIR        where it keeps its data (./.agentbridge)
       AGENTBRIDGE_NATS_URL        a NATS server that runs already
       AGENTBRIDGE_API_PORT        port of the agent API (8000; 0 takes any)
       AGENTBRIDGE_GATEWAY_PORT    port for applications (8001; 0 takes any)
+      AGENTBRIDGE_NATS_PORT       port of its NATS (4222, or any if that is taken)
       AGENTBRIDGE_JWT_SECRET      the key of tokens, 32 bytes or more (random)
       AGENTBRIDGE_ALLOWED_ORIGINS web origins that may connect (this machine's)
     Every other setting of the processes is passed on to them.
@@ -40,12 +44,15 @@ def up() -> None:
     environment = complete(settings.environment())
     configured = settings.load(UpSettings, environment)
     logs.configure("up", configured.log_format, configured.log_level)
+    for sentence in variables.unknown(environment):
+        log.warning("%s", sentence)
+    environment = variables.without_unknown(environment)
     binary = None if settings.variable("nats_url") in environment else nats_server.find()
-    with data_folder.claim(Path(configured.data_dir)):
+    with data_folder.hold(Path(configured.data_dir)):
         ports.require_free(configured)
         failure = asyncio.run(Supervisor(configured, environment, binary).run(_announcer(configured.data_dir)))
     if failure is not None:
-        raise ConfigurationError(f"{failure}; what it said stands above")
+        raise ConfigurationError(f"{failure}; see its log above")
 
 
 def _announcer(folder: str) -> Announce:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentbridge.up import launch
-from protocol.runtime.process import EXIT_CONFIGURATION
+from protocol.runtime.process.life import EXIT_CONFIGURATION
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Child(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """Return what to run, an absolute path first."""
+        """Return the command to run; it begins with an absolute path."""
 
     @abstractmethod
     def environment(self) -> dict[str, str]:
@@ -51,7 +51,7 @@ class Child(ABC):
 
     @abstractmethod
     async def follow(self, process: Process) -> None:
-        """Read what the process says and call `serves()` once it is ready."""
+        """Read the process's output and call `serves()` once it is ready."""
 
     def serves(self) -> None:
         """Note that the process is ready."""
@@ -71,7 +71,7 @@ class Child(ABC):
             self._ended.set()
 
     async def stop(self, patience_seconds: float) -> None:
-        """Ask the process to end, and kill it where it has not within `patience_seconds`."""
+        """Ask the process to end, and kill it if it has not ended within `patience_seconds`."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
         try:
@@ -106,11 +106,11 @@ class Child(ABC):
         return code
 
     def _stderr(self) -> int | None:
-        """Return where its log goes: to the terminal."""
+        """Return the destination of its log: the terminal."""
         return None
 
     async def _after_death(self, code: int, lived_seconds: float) -> None:
-        """Wait before the next start, longer each time; give up on what has never served and will not."""
+        """Wait before the next start, longer each time. Give up on a process that has never served and cannot."""
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if self._is_hopeless(code):
             self._fail(f"{self.name} {how}")

@@ -2,8 +2,8 @@
 
 `up` can end its children only while it lives. The kernel can do it afterwards: a process that has asked by
 `prctl(PR_SET_PDEATHSIG)` is killed when its parent ends, kill -9 included, and `exec` keeps the request. A script asks,
-because `subprocess`'s `preexec_fn` may deadlock where the parent has threads. Only Linux has the call; elsewhere
-children outlive an `up` that was killed with -9.
+because `subprocess`'s `preexec_fn` may deadlock if the parent has threads. Only Linux has the call; elsewhere children
+outlive an `up` that was killed with -9.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         sys.exit("the parent ended before its child began")
-    os.execv(command[0], command)  # noqa: S606  this is what it is for
+    os.execv(command[0], command)  # noqa: S606  the purpose of this script
 
 
 if __name__ == "__main__":

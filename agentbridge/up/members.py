@@ -1,16 +1,14 @@
 """The processes of ours: `python -m gateway`, `registry` and `agent_api`, each with its own NATS user."""
 
 import asyncio
-import contextlib
 import logging
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-import msgspec
-
 from agentbridge.up.children import Child
+from protocol.runtime.process.announcement import read_announcement
 from protocol.runtime.settings import variable
 
 POLL_SECONDS = 0.05
@@ -19,15 +17,8 @@ READY_TIMEOUT_SECONDS = 2
 log = logging.getLogger(__name__)
 
 
-class _Announcement(msgspec.Struct):
-    """The line by which a process says that it serves, and where."""
-
-    process: str
-    url: str | None = None
-
-
 class Member(Child):
-    """One of our processes. It keeps the port that it first got, for that is what people were told."""
+    """One of our processes. It keeps its first port through restarts, because people have been told that one."""
 
     def __init__(
         self, module: str, environment: Mapping[str, str], port_field: str | None, fail: Callable[[str], None]
@@ -46,10 +37,10 @@ class Member(Child):
         return self._environment
 
     async def follow(self, process: Process) -> None:
-        """Wait for the announcement, then for `/readyz`; whatever else the process prints goes on to the log."""
+        """Wait for the announcement, then for `/readyz`. All other output of the process goes to the log."""
         assert process.stdout is not None
         async for line in process.stdout:
-            announced = _announcement(line)
+            announced = read_announcement(line)
             if announced is None:
                 log.info("%s: %s", self.name, line.decode(errors="replace").rstrip())
             else:
@@ -62,12 +53,6 @@ class Member(Child):
                 self._environment[variable(self._port_field)] = str(urlsplit(url).port)
             await _until_ready(url)
         self.serves()
-
-
-def _announcement(line: bytes) -> _Announcement | None:
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode(line, type=_Announcement)
-    return None
 
 
 async def _until_ready(url: str) -> None:

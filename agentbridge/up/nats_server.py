@@ -15,17 +15,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from agentbridge import nats_config
+from agentbridge.deployment import nats_config
 from agentbridge.up.children import Child
 from protocol.errors import ConfigurationError
-from protocol.runtime.auth import DEFAULT_TENANT
-from protocol.runtime.servers import MIN_VERSION
+from protocol.runtime.nats.login_keys import LoginKeys, new_seeds
+from protocol.runtime.nats.servers import MIN_VERSION
 
 PORT = 4222
 ANY_PORT = -1
 POLL_SECONDS = 0.02
 VERSION_TIMEOUT_SECONDS = 10
-REMEDY = "pip install 'agentbridge-nats[embedded]'"
+REMEDY = "pip install -e '.[embedded]' in AgentBridge's folder"
 
 log = logging.getLogger(__name__)
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
@@ -35,7 +35,7 @@ _LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
 
 
 class _Ports(msgspec.Struct):
-    """What nats-server writes into its ports file."""
+    """The content of nats-server's ports file."""
 
     nats: list[str]
 
@@ -43,13 +43,15 @@ class _Ports(msgspec.Struct):
 class NatsServer(Child):
     """nats-server with a random password for each user; the file holds none, it reads them from its environment."""
 
-    def __init__(self, binary: Path, folder: Path, fail: Callable[[str], None]) -> None:
+    def __init__(self, binary: Path, folder: Path, fail: Callable[[str], None], port: int | None = None) -> None:
         super().__init__("nats-server", fail)
         self.url = ""
         self._binary = binary
         self._folder = folder
-        self._users = {user.name: user for user in nats_config.users((DEFAULT_TENANT,))}
+        self._wanted_port = ANY_PORT if port == 0 else port
+        self._users = {user.name: user for user in nats_config.users()}
         self._passwords = {name: nats_config.new_password() for name in self._users}
+        self.account_seed, self.xkey_seed = new_seeds()
 
     def password(self, user: str) -> str:
         """Return the password of a NATS user."""
@@ -65,11 +67,13 @@ class NatsServer(Child):
         return [str(self._binary), "-c", str(config)]
 
     def environment(self) -> dict[str, str]:
-        """Return the passwords, and nothing else of ours."""
-        return {user.password_variable: self._passwords[name] for name, user in self._users.items()}
+        """Return the passwords and the public keys, and nothing else of ours."""
+        keys = LoginKeys(self.account_seed, self.xkey_seed)
+        passwords = {user.password_variable: self._passwords[name] for name, user in self._users.items()}
+        return passwords | nats_config.public_keys(keys)
 
     async def follow(self, process: Process) -> None:
-        """Log what the server warns of, while waiting for the file that says where it listens."""
+        """Log the server's warnings, and wait for its ports file."""
         assert process.stderr is not None
         async with asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(self._await_ports(process.pid), name="wait for nats-server")
@@ -81,7 +85,7 @@ class NatsServer(Child):
         return PIPE
 
     def _server(self) -> nats_config.Server:
-        port = urlsplit(self.url).port if self.url else _first_port()
+        port = urlsplit(self.url).port if self.url else self._wanted_port or _first_port()
         return nats_config.Server(f"127.0.0.1:{port}", str(self._folder), ports_folder=str(self._folder))
 
     async def _await_ports(self, pid: int) -> None:
@@ -96,7 +100,7 @@ class NatsServer(Child):
 
 
 def find() -> Path:
-    """Return a nats-server that is new enough. Raises `ConfigurationError` with what to do where there is none."""
+    """Return the path of a nats-server that is new enough; else raise `ConfigurationError` with the remedy."""
     found = next(filter(None, map(shutil.which, _candidates())), None)
     if found is None:
         raise ConfigurationError(f"no nats-server here: {REMEDY}, or set AGENTBRIDGE_NATS_URL to one that runs")
@@ -108,7 +112,7 @@ def find() -> Path:
 
 
 def _candidates() -> list[str]:
-    """Return where the wheel puts its binary (this environment, the user's), then the name for PATH."""
+    """Return the wheel's possible paths (this environment, the user's), then the name for PATH."""
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
     return [str(Path(sysconfig.get_path("scripts", scheme), "nats-server")) for scheme in schemes] + ["nats-server"]
 
@@ -125,7 +129,7 @@ def _version(binary: str) -> tuple[int, int]:
 
 
 def _first_port() -> int:
-    """Return the port that NATS clients expect where it is free, else let the server take any."""
+    """Return the standard port of NATS if it is free, else let the server take any."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

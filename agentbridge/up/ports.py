@@ -1,4 +1,4 @@
-"""Ports that are taken are found out before anything starts, so that one sentence can say what to set."""
+"""Finds occupied ports before anything starts, so that one sentence can name the setting to change."""
 
 import contextlib
 import errno
@@ -8,12 +8,20 @@ from agentbridge.up.settings import UpSettings
 from protocol.errors import ConfigurationError
 from protocol.runtime.settings import variable
 
+LOOPBACK = "127.0.0.1"
+
 
 def require_free(settings: UpSettings) -> None:
-    """Raise `ConfigurationError` naming the variable to set where the gateway or the API could not listen."""
+    """Raise `ConfigurationError` that names the variable to set if the gateway, the API or NATS could not listen.
+
+    NATS has a port of its own choice unless one is set.
+    """
+    wanted = [
+        (kind, getattr(settings, f"{kind}_host"), getattr(settings, f"{kind}_port")) for kind in ("api", "gateway")
+    ]
+    wanted += [("nats", LOOPBACK, settings.nats_port)] if settings.nats_port is not None else []
     with contextlib.ExitStack() as held:
-        for kind in ("api", "gateway"):
-            host, port = getattr(settings, f"{kind}_host"), getattr(settings, f"{kind}_port")
+        for kind, host, port in wanted:
             try:
                 _hold(held, host, port)
             except OSError as exc:

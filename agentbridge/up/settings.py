@@ -1,9 +1,9 @@
-"""What `up` and its children are told: the user's environment, and defaults for a developer's machine."""
+"""The settings of `up` and its children: the user's environment, and defaults for a developer's machine."""
 
 import secrets
 from collections.abc import Mapping
 
-from agentbridge.data_folder import DATA_DIR
+from agentbridge.deployment.data_folder import DATA_DIR
 from protocol import origins
 from protocol.runtime.settings import LingerSeconds, Origins, Port, Settings, Text, variable
 
@@ -21,6 +21,7 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     api_port: Port = 8000
     allowed_origins: Origins = origins.LOOPBACK
     linger_seconds: LingerSeconds = 0.0
+    nats_port: Port | None = None
 
     @property
     def ending_seconds(self) -> float:

@@ -12,27 +12,27 @@ from pathlib import Path
 
 import msgspec
 
-from agentbridge import data_folder, nats_config
-from agentbridge.data_folder import RunFile
+from agentbridge.deployment import data_folder, nats_config
+from agentbridge.deployment.data_folder import RunFile
 from agentbridge.up.children import Child
 from agentbridge.up.members import Member
 from agentbridge.up.nats_server import NatsServer
 from agentbridge.up.settings import UpSettings
-from protocol.runtime.auth import DEFAULT_TENANT
 from protocol.runtime.settings import variable
 
 STOP_MARGIN_SECONDS = 8
 STILL_WAITING_SECONDS = 10
-NATS_FIELDS = ("nats_url", "nats_user", "nats_password", "nats_creds", "nats_ca")
+REGISTRY_FIELDS = ("nats_account_seed", "nats_xkey_seed", "nats_system_password")
+NATS_FIELDS = ("nats_url", "nats_user", "nats_password", "nats_creds", "nats_ca", *REGISTRY_FIELDS)
 
 log = logging.getLogger(__name__)
 Announce = Callable[[RunFile], None]
 
 
 class Supervisor:
-    """Everything that `up` runs: `nats_binary` where there is one, and the processes.
+    """Runs everything: NATS if there is a `nats_binary`, and the processes.
 
-    `environment` is what the children get, complete with defaults.
+    `environment` is the children's, complete with defaults.
     """
 
     def __init__(self, settings: UpSettings, environment: dict[str, str], nats_binary: Path | None) -> None:
@@ -46,7 +46,7 @@ class Supervisor:
         self._started: list[Child] = []
 
     async def run(self, announce: Announce) -> str | None:
-        """Run until a signal; return None after one, or what has failed for good."""
+        """Run until a signal and return None, or return the child that has failed for good."""
         self._listen_for_signals()
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -57,7 +57,9 @@ class Supervisor:
 
     async def _start(self, tasks: asyncio.TaskGroup, announce: Announce) -> None:
         if self._nats_binary is not None:
-            self._nats = NatsServer(self._nats_binary, (self._folder / "nats").absolute(), self._fail)
+            self._nats = NatsServer(
+                self._nats_binary, (self._folder / "nats").absolute(), self._fail, self._settings.nats_port
+            )
             if not await self._bring_up(tasks, [self._nats]):
                 return
         registry = self._member("registry", nats_config.REGISTRY)
@@ -70,7 +72,7 @@ class Supervisor:
                 await self._stop.wait()
 
     async def _bring_up(self, tasks: asyncio.TaskGroup, children: Sequence[Child]) -> bool:
-        """Start these children and wait until all are ready; False where the stop comes first."""
+        """Start these children and wait until all are ready; return False if the stop comes first."""
         for child in children:
             self._started.append(child)
             tasks.create_task(child.run(), name=f"run {child.name}")
@@ -95,12 +97,17 @@ class Supervisor:
 
     def _member(self, module: str, user: str, port_field: str | None = None) -> Member:
         environment = dict(self._environment)
+        if user != nats_config.REGISTRY:  # it alone says which agents may log in, and ends their connections
+            _remove(environment, REGISTRY_FIELDS)
         if self._nats is not None:
-            for field in NATS_FIELDS:
-                environment.pop(variable(field), None)
+            _remove(environment, NATS_FIELDS)
             environment[variable("nats_url")] = self._nats.url
             environment[variable("nats_user")] = user
             environment[variable("nats_password")] = self._nats.password(user)
+            if user == nats_config.REGISTRY:
+                environment[variable("nats_account_seed")] = self._nats.account_seed
+                environment[variable("nats_xkey_seed")] = self._nats.xkey_seed
+                environment[variable("nats_system_password")] = self._nats.password(nats_config.SYSTEM)
         return Member(module, environment, port_field, self._fail)
 
     def _run_file(self, api_url: str, gateway_url: str) -> RunFile:
@@ -135,14 +142,11 @@ class Supervisor:
             signal.signal(number, stop)
 
 
+def _remove(environment: dict[str, str], fields: Sequence[str]) -> None:
+    for field in fields:
+        environment.pop(variable(field), None)
+
+
 def _with_embedded(found: RunFile, nats: NatsServer) -> RunFile:
-    """Return the file with the users of the embedded server: the command line's, and one for direct agents."""
-    agent = nats_config.agent_user(DEFAULT_TENANT)
-    return msgspec.structs.replace(
-        found,
-        nats_url=nats.url,
-        nats_user=nats_config.CONSOLE,
-        nats_password=nats.password(nats_config.CONSOLE),
-        agent_nats_user=agent,
-        agent_nats_password=nats.password(agent),
-    )
+    """Return the file with the embedded server, where the command line logs in by its token like any agent."""
+    return msgspec.structs.replace(found, nats_url=nats.url, nats_user=None, nats_password=None)

@@ -1,29 +1,29 @@
-"""What `up` tells the person who started it: where everything is, tokens, and commands to try.
+"""The greeting of `up`: URLs, tokens, and commands to try.
 
-Tokens go to a terminal only: where the output is a file or a pipe it may be somebody's log, so the command that makes
-one is shown instead.
+Tokens go to a terminal only. A file or a pipe may be somebody's log, so there the greeting shows the command that makes
+a token.
 """
 
 import shlex
 from typing import NamedTuple
 
-from agentbridge.data_folder import DATA_DIR, RunFile
-from agentbridge.output import without_password
+from agentbridge.cli.output import without_password
+from agentbridge.deployment.data_folder import DATA_DIR, RunFile
 from protocol.access import ADMIN, AGENT, APP
-from protocol.runtime.auth import mint
+from protocol.runtime.tokens import mint
 
 TOKEN_HOURS = 24
 
 
 def text(found: RunFile, folder: str, program: str, *, terminal: bool) -> str:
     """Return the welcome; `program` is how the user calls us, `terminal` whether secrets may be shown."""
-    command = _Command(program, folder)
+    command = _Example(program, folder)
     return "\n".join(
         [*_places(found, folder), *_credentials(found, command, terminal), *_first_steps(found, command), ""]
     )
 
 
-class _Command(NamedTuple):
+class _Example(NamedTuple):
     """How to type a command that finds this `up`."""
 
     program: str
@@ -46,7 +46,7 @@ def _places(found: RunFile, folder: str) -> list[str]:
     ]
 
 
-def _credentials(found: RunFile, command: _Command, terminal: bool) -> list[str]:
+def _credentials(found: RunFile, command: _Example, terminal: bool) -> list[str]:
     if not found.authentication:
         return ["No token is needed: authentication is off.", ""]
     if found.jwt_secret is None:
@@ -54,12 +54,11 @@ def _credentials(found: RunFile, command: _Command, terminal: bool) -> list[str]
     if not terminal:
         return ["Tokens are shown on a terminal only. Get one with:", f"  {command('token --role agent')}", ""]
     tokens = [f"  {role:5}  {_token(found, role)}" for role in (APP, AGENT, ADMIN)]
-    agent = f"{found.agent_nats_user}:{found.agent_nats_password}@" if found.agent_nats_user else ""
-    direct = [f"  NATS user of agents: {found.nats_url.replace('://', f'://{agent}')}"] if agent else []
+    direct = [f"  {'':5}  agents on NATS log in with their token: {command('token --nats')}"]
     return [f"Tokens, good for {TOKEN_HOURS} hours:", *tokens, *direct, ""]
 
 
-def _first_steps(found: RunFile, command: _Command) -> list[str]:
+def _first_steps(found: RunFile, command: _Example) -> list[str]:
     token = "" if found.jwt_secret is None else f' -H "Authorization: Bearer $({command("token --role agent")})"'
     return [
         "Try, in another terminal:",

@@ -1,7 +1,7 @@
 """An agent that uses the to-do page: `python examples/todo/agent.py --via http`, or `--via nats`.
 
-Either way it needs no more than a URL and a token: over HTTP the standard library is enough, over NATS any client of
-any language. Where `agentbridge up` runs, both are taken from there.
+Either way it needs only a URL and a token. Over HTTP the standard library is enough, over NATS any client of any
+language. If `agentbridge up` runs here, both come from it.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from agentbridge import data_folder
+from agentbridge.cli.credentials import user_of
+from agentbridge.deployment import data_folder
 from protocol.errors import ConfigurationError
-from protocol.runtime.auth import mint
 from protocol.runtime.settings import environment
+from protocol.runtime.tokens import mint
 
 AGENT = "todo-agent"
 TENANT = "default"
@@ -34,31 +35,29 @@ CHANGES = 4
 
 
 class Refused(Exception):
-    """The bridge or the page said no; the text is a sentence for whoever runs this."""
+    """The bridge or the page refused; the text is a sentence for the user of this program."""
 
 
 class Bridge(Protocol):
-    """What an agent needs: to find clients, and to have one do something."""
+    """The two things that an agent needs: find clients, and call one."""
 
     async def find(self, target: str) -> list[str]:
         """Return the ids of the clients that offer a function or a component."""
 
     async def call(self, client_id: str, target: str, action: str | None = None, **parameters: Any) -> Any:
-        """Have a client do something and return its result; raise `Refused` where it does not."""
+        """Call a client and return its result; raise `Refused` if it refuses."""
 
 
 class Access(NamedTuple):
-    """Where the bridge is, and the token that says who calls."""
+    """The URL of the bridge and the agent's token."""
 
     api_url: str
     nats_url: str
-    nats_user: str | None
-    nats_password: str | None
     token: str | None
 
 
 def bearer(token: str | None) -> dict[str, str]:
-    """Return the header that carries a token, on HTTP and NATS alike; none, where the bridge asks for none."""
+    """Return the header that carries the token, on HTTP and NATS alike; empty if the bridge needs none."""
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -74,8 +73,9 @@ class HttpBridge:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the bridge is on this machine
 
     async def find(self, target: str) -> list[str]:
-        """Ask `GET /api/capabilities`."""
-        return list(await self._ask(f"/api/capabilities?name={target}"))
+        """Ask `GET /api/clients`, and leave out those that have lost their connection, as a page that was closed."""
+        found = await self._ask(f"/api/clients?name={target}")
+        return [client["clientId"] for client in found if client["state"] == "active"]
 
     async def call(self, client_id: str, target: str, action: str | None = None, **parameters: Any) -> Any:
         """Send `POST /api/command`."""
@@ -142,24 +142,23 @@ class NatsBridge:
 
 @contextlib.asynccontextmanager
 async def nats_bridge(access: Access) -> AsyncIterator[NatsBridge]:
-    """Connect to NATS as the agents' user, who may receive replies below an inbox prefix of its own."""
+    """Log in to NATS by the token, which opens an inbox that is this agent's alone."""
     try:
         client = await nats.connect(
             access.nats_url,
-            user=access.nats_user,
-            password=access.nats_password,
-            inbox_prefix=f"_INBOX.{access.nats_user or AGENT}",
+            token=access.token,
+            inbox_prefix=f"_INBOX.{user_of(access.token)}",
             allow_reconnect=False,
         )
     except (OSError, nats.errors.Error) as exc:
-        raise Refused("NATS does not answer, or does not let this user in: start `agentbridge up`") from exc
+        raise Refused("NATS does not answer, or refuses this token: start `agentbridge up`") from exc
     try:
         yield NatsBridge(client, access.token)
     finally:
         await client.close()
 
 
-# --- what the agent does, whatever it speaks ---
+# --- the agent's work, over either way ---
 
 
 async def drive(bridge: Bridge, client_id: str) -> None:
@@ -175,7 +174,7 @@ async def drive(bridge: Bridge, client_id: str) -> None:
 
 
 async def step(bridge: Bridge, client_id: str, target: str, action: str | None = None, **parameters: Any) -> Any:
-    """Call, and print what was called and what came back."""
+    """Call, and print the call and its result."""
     result = await bridge.call(client_id, target, action, **parameters)
     called = ".".join(filter(None, (target, action)))
     shown = " ".join(f"{name}={value!r}" for name, value in parameters.items())
@@ -196,7 +195,7 @@ async def choose(bridge: Bridge, wanted: str | None) -> str:
 
 
 async def tell_events(events: Subscription) -> None:
-    """Print what the page has told while it was driven."""
+    """Print the events of the page."""
     print("\nEvents that the page told:")
     with contextlib.suppress(nats.errors.TimeoutError):
         for _ in range(CHANGES):
@@ -213,7 +212,7 @@ async def over_http(access: Access, wanted: str | None) -> None:
 
 
 async def over_nats(access: Access, wanted: str | None) -> None:
-    """Drive the page by NATS, and hear what it tells."""
+    """Drive the page over NATS, and listen to its events."""
     async with nats_bridge(access) as bridge:
         client_id = await choose(bridge, wanted)
         print(f"Found the to-do page {client_id} over NATS.")
@@ -223,7 +222,7 @@ async def over_nats(access: Access, wanted: str | None) -> None:
 
 
 def access_to_running_bridge(token: str | None) -> Access:
-    """Return how to reach the `agentbridge up` that runs here; raise `Refused` where none does."""
+    """Return the access to the `agentbridge up` that runs here; raise `Refused` if none does."""
     folder = Path(environment().get("AGENTBRIDGE_DATA_DIR") or "./.agentbridge")
     running = data_folder.read(folder)
     if running is None:
@@ -231,12 +230,11 @@ def access_to_running_bridge(token: str | None) -> Access:
     if token is None and running.jwt_secret is not None:
         audience = running.jwt_audience or "agentbridge"
         token = mint(running.jwt_secret, AGENT, "agent", TOKEN_SECONDS, audience=audience, issuer=running.jwt_issuer)
-    user, password = running.agent_nats_user, running.agent_nats_password
-    return Access(running.api_url, running.nats_url, user, password, token)
+    return Access(running.api_url, running.nats_url, token)
 
 
 def main() -> None:
-    """Drive the page; whatever goes wrong is told in a sentence."""
+    """Drive the page; any failure is printed as a sentence."""
     parser = argparse.ArgumentParser(description="Use the to-do page as an agent would.")
     parser.add_argument("--via", choices=["http", "nats"], default="http", help="how to reach the bridge (http)")
     parser.add_argument("--client", help="id of the page, where several are open")

@@ -1,8 +1,7 @@
 /** The page: draws the list, lets a person use it, and says what agents may do with it. */
 
-import { AgentBridge, CapabilityError } from './agentbridge.js';
 import { BridgePanel } from './panel.js';
-import { MAX_TITLE_CHARS, PERSON, Todos } from './todos.js';
+import { MAX_TITLE_CHARS, PERSON, TodoError, Todos } from './todos.js';
 
 const element = (id) => document.getElementById(id);
 const form = element('new-todo');
@@ -25,63 +24,62 @@ const TODO = {
 const NOTHING = { type: 'object', additionalProperties: false };
 const taking = (properties, required) => ({ type: 'object', properties, required, additionalProperties: false });
 
-const capabilities = [
+const tools = [
   {
-    type: 'function',
     name: 'addTodo',
     description: 'Add a to-do to the end of the list.',
-    parameters: taking({ title: TITLE }, ['title']),
-    result: TODO,
-    run: ({ title }, { agent }) => todos.add(title, agent),
+    inputSchema: taking({ title: TITLE }, ['title']),
+    outputSchema: TODO,
+    execute: ({ title }, { agent }) => todos.add(title, agent.id),
   },
   {
-    type: 'function',
     name: 'listTodos',
     description: 'List all to-dos, oldest first.',
-    parameters: NOTHING,
-    result: { type: 'array', items: TODO },
-    annotations: { readOnly: true },
-    run: () => todos.list(),
+    inputSchema: NOTHING,
+    outputSchema: { type: 'array', items: TODO },
+    annotations: { readOnlyHint: true },
+    execute: () => todos.list(),
   },
   {
-    type: 'function',
     name: 'completeTodo',
     description: 'Mark a to-do as done, or with done=false as not done.',
-    parameters: taking({ id: { type: 'string' }, done: { type: 'boolean', default: true } }, ['id']),
-    result: TODO,
-    run: ({ id, done = true }, { agent }) => todos.complete(id, done, agent),
+    inputSchema: taking({ id: { type: 'string' }, done: { type: 'boolean', default: true } }, ['id']),
+    outputSchema: TODO,
+    annotations: { idempotentHint: true },
+    execute: ({ id, done = true }, { agent }) => todos.complete(id, done, agent.id),
   },
   {
-    type: 'function',
     name: 'clearCompleted',
+    title: 'Clear completed to-dos',
     description: 'Remove all to-dos that are done; returns them.',
-    parameters: NOTHING,
-    result: { type: 'array', items: TODO },
-    run: (_, { agent }) => todos.clearCompleted(agent),
+    inputSchema: NOTHING,
+    outputSchema: { type: 'array', items: TODO },
+    annotations: { consequentialHint: true }, // the person at the page is asked first
+    execute: (_, { agent }) => todos.clearCompleted(agent.id),
   },
   {
-    type: 'function',
     name: 'askPerson',
     description: 'Ask the person at the page a question that yes or no answers, and wait for it.',
-    parameters: taking({ question: { type: 'string', minLength: 1, maxLength: 300 } }, ['question']),
-    result: taking({ answer: { enum: ['yes', 'no', 'dismissed'] } }, ['answer']),
-    run: askPerson,
+    inputSchema: taking({ question: { type: 'string', minLength: 1, maxLength: 300 } }, ['question']),
+    outputSchema: taking({ answer: { enum: ['yes', 'no', 'dismissed'] } }, ['answer']),
+    execute: askPerson,
   },
+];
+
+const components = [
   {
-    type: 'component',
     id: 'titleInput',
     componentType: 'textField',
     description: 'The field for the title of a new to-do.',
     actions: {
-      setText: { description: 'Replace the text.', parameters: taking({ text: { type: 'string' } }, ['text']), run: setTitle },
+      setText: { description: 'Replace the text.', inputSchema: taking({ text: { type: 'string' } }, ['text']), execute: setTitle },
     },
   },
   {
-    type: 'component',
     id: 'addButton',
     componentType: 'button',
     description: 'Adds what stands in titleInput.',
-    actions: { click: { description: 'Press it.', parameters: NOTHING, run: clickAdd } },
+    actions: { click: { description: 'Press it.', inputSchema: NOTHING, execute: clickAdd } },
   },
 ];
 
@@ -92,8 +90,8 @@ function setTitle({ text }) {
 }
 
 function clickAdd(_, { agent }) {
-  if (!titleInput.value.trim()) throw new CapabilityError('no_title', 'titleInput is empty; set its text first');
-  actor = agent;
+  if (!titleInput.value.trim()) throw new TodoError('no_title', 'titleInput is empty; set its text first');
+  actor = agent.id;
   try {
     addButton.click();
   } finally {
@@ -104,8 +102,8 @@ function clickAdd(_, { agent }) {
 }
 
 function askPerson({ question }, { agent, signal, progress }) {
-  if (dialog.open) throw new CapabilityError('busy', 'the person is being asked something else');
-  element('question-agent').textContent = agent;
+  if (dialog.open) throw new TodoError('busy', 'the person is being asked something else');
+  element('question-agent').textContent = agent.name ?? agent.id;
   element('question-text').textContent = question;
   dialog.returnValue = '';
   dialog.showModal();
@@ -179,27 +177,18 @@ function highlight(target) {
 
 // --- together ---
 
-async function credentials() {
-  const answer = await fetch('session.json', { cache: 'no-store' }).catch(() => {
-    throw new Error("this page's own server does not answer");
-  });
-  const session = await answer.json();
-  if (!answer.ok) throw new Error(session.message);
-  return session;
-}
-
-const bridge = new AgentBridge({ credentials, capabilities, app: { name: 'todo', version: '1.0' } });
+const bridge = globalThis.agentbridge; // of the script tag; without a gateway the list works all the same
 
 todos.addEventListener('change', ({ detail: { kind, by, todos: changed } }) => {
   draw();
   for (const todo of changed) {
     const row = by === PERSON ? null : list.querySelector(`[data-id="${todo.id}"]`);
     if (row) highlight(row);
-    bridge.tell(`todo.${kind}`, { ...todo, by }, 'todos');
+    bridge?.emit(`todo.${kind}`, { ...todo, by }, { source: 'todos' });
   }
 });
 
+for (const tool of tools) bridge?.registerTool(tool);
+for (const component of components) bridge?.component(component);
 new BridgePanel(bridge);
 draw();
-bridge.connect();
-window.addEventListener('online', () => bridge.connect());

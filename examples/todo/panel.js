@@ -2,6 +2,8 @@
 
 const MAX_ROWS = 50;
 const DRIVING_FOR_MS = 4_000;
+const STOP_SECONDS = 600;
+const OPEN = new Set(['asking', 'running']);
 const PHASES = {
   connecting: 'Connecting…',
   ready: 'Connected',
@@ -14,15 +16,24 @@ const element = (id) => document.getElementById(id);
 export class BridgePanel {
   #bridge;
   #rows = new Map();
+  #stopped = new Map();
   #running = new Set();
   #commands = 0;
   #idle = 0;
 
+  /** `bridge` is undefined if the gateway's script could not be loaded. */
   constructor(bridge) {
+    if (!bridge) {
+      this.#showState({ phase: 'stopped', clientId: null, reason: 'the gateway cannot be reached: reload the page' });
+      element('connect').hidden = true;
+      return;
+    }
     this.#bridge = bridge;
+    this.#showState(bridge.state);
     bridge.addEventListener('state', ({ detail }) => this.#showState(detail));
     bridge.addEventListener('command', ({ detail }) => this.#showCommand(detail));
-    element('connect').addEventListener('click', () => bridge.connect());
+    bridge.addEventListener('agents', ({ detail }) => this.#showAgents(detail));
+    element('connect').addEventListener('click', () => bridge.reconnect());
     element('copy').addEventListener('click', () => this.#copyId());
   }
 
@@ -35,11 +46,46 @@ export class BridgePanel {
     element('copy').hidden = clientId === null;
   }
 
+  /** Who works here now, each with a button that ends it. Agents that were stopped stay until they are allowed again. */
+  #showAgents(agents) {
+    const names = new Map(agents.map(({ id, name }) => [id, name ?? id]));
+    for (const [id, name] of this.#stopped) names.set(id, name);
+    const rows = [...names].map(([id, name]) => this.#agentRow(id, name));
+    element('agents').replaceChildren(...rows);
+  }
+
+  #agentRow(id, name) {
+    const row = element('agent-row').content.firstElementChild.cloneNode(true);
+    const stopped = this.#stopped.has(id);
+    row.querySelector('.working').textContent = stopped ? `Agent ${name} is stopped` : `Agent ${name} is working`;
+    const button = row.querySelector('button');
+    button.textContent = stopped ? 'Allow' : 'Stop';
+    button.addEventListener('click', () => {
+      if (stopped) this.#allow(id);
+      else this.#stop(id, name);
+      this.#showAgents(this.#bridge.agents);
+    });
+    return row;
+  }
+
+  #stop(id, name) {
+    this.#stopped.set(id, name);
+    this.#bridge.stop(id, { seconds: STOP_SECONDS });
+    setTimeout(() => { // the gateway lets it in again by itself
+      if (this.#stopped.delete(id)) this.#showAgents(this.#bridge.agents);
+    }, STOP_SECONDS * 1000);
+  }
+
+  #allow(id) {
+    this.#stopped.delete(id);
+    this.#bridge.allow(id);
+  }
+
   #showCommand(command) {
     const row = this.#rows.get(command.requestId) ?? this.#newRow(command);
     row.dataset.status = command.status;
     row.querySelector('.status').textContent = command.status;
-    row.querySelector('.took').textContent = command.status === 'running' ? '' : `${command.durationMs} ms · `;
+    row.querySelector('.took').textContent = OPEN.has(command.status) ? '' : `${command.durationMs} ms · `;
     row.querySelector('.message').textContent = command.message;
     this.#showDriver(command);
   }
@@ -49,9 +95,9 @@ export class BridgePanel {
     const time = new Date(command.startedAt);
     row.querySelector('time').textContent = time.toLocaleTimeString();
     row.querySelector('time').dateTime = time.toISOString();
-    row.querySelector('.agent').textContent = command.agent;
+    row.querySelector('.agent').textContent = command.agent.name ?? command.agent.id;
     row.querySelector('.what').textContent = nameOf(command);
-    row.querySelector('.parameters').textContent = spelled(command.parameters);
+    row.querySelector('.parameters').textContent = spelled(command.input);
     element('commands').prepend(row);
     element('no-commands').hidden = true;
     this.#rows.set(command.requestId, row);
@@ -68,9 +114,9 @@ export class BridgePanel {
   }
 
   #showDriver({ requestId, agent, status }) {
-    if (status === 'running') this.#running.add(requestId);
+    if (OPEN.has(status)) this.#running.add(requestId);
     else this.#running.delete(requestId);
-    element('driver').textContent = agent;
+    element('driver').textContent = agent.name ?? agent.id;
     element('command-count').textContent = this.#commands === 1 ? '1 command' : `${this.#commands} commands`;
     document.documentElement.dataset.driven = 'now';
     clearTimeout(this.#idle);

@@ -1,20 +1,36 @@
 /**
  * The to-do list itself: what it holds, what may be done to it, and who did it. It knows neither the page nor agents;
- * listeners of its DOM event `change` (detail: {kind, by, todos}) draw it and tell others.
+ * listeners of its DOM event `change` (detail: {kind, by, todos}) draw it and tell others. The kind `elsewhere` is a change
+ * that another tab has made, and told.
  *
  * @typedef {{id: string, title: string, done: boolean, by: string}} Todo `by`: the agent's name, or `person`
  */
 
-import { CapabilityError } from './agentbridge.js';
-
 export const PERSON = 'person';
 export const MAX_TITLE_CHARS = 200;
 const MAX_TODOS = 200;
-/** Kept over a reload, in this tab alone: two tabs are two clients, each with its own list. */
+/** Kept over a reload, and shared by all tabs: they are clients of their own, and see one list. */
 const STORAGE_KEY = 'agentbridge-example-todos';
+
+/** What the list refuses: a code for programs, and a sentence that an agent may read. */
+export class TodoError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.code = code;
+  }
+}
 
 export class Todos extends EventTarget {
   #todos = restore();
+
+  constructor() {
+    super();
+    addEventListener('storage', ({ key }) => {
+      if (key !== STORAGE_KEY && key !== null) return;
+      this.#todos = restore();
+      this.dispatchEvent(new CustomEvent('change', { detail: { kind: 'elsewhere', by: PERSON, todos: [] } }));
+    });
+  }
 
   /** @returns {Todo[]} copies, oldest first */
   list() {
@@ -22,12 +38,13 @@ export class Todos extends EventTarget {
   }
 
   add(title, by) {
+    this.#todos = restore(); // another tab may have changed it in this very moment
     const text = title.trim();
     if (!text || text.length > MAX_TITLE_CHARS) {
-      throw new CapabilityError('bad_title', `a title has 1 to ${MAX_TITLE_CHARS} characters`);
+      throw new TodoError('bad_title', `a title has 1 to ${MAX_TITLE_CHARS} characters`);
     }
     if (this.#todos.length >= MAX_TODOS) {
-      throw new CapabilityError('list_full', `the list holds ${MAX_TODOS} to-dos; clear the completed ones first`);
+      throw new TodoError('list_full', `the list holds ${MAX_TODOS} to-dos; clear the completed ones first`);
     }
     const todo = { id: this.#freeId(), title: text, done: false, by };
     this.#todos.push(todo);
@@ -50,14 +67,16 @@ export class Todos extends EventTarget {
   }
 
   clearCompleted(by) {
+    this.#todos = restore();
     const completed = this.#todos.filter((todo) => todo.done);
     this.#todos = this.#todos.filter((todo) => !todo.done);
     return completed.length ? this.#changed('cleared', by, completed) : [];
   }
 
   #find(id) {
+    this.#todos = restore();
     const todo = this.#todos.find((other) => other.id === id);
-    if (!todo) throw new CapabilityError('no_such_todo', `there is no to-do ${JSON.stringify(id)}; list them to see the ids`);
+    if (!todo) throw new TodoError('no_such_todo', `there is no to-do ${JSON.stringify(id)}; list them to see the ids`);
     return todo;
   }
 
@@ -67,7 +86,7 @@ export class Todos extends EventTarget {
 
   #changed(kind, by, todos) {
     const copies = todos.map((todo) => ({ ...todo }));
-    sessionStorage.setItem(STORAGE_KEY, JSON.stringify(this.#todos));
+    localStorage.setItem(STORAGE_KEY, JSON.stringify(this.#todos));
     this.dispatchEvent(new CustomEvent('change', { detail: { kind, by, todos: copies } }));
     return copies;
   }
@@ -75,7 +94,7 @@ export class Todos extends EventTarget {
 
 function restore() {
   try {
-    return JSON.parse(sessionStorage.getItem(STORAGE_KEY)) ?? [];
+    return JSON.parse(localStorage.getItem(STORAGE_KEY)) ?? [];
   } catch {
     return [];
   }

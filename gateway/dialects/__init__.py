@@ -1,0 +1,1 @@
+"""Translators between the frames of a connection and our messages, one module each. Sans-I/O."""

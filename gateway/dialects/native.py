@@ -1,38 +1,88 @@
-"""The native dialect: frames are JSON objects in text frames, and so are our messages; hardly anything to translate."""
+"""The native dialect: frames are JSON objects in text frames, and so are our messages; hardly anything to translate.
 
-import contextlib
+A message that cannot be read may be the first of another form, which is spoken on the same paths.
+"""
+
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
+from gateway.dialects.dialect import Clock, Dialect, DialectKind, Said, Switch
+from gateway.dialects.json_frames import JsonFrames, component_ids, decoder
+from gateway.dialects.published_sdk import PublishedSdk, begins_published_sdk
 from protocol import codec
-from protocol.errors import InvalidFrame, InvalidRequest
-from protocol.frames import MAX_FRAME_ID_CHARS, ClientFrame, ServerFrame, check_frame
-from protocol.ids import check_printable
+from protocol.errors import InvalidFrame
+from protocol.frames import AgentIdentity, CapabilityFrame, CommandFrame, ServerFrame, check_frame
+from protocol.runtime.websocket.handshake import SUBPROTOCOL
 
 
-class _Identified(msgspec.Struct):
-    id: str | None = None
+class Native(JsonFrames):
+    """Holds no state, so that all connections share one."""
+
+    def decode(self, data: bytes, *, text: bool) -> tuple[Said]:
+        """Return the one frame of a message. Raises `InvalidFrame` or `PayloadTooLarge`, naming the field."""
+        if not text:
+            raise InvalidFrame("binary frames are not understood: send JSON in text frames")
+        try:
+            return (check_frame(codec.decode(decoder, data, InvalidFrame)),)
+        except InvalidFrame:
+            if begins_published_sdk(data):
+                return (Switch(PublishedSdk, data),)
+            raise
+
+    @property
+    def documented(self) -> Callable[[CapabilityFrame, Clock], Dialect]:
+        """The form of the original project's protocol document."""
+        return Documented
 
 
-_id_decoder = msgspec.json.Decoder(_Identified)
-_decoder: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+class _DocumentedCommand(msgspec.Struct, frozen=True, tag="command", rename="camel", omit_defaults=True):
+    """A command in both forms: `id` and `requestId` are the same, `timestamp` is in milliseconds since 1970."""
+
+    id: str
+    timestamp: int
+    command: Literal["call", "action"]
+    target: str
+    parameters: msgspec.Raw
+    request_id: str
+    timeout_ms: int
+    agent: AgentIdentity
+    action: str | None = None
 
 
-def decode(data: bytes, *, text: bool) -> ClientFrame:
-    """Return what a client's frame says. Raises `InvalidFrame` with a sentence that names the field."""
-    if not text:
-        raise InvalidFrame("binary frames are not understood: send JSON in text frames")
-    return check_frame(codec.decode(_decoder, data, InvalidFrame))
+class Documented(Native):
+    """The dialect of one connection, whose client answers a command by its `id`; all else is native."""
+
+    def __init__(self, frame: CapabilityFrame, clock: Clock) -> None:
+        self._components = component_ids(frame)
+        self._clock = clock
+
+    def decode(self, data: bytes, *, text: bool) -> tuple[Said]:
+        """Return the one frame of a message, and note which components there are."""
+        (said,) = super().decode(data, text=text)
+        if isinstance(said, CapabilityFrame):
+            self._components = component_ids(said)
+        return (said,)
+
+    def encode(self, frame: ServerFrame) -> bytes | None:
+        """Return the bytes of a text frame."""
+        if not isinstance(frame, CommandFrame):
+            return codec.encode(frame)
+        return codec.encode(
+            _DocumentedCommand(
+                frame.request_id,
+                round(self._clock() * 1000),
+                "action" if frame.target in self._components else "call",
+                frame.target,
+                frame.parameters,
+                frame.request_id,
+                frame.timeout_ms,
+                frame.agent,
+                frame.action,
+            )
+        )
 
 
-def identify(data: bytes) -> str | None:
-    """Return the id of a frame that was refused, so that its sender can tell which; None where it has no good one."""
-    with contextlib.suppress(InvalidRequest):
-        ident = codec.decode(_id_decoder, data, InvalidFrame).id
-        return check_printable(ident, "`id`", MAX_FRAME_ID_CHARS) if ident else None
-    return None
-
-
-def encode(frame: ServerFrame) -> bytes:
-    """Return the bytes of a text frame."""
-    return codec.encode(frame)
+_shared = Native()
+NATIVE = DialectKind("native", "/ws", lambda: _shared, SUBPROTOCOL, frozenset({"/", "/agent-bridge"}), resumes=True)

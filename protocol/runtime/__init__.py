@@ -1,1 +1,1 @@
-"""What every process needs to run: settings, logs, NATS, endpoints, callers, tokens, its life from start to exit."""
+"""The parts that every process runs on: settings, logs, tokens and their expiry, alarms; more in folders."""

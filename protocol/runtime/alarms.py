@@ -1,8 +1,8 @@
-"""Alarms that hardly ever go off: deadlines of commands, of which nearly all are answered long before.
+"""Alarms that hardly ever go off, such as deadlines of commands: nearly all commands are answered long before.
 
 A timer of the event loop takes about two microseconds to set and to cancel, and a command would pay for several. Here
-alarms wait in buckets by the time at which they go off, and one timer looks at the buckets: setting and cancelling one
-takes a fifth of that, and it goes off up to 20 ms late.
+alarms wait in slots of 20 ms, and one timer looks at the slots. Setting and cancelling an alarm costs a fifth of that,
+and it goes off up to 20 ms late.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Alarm:
             callback(*arguments)
 
     def cancel(self) -> None:
-        """Do not make the call; where it has been made, nothing happens."""
+        """Do not make the call. Does nothing if it has been made."""
         self._callback, self._arguments = None, ()  # they may know their alarm, and only a collection breaks circles
         bucket = self._buckets.get(self._tick)
         if bucket is not None:

@@ -1,4 +1,4 @@
-"""The end of a token: what is called when it comes, to the moment and without leeway."""
+"""Calls back when a token expires, to the moment and without leeway."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ class Expiry:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, expires_at: float, on_end: Callable[[], None]) -> None:
-        """Call `on_end` at this Unix time, at once where that is past; what was watched before counts no more."""
+        """Call `on_end` at this Unix time, or at once if it has passed. This replaces the former watch."""
         self.stop()
         remaining = expires_at - time.time()
         if remaining <= 0:

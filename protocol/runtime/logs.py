@@ -20,7 +20,7 @@ _RESET = "\x1b[0m"
 
 
 class about:  # noqa: N801  used like a function
-    """Mark what is logged inside a `with` as concerning a client, a request, or both."""
+    """Mark log lines inside a `with` as concerning a client, a request, or both."""
 
     __slots__ = ("_client", "_marks", "_request")
 
@@ -48,6 +48,15 @@ def configure(process: str, log_format: str, level: str, stream: TextIO | None =
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 
+def say_why_it_ends(process: str, why: str, as_json: bool) -> None:
+    """Write the one line that an operator needs to mend a setting, whether logs are configured by then or not."""
+    if not as_json:
+        print(f"{process}: {why}", file=sys.stderr)  # noqa: T201  no log is configured yet
+        return
+    record = logging.LogRecord(process, logging.ERROR, "", 0, "%s", (why,), None)
+    print(JsonFormatter(process).format(record), file=sys.stderr)  # noqa: T201  the same
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
@@ -70,7 +79,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One readable line, with the traceback below it where there is one."""
+    """Formats one readable line, with the traceback, if any, below it."""
 
     def __init__(self, process: str, stream: TextIO) -> None:
         super().__init__()
@@ -78,7 +87,7 @@ class ConsoleFormatter(logging.Formatter):
         self._coloured = stream.isatty()
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as time, process, level, message and what it is about."""
+        """Return the record as time, process, level, message, and its client and request."""
         about = "".join(f" {name}={value}" for name, value in _context() if value)
         line = f"{_instant(record):%H:%M:%S} {self._process:9} {self._level(record)} {record.getMessage()}{about}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -1,11 +1,12 @@
 """Settings from the environment: one table a process, read once, checked before anything starts.
 
-A setting is a field of a frozen struct; its type and bounds are msgspec's, and the phrase in its `description` is what
-a wrong value's error line says. Only this module reads the environment.
+A setting is a field of a frozen struct. Its type and bounds are msgspec's; the error line of a wrong value quotes its
+`description`. Only this module reads the environment.
 """
 
 import os
 import re
+import resource
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from protocol.errors import ConfigurationError
 
 PREFIX = "AGENTBRIDGE_"
 MIN_SECRET_BYTES = 32
+OWN_FILES, MIN_CONNECTIONS, MAX_FILES = 1000, 100, 1_000_000
 S = TypeVar("S", bound="Settings")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 0 to 65535; 0 takes any free one")]
@@ -27,8 +29,15 @@ KeepSeconds = Annotated[int, msgspec.Meta(ge=60, le=86_400, description="seconds
 Milliseconds = Annotated[int, msgspec.Meta(gt=0, le=86_400_000, description="milliseconds, a whole number above 0")]
 Count = Annotated[int, msgspec.Meta(gt=0, le=1_000_000, description="a whole number above 0")]
 PerSecond = Annotated[float, msgspec.Meta(ge=0, le=1_000_000, description="a number a second; 0 for no limit")]
+BytesPerSecond = Annotated[
+    int, msgspec.Meta(ge=0, le=1024 * 1024 * 1024, description="bytes a second, up to 1073741824; 0 for no limit")
+]
 Burst = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="a whole number; 0 for a second's worth")]
+Limit = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="a whole number; 0 for as many as files allow")]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024, description="bytes, from 1024 to 67108864")]
+Memory = Annotated[
+    int, msgspec.Meta(ge=1024 * 1024, le=1 << 40, description="bytes, a whole number of at least 1048576")
+]
 Replicas = Annotated[Literal[1, 3, 5], msgspec.Meta(description="1, 3 or 5 servers that keep each stream")]
 Text = Annotated[str, msgspec.Meta(description="text")]
 File = Annotated[str, msgspec.Meta(description="the path of a readable file")]
@@ -40,7 +49,16 @@ Urls = Annotated[
     ),
 ]
 WebUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://\S+$", description="an http(s) URL")]
+WebUrls = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(https?://[^,\s]+(\s*,\s*https?://[^,\s]+)*)?$", description="http(s) URLs, with commas between"
+    ),
+]
 Secret = Annotated[str, msgspec.Meta(min_length=MIN_SECRET_BYTES, description="a secret of at least 32 bytes")]
+Secrets = Annotated[
+    str, msgspec.Meta(min_length=MIN_SECRET_BYTES, description="secrets of at least 32 bytes, with commas between")
+]
 Origins = Annotated[
     str, msgspec.Meta(description="origins such as https://app.example.com, with commas between; * allows any")
 ]
@@ -53,7 +71,7 @@ LogLevel = Annotated[
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every process is told: where NATS is, whose tokens to believe, how to log, how long to drain."""
+    """The settings of every process: NATS, tokens, logs, drain."""
 
     nats_url: Urls = "nats://127.0.0.1:4222"
     nats_user: Text | None = None
@@ -62,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_ca: File | None = None
     auth: AuthMode = "jwt"
     jwt_secret: Secret | None = None
+    jwt_secrets_also: Secrets | None = None
     jwt_public_key_file: File | None = None
     jwt_jwks_url: WebUrl | None = None
     jwt_audience: Text = "agentbridge"
@@ -81,10 +100,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"tokens can be verified (or {PREFIX}AUTH=off, on loopback, to do without)"
             )
 
+        if self.jwt_secrets_also is not None:
+            self._check_more_secrets()
+
+    def _check_more_secrets(self) -> None:
+        name = variable("jwt_secrets_also")
+        if any(len(secret.encode()) < MIN_SECRET_BYTES for secret in self.more_secrets):
+            raise ConfigurationError(
+                f"{name} should be secrets of at least {MIN_SECRET_BYTES} bytes, with commas between"
+            )
+        if self.auth == "jwt" and not self.jwt_secret:
+            raise ConfigurationError(
+                f"{name} adds to {PREFIX}JWT_SECRET, which is not set: tokens have another kind of key"
+            )
+
     def check_files(self) -> None:
         """Raise `ConfigurationError` for a file that cannot be read."""
         for field_name in ("nats_creds", "nats_ca", "jwt_public_key_file"):
             _require_readable(field_name, getattr(self, field_name))
+
+    @property
+    def more_secrets(self) -> list[str]:
+        """The secrets by which tokens may be signed besides `jwt_secret`, while one takes another's place."""
+        return split_list(self.jwt_secrets_also or "")
+
+    @property
+    def audiences(self) -> list[str]:
+        """What tokens may be made out to; our own are made out to the first."""
+        return split_list(self.jwt_audience)
 
     @property
     def ending_seconds(self) -> float:
@@ -98,7 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingSettings(Settings, frozen=True, kw_only=True):
-    """What both processes that serve applications or agents are told: whom to let in, how long and how much to wait."""
+    """The settings of gateways and agent APIs: admission, time-outs, bounds."""
 
     allowed_origins: Origins = ""
     command_timeout_ms: Milliseconds = 30_000
@@ -106,9 +149,17 @@ class ServingSettings(Settings, frozen=True, kw_only=True):
     ping_interval_seconds: Seconds = 25.0
     ping_timeout_seconds: Seconds = 8.0
     send_buffer_bytes: Bytes = 1024 * 1024
+    max_unread_bytes: Memory = 256 * 1024 * 1024
+    max_connections: Limit = 0
     idempotency_ttl_seconds: KeepSeconds = 86_400
     audit: Switch = "on"
     audit_parameters: Switch = "off"
+
+    @property
+    def most_connections(self) -> int:
+        """How many connections may be open at a time: as many as there may be open files, less those of the process."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return self.max_connections or max(MIN_CONNECTIONS, min(files, MAX_FILES) - OWN_FILES)
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together, and for ill origins."""
@@ -144,13 +195,18 @@ def environment() -> dict[str, str]:
     return dict(os.environ)  # noqa: TID251  the one place that may
 
 
+def wants_json() -> bool:
+    """Tell whether log lines are to be JSON, before the settings are known to be sound."""
+    return os.environ.get(variable("log_format"), "").strip() == "json"  # noqa: TID251  the one place that may
+
+
 def describe(field: msgspec.structs.FieldInfo) -> str:
-    """Return what a setting should be, as a phrase."""
+    """Return the phrase that describes a setting's valid values."""
     return _description(field.type) or "a value"
 
 
 def require_loopback(settings: Settings, host: str, host_variable: str) -> None:
-    """Raise `ConfigurationError` where authentication is off and `host` is not loopback."""
+    """Raise `ConfigurationError` if authentication is off and `host` is not loopback."""
     if settings.auth == "off" and host not in ("127.0.0.1", "::1", "localhost"):
         raise ConfigurationError(
             f"{PREFIX}AUTH=off is for loopback only, but {PREFIX}{host_variable} is {host!r}: "
@@ -172,7 +228,7 @@ def _convert(field: msgspec.structs.FieldInfo, text: str) -> Any:
 
 
 def _is_secret(name: str) -> bool:
-    return any(word in name for word in ("secret", "password"))
+    return any(word in name for word in ("secret", "password", "seed"))
 
 
 def _without_credentials(text: str) -> str:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from support import engine
-from support.agent_socket import agent_socket
-from support.app import application, never, socket_of
-from support.deployment import Container, Deployment, running_deployment
 from support.examples import Examples
-from support.ledger import CUT_OFF, SUCCESS, UNREACHED, Ledger
-from support.load import Fleet, Load, OverHttp, ending_tasks
+from support.load.ledger import CUT_OFF, SUCCESS, UNREACHED, Ledger
+from support.load.load import Fleet, Load, OverHttp, ending_tasks
+from support.played.agent_socket import agent_socket
+from support.played.app import application, never, socket_of
+from support.processes import engine
+from support.processes.deployment import Container, Deployment, running_deployment
 from support.settings import app_token
 from support.wait import until
 
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.docker
 
 EXAMPLES = Examples()
 PAGE = "docs/deployment.md"
-START = EXAMPLES.take(PAGE, "docker compose up").code
+START = EXAMPLES.take(PAGE, "docker compose up --build").code
+SCALE = EXAMPLES.take(PAGE, "--scale gateway=4").code
+BACK_UP, RESTORE = (EXAMPLES.take("docs/operations.md", part).code for part in ("-cf -", "-xf -"))
 OPERATORS_COMMANDS = EXAMPLES.take(PAGE, "console health").lines
 GATEWAYS, AGENT_APIS = 3, 2  # as START says
 APPLICATIONS = 9
@@ -105,7 +107,10 @@ async def gateway_of(deployment: Deployment, http: httpx.AsyncClient, client_id:
 
 @pytest.mark.parametrize(
     "name",
-    ["JWT_SECRET", *(f"NATS_PASSWORD_{user}" for user in ("GATEWAY", "REGISTRY", "API", "AGENT_DEFAULT", "CONSOLE"))],
+    [
+        *("JWT_SECRET", "NATS_ACCOUNT", "NATS_ACCOUNT_SEED", "NATS_XKEY", "NATS_XKEY_SEED"),
+        *(f"NATS_PASSWORD_{user}" for user in ("GATEWAY", "REGISTRY", "API", "SYSTEM")),
+    ],
 )
 def test_missing_secret_stops_it_with_a_sentence(deployment: Deployment, name: str) -> None:
     refusal = deployment.refusal_without(f"AGENTBRIDGE_{name}")
@@ -144,8 +149,13 @@ async def test_one_port_serves_agents_and_applications(deployment: Deployment, h
     assert (await http.get("/ws")).json()["code"] == "invalid_request"  # without an upgrade it is the agent API's
     assert (await http.get("/metrics")).text == "no such path\n"  # figures are not for the public
     assert (await http.get("/%6detrics")).status_code == 404
-    for path in ("/cable", "/agentbridge.js", "/socket.io/x"):
-        assert "connect a WebSocket" in (await http.get(path)).text, path
+    for path in ("/agentbridge.js", "/agentbridge.mjs", "/agentbridge.d.mts", "/agentbridge.json"):
+        assert (await http.get(path)).headers["Access-Control-Allow-Origin"] == "*", path
+    for path in ("/cable", "/socket.io/x"):
+        assert "WebSocket" in (await http.get(path)).text, path
+        assert (await http.post(path, content=b"x" * 100_000)).status_code == httpx.codes.METHOD_NOT_ALLOWED, path
+    for path in ("/ws", "/"):
+        assert (await http.post(path, content=b"{}")).status_code == httpx.codes.NOT_FOUND, path
     for path in ("/ws", "/", "/agent-bridge", f"/ws?token={app_token()}"):
         async with socket_of(deployment.url, None if "?" in path else app_token(), path) as socket:
             assert json.loads(await socket.recv())["type"] == "connection"
@@ -233,7 +243,7 @@ async def test_restarted_nats_has_kept_its_streams(
     deployment: Deployment, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     before = await asyncio.to_thread(streams, deployment)
-    assert {"KV_agentbridge_clients", "agentbridge_events"} <= set(before)
+    assert {"KV_agentbridge_clients", "agentbridge_events_default"} <= set(before)
     await asyncio.to_thread(deployment.compose, "up", "--detach", "--no-deps", "--force-recreate", "nats")
     await deployment.healthy("nats")
     await traffic.goes_on()
@@ -263,11 +273,15 @@ async def test_restarted_gateways_send_their_applications_elsewhere(deployment: 
 async def test_restarted_proxy_is_found_again(deployment: Deployment, traffic: Traffic) -> None:
     await asyncio.to_thread(deployment.compose, "restart", "haproxy")
     await traffic.goes_on()
-    await traffic.end(CLIENT_LOST, CLIENT_NOT_FOUND, CUT_OFF, UNREACHED)
+    await traffic.end(CLIENT_LOST, CLIENT_NOT_FOUND, CUT_OFF, UNREACHED, UNAVAILABLE)
 
 
 async def test_scaling_needs_no_other_change(deployment: Deployment, http: httpx.AsyncClient, traffic: Traffic) -> None:
-    await asyncio.to_thread(deployment.up, "--no-recreate", gateway=GATEWAYS + 1, agent_api=AGENT_APIS)
+    before = {container.id for container in everything(deployment)}
+    connected = traffic.fleet.clients
+    await asyncio.to_thread(deployment.type, SCALE)
+    assert before < {container.id for container in everything(deployment)}
+    assert traffic.fleet.clients == connected, "a session was lost"
     async with contextlib.AsyncExitStack() as stack:
         found: set[str] = set()
 
@@ -277,11 +291,27 @@ async def test_scaling_needs_no_other_change(deployment: Deployment, http: httpx
             return len(found) == GATEWAYS + 1
 
         await until(newcomers_reach_it, 30)
-    await asyncio.to_thread(deployment.up, "--no-recreate", gateway=1, agent_api=1)
+    await asyncio.to_thread(deployment.up, gateway=1, agent_api=1)
     await traffic.goes_on()
     await listed(http, lambda: traffic.fleet.clients)
     assert len({record["gatewayId"] for record in (await records(http)).values()}) == 1
     await traffic.end(CLIENT_NOT_FOUND, UNAVAILABLE)
+
+
+async def test_backup_brings_back_the_streams(
+    deployment: Deployment, http: httpx.AsyncClient, traffic: Traffic
+) -> None:
+    before = await asyncio.to_thread(streams, deployment)
+    await asyncio.to_thread(deployment.type, BACK_UP)
+    await deployment.healthy("nats")
+    wipe = "docker compose stop nats && docker compose run --rm --no-deps -T --entrypoint sh nats -c 'rm -rf /data/*'"
+    await asyncio.to_thread(deployment.type, wipe)
+    await asyncio.to_thread(deployment.type, RESTORE)
+    await deployment.healthy("nats")
+    await traffic.goes_on()
+    assert await asyncio.to_thread(streams, deployment) == before
+    await listed(http, lambda: traffic.fleet.clients)
+    await traffic.end(CLIENT_LOST, UNAVAILABLE)
 
 
 def test_nothing_was_logged_that_nobody_expected(deployment: Deployment) -> None:
@@ -289,6 +319,12 @@ def test_nothing_was_logged_that_nobody_expected(deployment: Deployment) -> None
     assert "Traceback" not in log
     assert TOKEN_START not in log
     assert "/<NOSRV> 503" not in log  # to reused connections HAProxy does not say this, it closes them
+
+
+def everything(deployment: Deployment) -> list[Container]:
+    """Return all running containers."""
+    services = ("haproxy", "gateway", "agent_api", "registry", "nats")
+    return [container for service in services for container in deployment.containers(service)]
 
 
 def streams(deployment: Deployment) -> dict[str, str]:

@@ -8,25 +8,33 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from support.deployment import ROOT, secret_names
+from support.nats.template import Template
+from support.paths import ROOT
+from support.processes.deployment import secrets_made
 from support.settings import default
 
 from agent_api.settings import ApiSettings
-from agentbridge import nats_config
+from agentbridge.deployment import nats_config
 from gateway.settings import GatewaySettings
 from protocol.errors import MEANINGS, Code
-from protocol.runtime.auth import DEFAULT_TENANT
-from protocol.runtime.process import GOODBYE_SECONDS
+from protocol.runtime.nats.login_keys import LoginKeys
+from protocol.runtime.process.life import GOODBYE_SECONDS
 from protocol.runtime.settings import Settings, variable
 from registry.settings import RegistrySettings
 
 PROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 KINDS: dict[str, type[Settings]] = {"gateway": GatewaySettings, "agent_api": ApiSettings, "registry": RegistrySettings}
-# What the image and the one server of Compose decide; files would have to be mounted.
-DECIDED = {"gateway_host", "gateway_port", "api_host", "api_port", "log_format", "auth", "replicas"}
-DECIDED |= {"nats_ca", "nats_creds", "jwt_public_key_file"}
+DECIDED = {
+    "gateway_host",
+    "gateway_port",
+    "api_host",
+    "api_port",
+    "registry_host",
+    "registry_port",
+}  # by the image: the proxy looks for them there
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SEEDS = {"AGENTBRIDGE_NATS_ACCOUNT_SEED", "AGENTBRIDGE_NATS_XKEY_SEED"}
 DEPENDENCIES = {
     "runtime.txt": PROJECT["dependencies"],
     "dev.txt": [
@@ -43,13 +51,30 @@ def test_every_setting_can_be_given_to_compose(service: str) -> None:
 
 
 def test_one_command_makes_all_secrets() -> None:
-    users = {user.password_variable for user in nats_config.users((DEFAULT_TENANT,))}
-    assert secret_names() == {"AGENTBRIDGE_JWT_SECRET", *users}
-    assert users <= set(COMPOSE["services"]["nats"]["environment"])
+    of_nats = set(Template().variables)
+    assert secrets_made().keys() == {"AGENTBRIDGE_JWT_SECRET", *of_nats, *SEEDS}
+    assert of_nats <= set(COMPOSE["services"]["nats"]["environment"])
+
+
+def test_only_registries_can_sign_logins() -> None:
+    told = {name for name, service in COMPOSE["services"].items() if SEEDS & set(service.get("environment", {}))}
+    assert told == {"registry"}
+
+
+def test_keys_of_logins_belong_together() -> None:
+    made = secrets_made()
+    keys = LoginKeys(made["AGENTBRIDGE_NATS_ACCOUNT_SEED"], made["AGENTBRIDGE_NATS_XKEY_SEED"])
+    public = nats_config.public_keys(keys)
+    assert public == {name: made[name] for name in public}
 
 
 def test_proxy_answers_like_the_agent_api() -> None:
-    for status, body in re.findall(r"http-error status (\d+) .*string '(.*)'", PROXY):
+    before_gateways, gateways = PROXY.split("\nbackend gateways")
+    assert 'set-status 503 reason "Service Unavailable" if { status 502 504 }' in gateways
+    answers = re.compile(r"http-error status (\d+) .*string '(.*)'")
+    assert [status for status, _ in answers.findall(gateways)] == ["502", "504"]
+    replaced = [("503", body) for _, body in answers.findall(gateways)]
+    for status, body in [*answers.findall(before_gateways), *replaced]:
         said = json.loads(body)
         meaning = MEANINGS[Code(said["code"])]
         assert said == {

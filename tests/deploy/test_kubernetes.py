@@ -13,20 +13,23 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from kubernetes_validate.utils import all_versions, validate
-from support import nats_server
-from support.deployment import ROOT, secret_names
 from support.examples import Examples
-from support.figures import figures, of_gateway
-from support.gateways import gateway_process
+from support.nats import nats_server
+from support.nats.template import Template
+from support.paths import ROOT
+from support.processes.deployment import secrets_made
+from support.processes.gateways import gateway_process
+from support.processes.metrics import figures, of_gateway
 from support.settings import default
 
+from agent_api.http.connections import SDK_SOCKET_PATHS
 from agent_api.settings import ApiSettings
-from agentbridge import nats_config
-from agentbridge.credentials import CommandSettings
+from agentbridge.cli.credentials import CommandSettings, logs_in_by_token
+from agentbridge.deployment import nats_config
+from gateway.dialects.choice import DIALECTS
 from gateway.settings import GatewaySettings
-from protocol.runtime import metrics
-from protocol.runtime.auth import DEFAULT_TENANT
-from protocol.runtime.process import GOODBYE_SECONDS
+from protocol.runtime.process import metrics
+from protocol.runtime.process.life import GOODBYE_SECONDS
 from protocol.runtime.settings import Settings, load
 from registry.settings import RegistrySettings
 
@@ -141,8 +144,8 @@ def test_kustomization_builds(tmp_path: Path, scaled_by_sessions: bool) -> None:
     folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
     if scaled_by_sessions:
         file = folder / "kustomization.yaml"
-        file.write_text(file.read_text().replace("# components: [sessions]", "components: [sessions]"))
-    built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+        file.write_text(file.read_text().replace("# components: [sessions, monitoring]", "components: [sessions]"))
+    built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
     assert built.returncode == 0, built.stderr
     assert (SESSIONS in built.stdout) == scaled_by_sessions
 
@@ -169,6 +172,12 @@ def test_ingress_leads_to_what_the_proxy_of_compose_gives_to_agents_and_to_no_fi
     paths = ingress["spec"]["rules"][0]["http"]["paths"]
     agents = {each["path"] for each in paths if each["backend"]["service"]["name"] == "agentbridge-agent-api"}
     assert agents == set(re.findall(r"acl of_agents path (.*)", PROXY)[0].split())
+    of_dialects = {path for kind in DIALECTS for path in (kind.usual_path, *kind.other_paths)} - {"/"}
+    applications = {each["path"] for each in paths if each["path"] not in agents}
+    assert {path.rstrip("/") for path in of_dialects} <= applications
+    assert set(re.findall(r"acl of_applications path (.*)", PROXY)[0].split()) <= applications
+    assert not any(path.startswith("/api") for path in of_dialects), "the proxy sends these to agent APIs"
+    assert [path for path in SDK_SOCKET_PATHS if path.startswith("/api/")], "agents need a way through the proxy"
     assert not [each for each in paths if each["path"] in ("/", metrics.PATH)]
 
 
@@ -191,8 +200,20 @@ def test_settings_are_those_of_the_process(component: str) -> None:
     user = variables["AGENTBRIDGE_NATS_USER"].upper()
     assert variables["AGENTBRIDGE_JWT_SECRET"] == secret("AGENTBRIDGE_JWT_SECRET")
     assert variables["AGENTBRIDGE_NATS_PASSWORD"] == secret(f"AGENTBRIDGE_NATS_PASSWORD_{user}")
-    assert {"AGENTBRIDGE_JWT_SECRET", f"AGENTBRIDGE_NATS_PASSWORD_{user}"} <= secret_names()
-    load(KINDS[component], variables)
+    made = secrets_made()
+    assert {"AGENTBRIDGE_JWT_SECRET", f"AGENTBRIDGE_NATS_PASSWORD_{user}"} <= made.keys()
+    load(KINDS[component], variables | {name: made[name] for name in seeds_in(variables)})
+
+
+def test_only_registries_can_sign_logins() -> None:
+    signers = {component for component in KINDS if seeds_in(environment(component))}
+    assert signers == {"registry"}
+    assert seeds_in(environment("registry")) == {"AGENTBRIDGE_NATS_ACCOUNT_SEED", "AGENTBRIDGE_NATS_XKEY_SEED"}
+
+
+def seeds_in(variables: dict[str, str]) -> set[str]:
+    """Return the variables that hold seeds of agents' logins, each from its own key of the secret."""
+    return {name for name, value in variables.items() if name.endswith("_SEED") and value == secret(name)}
 
 
 @pytest.mark.parametrize("component", KINDS)
@@ -234,15 +255,14 @@ def test_command_line_runs_in_a_pod_like_the_others(console: dict[str, Any]) -> 
         assert console["spec"][name] == pod("registry")[name]
 
 
-def test_command_line_has_the_settings_and_the_user_of_operators(console: dict[str, Any]) -> None:
+def test_command_line_has_the_settings_and_signs_its_own_token(console: dict[str, Any]) -> None:
     [only] = console["spec"]["containers"]
     assert only["envFrom"] == container("registry")["envFrom"]
     variables = variables_of(only)
-    assert variables["AGENTBRIDGE_NATS_USER"] == nats_config.CONSOLE
-    assert variables["AGENTBRIDGE_NATS_PASSWORD"] == secret("AGENTBRIDGE_NATS_PASSWORD_CONSOLE")
     settings = load(CommandSettings, variables)
     assert settings.nats_url == variables["AGENTBRIDGE_NATS_URL"]
     assert settings.jwt_secret == secret("AGENTBRIDGE_JWT_SECRET")
+    assert logs_in_by_token(settings)
 
 
 @pytest.mark.parametrize("component", PORTS)
@@ -285,9 +305,15 @@ def test_streams_are_kept_by_all_servers_of_nats() -> None:
 
 def test_nats_has_the_same_users_as_everywhere() -> None:
     text = values()["configMap"]["merge"]["data"]["agentbridge.conf"]
-    assert text.strip() == nats_config.authorization((DEFAULT_TENANT,)), "see the end of deploy/nats.conf"
-    passwords = {name for name in values()["container"]["env"] if name.startswith(nats_config.PASSWORD_VARIABLE)}
-    assert passwords == {user.password_variable for user in nats_config.users((DEFAULT_TENANT,))}
+    assert text.strip() == nats_config.authorization(), "see the end of deploy/nats.conf"
+    told = {name for name in values()["container"]["env"] if name.startswith("AGENTBRIDGE_")}
+    assert told == set(Template().variables)
+
+
+def test_nats_has_the_same_limits_as_everywhere() -> None:
+    merged = values()["config"]["merge"]
+    limits = dict(line.split(": ") for line in nats_config.LIMITS)
+    assert {name: str(merged[name]).removeprefix("<< ").removesuffix(" >>") for name in limits} == limits
 
 
 def test_nats_accepts_what_the_chart_makes_of_the_values(tmp_path: Path) -> None:
@@ -298,7 +324,14 @@ def test_nats_accepts_what_the_chart_makes_of_the_values(tmp_path: Path) -> None
     lines = [f"{name}: {str(value).removeprefix('<< ').removesuffix(' >>')}" for name, value in config.items()]
     file = tmp_path / "nats.conf"
     file.write_text("\n".join([*lines, f"include {include}"]))
-    variables = {user.password_variable: "pass" for user in nats_config.users((DEFAULT_TENANT,))}
+    variables = Template().variables
     command = [nats_server.binary(), "-t", "-c", str(file)]
-    checked = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)  # noqa: TID251
+    checked = subprocess.run(
+        command,
+        env=os.environ | variables,  # noqa: TID251
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stderr

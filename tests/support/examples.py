@@ -1,18 +1,22 @@
 """The examples of the documentation: the fenced blocks of all pages, and a place to type them in."""
 
+import ast
+import inspect
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from support.processes import Process
-from support.up import Up
+from support.paths import ROOT
+from support.processes.child import Process
+from support.processes.up import Up
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")])
+COMING_FROM_PAGES = sorted(ROOT.glob("docs/coming-from/*.md"))
+REFERENCE_PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")])
+PAGES = [*REFERENCE_PAGES, *COMING_FROM_PAGES]
 DEFAULT_API_URL = "http://127.0.0.1:8000"
 _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -40,10 +44,10 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 class Examples:
-    """All blocks of the documentation, and those that a test has taken care of."""
+    """All blocks of some pages, and those that a test has taken care of."""
 
-    def __init__(self) -> None:
-        self.all = [block for page in PAGES for block in blocks(page)]
+    def __init__(self, pages: Iterable[Path] = REFERENCE_PAGES) -> None:
+        self.all = [block for page in pages for block in blocks(page)]
         self.taken: list[Block] = []
 
     def take(self, page: str, part: str) -> Block:
@@ -51,6 +55,14 @@ class Examples:
         [found] = [block for block in self.all if block.page == page and part in block.code]
         self.taken.append(found)
         return found
+
+
+async def execute(block: Block, names: dict[str, Any]) -> None:
+    """Execute Python as it stands there, with `await` outside of any function, as in `python -m asyncio`."""
+    code = compile(block.code, f"{block.page}:{block.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    running = eval(code, names)
+    if inspect.isawaitable(running):
+        await running
 
 
 class Terminal:

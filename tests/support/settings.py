@@ -4,8 +4,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from protocol.runtime.auth import mint
 from protocol.runtime.settings import PREFIX, Settings, load
+from protocol.runtime.tokens import mint
 
 SECRET = "a-secret-that-only-tests-use-0123456789"
 TTL_SECONDS = 86_400  # tokens of modules are minted when the run begins

@@ -9,7 +9,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import jwt
 import pytest
@@ -17,40 +16,54 @@ import uvicorn
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
+from support.paths import ROOT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 from websockets.asyncio.server import ServerConnection
 from websockets.server import ServerProtocol
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("protocol", "gateway", "agent_api", "registry", "agentbridge")
 OWNERS = {"Client", "client", "_client", "subscription", "transport", "_reader"}
 BOUNDED = ("nats-py", "uvicorn", "websockets")
 CLIENT = {
-    "_parse_header_lines": "protocol/runtime/reading.py parses headers by it",
-    "_pending": "protocol/runtime/outbox.py writes into it",
-    "_pending_data_size": "protocol/runtime/outbox.py keeps it true",
-    "_ps": "protocol/runtime/reading.py asks its parser whether it is in the middle of something",
-    "_resp_map": "protocol/runtime/nats.py fails the requests in it",
-    "_server_info": "protocol/runtime/servers.py reads what the server demands",
-    "_sid": "protocol/runtime/direct.py numbers its subscriptions by it",
-    "_subs": "protocol/runtime/direct.py adds its subscriptions to it",
-    "_transport": "protocol/runtime/transport.py puts its own there",
-    "_send_subscribe": "protocol/runtime/direct.py subscribes by it",
+    "_send_unsubscribe": "protocol/runtime/nats/library/subscriptions.py ends many by one round trip",
+    "_remove_sub": "protocol/runtime/nats/library/subscriptions.py ends many by one round trip",
+    "_parse_header_lines": "protocol/runtime/nats/library/client.py parses headers by it",
+    "_pending": "protocol/runtime/nats/library/outgoing.py writes into it",
+    "_pending_data_size": "protocol/runtime/nats/library/outgoing.py keeps it true",
+    "_ps": "protocol/runtime/nats/library/incoming.py asks its parser whether it is in the middle of something",
+    "_resp_map": "protocol/runtime/nats/library/losses.py fails the requests in it",
+    "_server_info": "protocol/runtime/nats/library/transport.py reads what the server demands",
+    "_sid": "protocol/runtime/nats/library/subscriptions.py numbers its subscriptions by it",
+    "_subs": "protocol/runtime/nats/library/subscriptions.py adds its subscriptions to it",
+    "_transport": "protocol/runtime/nats/library/transport.py puts its own there",
+    "_send_subscribe": "protocol/runtime/nats/library/subscriptions.py subscribes by it",
 }
-SUBSCRIPTION = {"_pending_queue": "protocol/runtime/direct.py puts its own there"}
+OVERRIDDEN = {
+    "_process_err": "protocol/runtime/nats/library/client.py overrides it to outlive a refused subscription",
+    "_error_cb": "protocol/runtime/nats/library/client.py tells of it by this",
+}
+SUBSCRIPTION = {
+    "_pending_queue": "protocol/runtime/nats/library/subscriptions.py puts its own there",
+    "_id": "protocol/runtime/nats/library/subscriptions.py ends many by one round trip",
+    "_closed": "protocol/runtime/nats/library/subscriptions.py notes that one has ended",
+}
 TRANSPORT = {
-    "_io_reader": "protocol/runtime/reading.py stands before it",
-    "_io_writer": "protocol/runtime/servers.py and others reach the socket by it",
+    "_io_reader": "protocol/runtime/nats/library/incoming.py stands before it",
+    "_io_writer": "protocol/runtime/nats/library/transport.py and others reach the socket by it",
 }
-READER = {"_waiter": "protocol/runtime/reading.py asks it whether the library waits for data"}
+READER = {
+    "_waiter": "protocol/runtime/nats/library/incoming.py asks it whether the library waits for data",
+    "_paused": "protocol/runtime/nats/library/incoming.py asks it whether the library wants no more just now",
+    "_buffer": "protocol/runtime/nats/library/incoming.py takes what the library has not read yet",
+}
 SOCKET = {
-    "process_event": "protocol/runtime/sockets.py overrides it to take messages",
-    "pending_pings": "protocol/runtime/sockets.py adds its pings to it",
+    "process_event": "protocol/runtime/websocket/connection.py overrides it to take messages",
+    "pending_pings": "protocol/runtime/websocket/connection.py adds its pings to it",
 }
 PARSER = {
-    "at_eof": "protocol/runtime/framing.py overrides it, for the parser calls it between two frames",
-    "buffer": "protocol/runtime/framing.py takes it over",
+    "at_eof": "protocol/runtime/websocket/framing.py overrides it, for the parser calls it between two frames",
+    "buffer": "protocol/runtime/websocket/framing.py takes it over",
 }
 HTTP = {
     "cycle": "agent_api/http/connections.py answers the request of it",
@@ -69,7 +82,8 @@ def require(thing: object, names: dict[str, str], library: str) -> None:
 
 async def test_nats_has_the_insides_that_we_use() -> None:
     client = Client()
-    require(client, CLIENT, "nats-py")
+    require(client, CLIENT | OVERRIDDEN, "nats-py")
+    assert asyncio.iscoroutinefunction(client._process_err)
     assert isinstance(client._pending, list)
     assert isinstance(client._subs, dict)
     assert asyncio.iscoroutinefunction(client._send_subscribe)
@@ -89,7 +103,7 @@ async def test_uvicorn_has_the_insides_that_we_use() -> None:
     config = uvicorn.Config(_never_served, interface="asgi3", log_config=None)
     config.load()
     connection = HttpToolsProtocol(config, ServerState(), {})
-    require(connection, HTTP, "uvicorn")  # what is used of a cycle, tests/unit/agent_api/test_writing.py uses
+    require(connection, HTTP, "uvicorn")  # what is used of a cycle, tests/unit/agent_api/http/test_writing.py uses
 
 
 async def test_jwt_pauses_between_fetches_of_the_key_set() -> None:
@@ -97,7 +111,8 @@ async def test_jwt_pauses_between_fetches_of_the_key_set() -> None:
 
 
 def test_what_is_missing_is_named_with_who_needs_it() -> None:
-    with pytest.raises(AssertionError, match=r"nats-py \d+\.\d+\S* lacks `object\._sid`: protocol/runtime/direct\.py"):
+    told = r"nats-py \d+\.\d+\S* lacks `object\._sid`: protocol/runtime/nats/library/subscriptions\.py"
+    with pytest.raises(AssertionError, match=told):
         require(object(), {"_sid": CLIENT["_sid"]}, "nats-py")
 
 

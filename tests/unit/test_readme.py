@@ -10,40 +10,46 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from support.examples import PAGES, ROOT
+from prometheus_client.core import HistogramMetricFamily
+from support.examples import PAGES
+from support.paths import ROOT
 from support.settings import settings_for
 
-from agent_api.app import ordinary_routes
-from agent_api.audit.contract import PATH as AUDIT_PATH
-from agent_api.commands.endpoint import CommandEndpoint
-from agent_api.events.contract import PATH as EVENTS_PATH
-from agent_api.health import Health
-from agent_api.routes import Directory
+from agent_api.app import ToolParts, ordinary_routes
+from agent_api.openapi.audit import PATH as AUDIT_PATH
+from agent_api.openapi.events import PATH as EVENTS_PATH
+from agent_api.openapi.schemas import SCHEMAS
+from agent_api.routes.agents import AgentRoutes
+from agent_api.routes.command import CommandEndpoint
+from agent_api.routes.discovery import DiscoveryRoutes
+from agent_api.routes.health import HealthRoutes
+from agent_api.routes.tools import ToolCallEndpoint, ToolRoutes
 from agent_api.settings import ApiSettings
 from agent_api.socket import frames as socket
 from agentbridge.__main__ import cli
-from agentbridge.credentials import CommandSettings
+from agentbridge.cli.credentials import CommandSettings
 from agentbridge.up.settings import UpSettings, complete
 from gateway.settings import GatewaySettings
 from protocol import subjects
-from protocol.errors import MEANINGS, CloseCode
+from protocol.errors import MEANINGS, RETRYABLE, CloseCode
 from protocol.frames import ClientFrame, ServerFrame
-from protocol.reports import EndReason
-from protocol.runtime.auth import Verifier
-from protocol.runtime.metrics import FIGURES, Metrics
+from protocol.reports import EndReason, is_lost
+from protocol.runtime.process.durations import Durations
+from protocol.runtime.process.metrics import FIGURES, Metrics
 from protocol.runtime.settings import PREFIX, Settings
-from registry.announcements import Change
+from protocol.runtime.tokens import Verifier
+from registry.bucket.announcements import Change
 from registry.settings import RegistrySettings
 
 README = (ROOT / "README.md").read_text()
 WEBSOCKET = (ROOT / "docs/websocket.md").read_text()
 DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
 AGENT_WEBSOCKET = (ROOT / "docs/agent-websocket.md").read_text()
-SOCKETS = ROOT / "protocol/runtime/sockets.py"
+OPENINGS = [ROOT / "protocol/runtime/websocket/connection.py", ROOT / "protocol/runtime/websocket/handshake.py"]
 PROCESSES = (Settings, GatewaySettings, ApiSettings, RegistrySettings)
 FILE = r"[\w./-]+\.(py|md|js|conf|yaml|html)"
 NO_DEFAULT = {"none", "any"}
-SET_ON_THE_WAY = {"sent_at", "caller_request_id", "probed"}  # of a command, by whoever sends it on to NATS
+SET_ON_THE_WAY = {"caller_request_id", "probed"}  # of a command, by whoever sends it on to NATS
 # The library closes with the one; the other is what a browser reports where no close frame came.
 CODES_WITHOUT_A_LINE_OF_OURS = {CloseCode.TOO_LARGE, 1006}
 
@@ -145,7 +151,16 @@ def test_changes_of_clients_are_those_that_the_registry_announces() -> None:
 
 
 def test_reasons_of_disconnected_are_those_of_the_code() -> None:
-    assert [quoted(reason)[0] for reason, _ in table(WEBSOCKET, "Why a client went")] == list(EndReason)
+    told = [(quoted(reason)[0], lost) for reason, lost, _ in table(WEBSOCKET, "Why a client went")]
+    assert told == [(reason, "yes" if is_lost(reason) else "no") for reason in EndReason]
+
+
+def test_retryable_means_one_thing_wherever_it_is_told() -> None:
+    pages = [README, *((ROOT / page).read_text() for page in ("docs/http.md", "docs/nats.md"))]
+    sentence = "true if the command was certainly not executed and the same request may succeed in a moment"
+    assert sentence == RETRYABLE
+    assert [page for page in pages if sentence not in " ".join(page.split())] == []
+    assert SCHEMAS["Response"]["properties"]["error"]["properties"]["retryable"]["description"] == sentence
 
 
 # --- HTTP ---
@@ -156,8 +171,11 @@ async def test_routes_are_those_of_the_document() -> None:
     unused: Any = None
     command = CommandEndpoint(settings, Verifier(settings), unused, unused, unused)
     readers = {EVENTS_PATH: unused, AUDIT_PATH: unused}
-    health = Health(unused, unused, unused)
-    app = ordinary_routes(command, readers, Directory(unused, unused, unused), health)
+    health = HealthRoutes(unused, unused, unused)
+    tools = ToolParts(ToolRoutes(unused, unused), ToolCallEndpoint(settings, command, unused), unused, unused)
+    app = ordinary_routes(
+        command, readers, DiscoveryRoutes(unused, unused, unused), AgentRoutes(unused, unused), health, tools
+    )
 
     assert routes_told() == {nameless(path) for path in app.openapi()["paths"]} | {"/docs", "/openapi.json"}
     assert {getattr(route, "path", "") for route in app.routes} >= {"/docs", "/openapi.json"}
@@ -165,7 +183,7 @@ async def test_routes_are_those_of_the_document() -> None:
 
 def routes_told() -> set[str]:
     names = [name for row in table(README, "HTTP") for name in quoted(row[0])]
-    return {nameless(name.removeprefix("GET ").removeprefix("POST ")) for name in names}
+    return {nameless(name.removeprefix("GET ").removeprefix("POST ").removeprefix("DELETE ")) for name in names}
 
 
 def nameless(path: str) -> str:
@@ -215,7 +233,7 @@ def fields_within(annotation: Any) -> dict[str, Field] | None:
     [
         (WEBSOCKET, "From the gateway", ServerFrame),
         (WEBSOCKET, "From the application", ClientFrame),
-        (AGENT_WEBSOCKET, "From the agent API", socket.ServerFrame),
+        (AGENT_WEBSOCKET, "From the agent API", socket.FrameToAgent),
         (AGENT_WEBSOCKET, "From the agent", socket.AgentFrame),
     ],
     ids=["gateway", "application", "agent API", "agent"],
@@ -244,7 +262,7 @@ def merge(told: dict[str, dict[str, Field]], name: str, fields: dict[str, Field]
 def test_close_codes_are_those_that_are_sent(page: str, folders: list[str]) -> None:
     told = {int(code) for row in table(page, "Close codes") for code in re.findall(r"\d+", row[0])}
     modules = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    sent = {code for path in [*modules, SOCKETS] for code in codes_sent(ast.parse(path.read_text()))}
+    sent = {code for path in [*modules, *OPENINGS] for code in codes_sent(ast.parse(path.read_text()))}
     assert told == sent | CODES_WITHOUT_A_LINE_OF_OURS
 
 
@@ -261,13 +279,20 @@ def codes_sent(module: ast.Module) -> Iterator[int]:
 
 
 def test_figures_are_those_that_processes_serve() -> None:
-    told = [(name, kind, what) for name, _, kind, what in table(DEPLOYMENT, "Figures")]
+    told = [(name, kind, what) for name, _, kind, what in table(DEPLOYMENT, "Metrics")]
     assert told == [figure_told(key) for key in FIGURES]
+
+
+def counted(key: str) -> dict[str, int]:
+    """Return counters as a process has them."""
+    if FIGURES[key].family is HistogramMetricFamily:
+        return Durations(key).counters()
+    return {f"{key}:{' '.join(FIGURES[key].labels)}" if FIGURES[key].labels else key: 0}
 
 
 def figure_told(key: str) -> tuple[str, str, str]:
     """Return a figure as the table has it: its name without the process's prefix, its type, its meaning."""
-    help_line, type_line, _ = Metrics("", lambda: {key: 0}).text().splitlines()
+    help_line, type_line, *_ = Metrics("", lambda: counted(key)).text().splitlines()
     name, _, kind = type_line.removeprefix("# TYPE _").partition(" ")
     what = help_line.removeprefix(f"# HELP _{name} ")
     return f"`{name}`", kind, what[0].lower() + what[1:]

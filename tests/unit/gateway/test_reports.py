@@ -6,21 +6,22 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
+import nats.errors
 import pytest
 from nats.aio.msg import Msg
-from support.sessions import LIMITS, session
+from support.played.sessions import OWNER, live_session, session
 from support.wait import until
 
 from gateway import reports
-from gateway.contracts import Contracts
+from gateway.capabilities.contracts import Contracts
 from gateway.reports import Reporter
-from gateway.sessions import LiveSession, Sessions, Socket
+from gateway.sessions.live import LiveSession, Socket
 from protocol.errors import Conflict, PayloadTooLarge, Unavailable
 from protocol.frames import AppInfo
 from protocol.ids import new_client_id
 from protocol.messages import ErrorResponse
 from protocol.reports import Digest, EndReason, GatewayPong, Removal, Report, ReportAck
-from protocol.runtime.nats import Connection
+from protocol.runtime.nats.connection import Connection
 
 MAX_PAYLOAD = 1024 * 1024
 ACK = object()
@@ -32,11 +33,13 @@ class FakeRegistry:
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.answer: Any = ACK
+        self.max_payload = MAX_PAYLOAD
 
     async def request(self, subject: str, payload: bytes, timeout_seconds: float) -> Msg:
         report = msgspec.json.decode(payload, type=Report)
         assert subject == "agentbridge._registry.report"
-        assert len(payload) < MAX_PAYLOAD
+        if len(payload) > self.max_payload:
+            raise PayloadTooLarge("the message is larger than NATS takes")
         self.reports.append(report)
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -52,26 +55,26 @@ class FakeRegistry:
 class Stage:
     """A reporter at work, with a registry and sessions of the test's making."""
 
-    def __init__(self, reporter: Reporter, registry: FakeRegistry, sessions: Sessions) -> None:
+    def __init__(self, reporter: Reporter, registry: FakeRegistry) -> None:
         self.reporter = reporter
         self.registry = registry
-        self.sessions = sessions
+        self.sessions: dict[str, LiveSession] = {}
 
     def connect(self, *capabilities: Any, metadata: Any = None) -> LiveSession:
         core = session(*capabilities)
         core.client_id = new_client_id()
         core.metadata = metadata or {}
-        live = LiveSession(core, cast("Socket", None), self.sessions)
-        self.sessions._live[core.client_id] = live
+        live = live_session(core, cast("Socket", None), self.reporter.changed)
+        self.sessions[core.client_id] = live
         self.reporter.changed(live)
         return live
 
     def update(self, live: LiveSession) -> None:
-        live.core.register(Contracts().read([], "owner", 0), None, None, None)
+        live.core.register(Contracts().read([], OWNER, 0), None, None, None)
         self.reporter.changed(live)
 
     def end(self, live: LiveSession, reason: EndReason = EndReason.CLOSED) -> None:
-        del self.sessions._live[live.core.client_id]
+        del self.sessions[live.core.client_id]
         self.reporter.ended(live, reason)
 
     async def settled(self) -> None:
@@ -86,9 +89,8 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     registry = FakeRegistry()
     reporter = Reporter("gw-1", cast("Connection", registry))
     async with asyncio.TaskGroup() as tasks:
-        sessions = Sessions("gw-1", cast("Connection", None), tasks, LIMITS, reporter.changed, reporter.ended)
         running = tasks.create_task(reporter.run())
-        yield Stage(reporter, registry, sessions)
+        yield Stage(reporter, registry)
         running.cancel()
 
 
@@ -186,6 +188,34 @@ async def test_report_is_repeated_to_the_byte_until_it_is_acknowledged(stage: St
     assert stage.registry.reports[-1] == Report("gw-1", 2, [live.record()], [], {live.key: ""})
 
 
+async def test_record_above_a_lowered_limit_is_told_without_capabilities_and_holds_up_nobody(stage: Stage) -> None:
+    stage.registry.max_payload = 40_000
+    large = stage.connect(*(f"{number}-{'x' * 200}" for number in range(400)))
+    small = stage.connect("add")
+    await stage.settled()
+    told = [record for report in stage.registry.reports for record in report.records]
+    assert told == [large.record().reduced(), small.record()]
+    assert stage.reporter.pong().digest == digest_of(large, small)
+    assert stage.reporter.page(stage.sessions.values(), "").records == sorted(told, key=lambda each: each.client_id)
+
+
+async def test_report_that_became_too_large_while_it_was_repeated_is_told_in_smaller_ones(stage: Stage) -> None:
+    """Its number is told without changes, for the registry may have applied it; then come the changes."""
+    stage.registry.answer = TimeoutError()
+    sessions = [stage.connect(f"{number}-{'x' * 200}", f"{'y' * 200}") for number in range(100)]
+    await until(lambda: stage.registry.reports)
+    stage.registry.max_payload, stage.registry.answer = 20_000, ACK
+    stage.end(sessions[7])
+    await stage.settled()
+    first, *others = [report for report in stage.registry.reports if len(msgspec.json.encode(report)) < 20_000]
+    assert (first.number, first.records, first.removals) == (1, [], [])
+    assert [report.number for report in others] == list(range(2, len(others) + 2))
+    told = [record.client_id for report in others for record in report.records]
+    assert told == [live.core.client_id for live in sessions if live is not sessions[7]]
+    assert [gone.client_id for report in others for gone in report.removals] == [sessions[7].core.client_id]
+    assert stage.reporter.pong().digest == digest_of(*(live for live in sessions if live is not sessions[7]))
+
+
 async def test_report_in_flight_does_not_count_until_it_is_acknowledged(stage: Stage) -> None:
     """A registry that took it for applied would acknowledge the repeat without announcing what it tells of."""
     live = stage.connect("add")
@@ -195,18 +225,18 @@ async def test_report_in_flight_does_not_count_until_it_is_acknowledged(stage: S
     stage.update(live)
     await stage.registry.has_got(2)
     assert stage.reporter.pong() == GatewayPong("gw-1", 1, 1, before, reporting=True)
-    assert stage.reporter.page(stage.sessions, "").number == 1
+    assert stage.reporter.page(stage.sessions.values(), "").number == 1
     stage.registry.answer = ACK
     await stage.settled()
     assert stage.reporter.pong() == GatewayPong("gw-1", 2, 1, digest_of(live))
-    assert stage.reporter.page(stage.sessions, "").number == 2
+    assert stage.reporter.page(stage.sessions.values(), "").number == 2
 
 
 async def test_update_tells_what_the_application_called_itself_in_the_report_before(stage: Stage) -> None:
     live = stage.connect("add")
     for name in ("old", "new"):
         await stage.settled()
-        live.core.register(Contracts().read([], "owner", 0), AppInfo(name), None, None)
+        live.core.register(Contracts().read([], OWNER, 0), AppInfo(name), None, None)
         stage.reporter.changed(live)
     await stage.settled()
     assert [report.former for report in stage.registry.reports] == [{}, {live.key: ""}, {live.key: "old"}]
@@ -253,7 +283,7 @@ async def test_pages_are_bounded_ordered_and_complete(stage: Stage) -> None:
     stage.end(gone)
     found, after, pages = [], "", 0
     while True:
-        page = stage.reporter.page(stage.sessions, after)
+        page = stage.reporter.page(stage.sessions.values(), after)
         assert len(msgspec.json.encode(page)) < MAX_PAYLOAD
         found += page.records
         pages += 1
@@ -266,9 +296,9 @@ async def test_pages_are_bounded_ordered_and_complete(stage: Stage) -> None:
 
 
 async def test_pages_of_nothing_are_one_empty_page(stage: Stage) -> None:
-    page = stage.reporter.page(stage.sessions, "")
+    page = stage.reporter.page(stage.sessions.values(), "")
     assert (page.number, page.records, page.after) == (0, [], None)
-    assert stage.reporter.page(stage.sessions, "zzz").records == []
+    assert stage.reporter.page(stage.sessions.values(), "zzz").records == []
 
 
 async def test_goodbye_waits_until_the_registry_knows_but_not_for_ever(
@@ -287,3 +317,25 @@ async def test_goodbye_waits_until_the_registry_knows_but_not_for_ever(
     assert stage.registry.reports[-1].removals == [removal(live)]
     with contextlib.suppress(TimeoutError):
         await stage.reporter.say_goodbye()
+
+
+async def test_goodbye_does_not_wait_for_a_registry_that_is_not_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "GOODBYE_SECONDS", 600)
+    stage.registry.answer = nats.errors.NoRespondersError()
+    stage.connect()
+    async with asyncio.timeout(30):
+        await stage.reporter.say_goodbye()
+
+
+async def test_goodbye_waits_for_a_registry_that_is_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "GOODBYE_WITHOUT_REGISTRY_SECONDS", 600)
+    live = stage.connect()
+    await stage.settled()
+    stage.registry.answer = nats.errors.NoRespondersError()
+    stage.end(live)
+    await stage.registry.has_got(2)
+    stage.registry.answer = ACK
+    await stage.reporter.say_goodbye()
+    assert stage.reporter.pong().number == 2

@@ -20,8 +20,8 @@ def principal(
     apps: Iterable[str] | None = None,
     clients: Iterable[str] | None = None,
 ) -> Principal:
-    limits = [None if limit is None else frozenset(limit) for limit in (users, apps, clients)]
-    return Principal("agent-1", role, tenant, 0.0, frozenset(permissions), *limits)
+    user, app, client = [None if limit is None else frozenset(limit) for limit in (users, apps, clients)]
+    return Principal("agent-1", role, tenant, 0.0, frozenset(permissions), user, app, client)
 
 
 def needing(*permissions: str) -> Offer:

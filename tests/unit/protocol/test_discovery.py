@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from protocol import codec
 from protocol.access import Principal
-from protocol.discovery import Client, Query, offering, select
+from protocol.discovery import Client, Query, narrowed, offering, select
 from protocol.errors import InvalidRequest
-from protocol.records import ClientRecord, parse_capabilities
+from protocol.records import ClientRecord, read_capabilities
 
 
 def client(
     client_id: str, user: str = "ann", app: str = "todo", capabilities: list[Any] | None = None, **metadata: Any
 ) -> Client:
-    offered = parse_capabilities([msgspec.Raw(msgspec.json.encode(item)) for item in capabilities or []])
+    offered = read_capabilities(msgspec.Raw(msgspec.json.encode(capabilities or [])))
     record = ClientRecord(
         client_id=client_id,
         tenant="acme",
@@ -34,7 +34,8 @@ def client(
 
 def agent(**limits: Any) -> Principal:
     role, tenant = limits.pop("role", "agent"), limits.pop("tenant", "acme")
-    return Principal("agent-1", role, tenant, 0.0, **{name: frozenset(value) for name, value in limits.items()})
+    sets: dict[str, Any] = {name: frozenset(value) for name, value in limits.items()}
+    return Principal("agent-1", role, tenant, 0.0, **sets)
 
 
 CLIENTS = {
@@ -46,6 +47,14 @@ CLIENTS = {
     )
 }
 EVERYBODY = ["c1", "c2", "c3"]
+
+
+LABELLED = [
+    {"type": "function", "name": "pay", "tags": ["cart", "money"], "authLevel": "user"},
+    {"type": "component", "id": "f", "name": "pay", "componentType": "form", "path": "/cart/form", "tags": ["cart"]},
+    {"type": "component", "id": "b", "componentType": "button", "path": "/home", "actions": ["click"]},
+    {"type": "function", "name": "odd", "tags": "cart", "authLevel": 3, "path": ["/cart"]},
+]
 
 
 def ids(query: Query, **limits: Any) -> list[str]:
@@ -71,6 +80,9 @@ def ids(query: Query, **limits: Any) -> list[str]:
         (Query(metadata={"plan": "null"}), []),
         (Query(metadata={"tags": '["a"]'}), ["c2"]),
         (Query(metadata={"unknown": ""}), []),
+        (Query(auth_level="public"), EVERYBODY),
+        (Query(auth_level="user"), []),
+        (Query(auth_level="public", component_type="form"), []),
         (Query(after="c1"), ["c2", "c3"]),
         (Query(after="c3"), []),
     ],
@@ -141,3 +153,28 @@ def test_offering_lists_only_what_may_be_used() -> None:
 def test_bad_query_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         codec.decode(msgspec.json.Decoder(Query), body)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (Query(), ["pay", "f", "b", "odd"]),
+        (Query(name="pay"), ["pay", "f", "b", "odd"]),
+        (Query(tags=("money", "none")), ["pay"]),
+        (Query(tags=("cart",)), ["pay", "f"]),
+        (Query(component_type="form"), ["f"]),
+        (Query(auth_level="user"), ["pay"]),
+        (Query(auth_level="public"), ["f", "b", "odd"]),
+        (Query(path="/cart"), ["f"]),
+        (Query(path=""), ["f", "b"]),
+        (Query(tags=("cart",), auth_level="public"), ["f"]),
+        (Query(tags=("money",), component_type="form"), []),
+    ],
+)
+def test_labels_choose_capabilities_and_the_clients_that_have_one(query: Query, expected: list[str]) -> None:
+    one = client("c1", capabilities=LABELLED)
+    listed = msgspec.json.decode(narrowed(one.capabilities, query))
+    assert [item.get("id") or item["name"] for item in listed] == expected
+    assert [item for item in LABELLED if item in listed] == listed
+    found = select({"c1": one}, agent(), query).clients
+    assert found == ([one] if expected else [])

@@ -2,15 +2,14 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import msgspec
 import pytest
+from support.paths import ROOT
 
 from protocol import errors
 from protocol.errors import BY_CODE, MEANINGS, BridgeError, Code, ErrorBody, from_body
 
-ROOT = Path(__file__).parents[3]
 CLASSES = [
     cls
     for cls in vars(errors).values()
@@ -87,7 +86,8 @@ def test_close_codes_are_in_the_private_range() -> None:
 
 @pytest.mark.parametrize("name", [name for name in vars(errors.CloseCode) if name.isupper()])
 def test_close_code_is_used(name: str) -> None:
-    sources = (path.read_text() for folder in ("gateway", "agent_api") for path in (ROOT / folder).rglob("*.py"))
+    folders = ("gateway", "agent_api", "protocol/runtime/websocket")
+    sources = (path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     assert any(re.search(rf"\bCloseCode\.{name}\b", source) for source in sources), (
         f"{name} is never sent or looked for"
     )

@@ -86,6 +86,25 @@ def test_deep_nesting_is_refused_where_it_would_be_stored_or_encoded_again() -> 
             decode(frame)
 
 
+BEYOND = {"1e400": "1e400", "-1e400": "-1e400", "digits": "9" * 5000, "after much": '["' + "x" * 2000 + '",1E+400]'}
+
+
+@pytest.mark.parametrize("number", BEYOND.values(), ids=BEYOND.keys())
+@pytest.mark.parametrize(
+    ("frame", "field"),
+    [
+        ('{"type":"response","requestId":"r","status":"success","result":{"a":%s}}', "`result`"),
+        ('{"type":"event","event":"e","data":[%s]}', "`data`"),
+        ('{"type":"progress","requestId":"r","progress":1,"data":%s}', "`data`"),
+        ('{"type":"response","requestId":"r","status":"error","error":{"details":%s}}', ""),
+        ('{"type":"metadata","metadata":{"a":%s}}', ""),
+    ],
+)
+def test_number_that_other_languages_cannot_read_is_refused(frame: str, field: str, number: str) -> None:
+    with pytest.raises(InvalidFrame, match=f"{field}.*out of range"):
+        frames.check_frame(codec.decode(_decoder, (frame % number).encode(), InvalidFrame))
+
+
 def test_frames_to_clients_carry_the_names_of_the_contract() -> None:
     command = frames.CommandFrame("r", "add", None, msgspec.Raw(b"{}"), 10, frames.AgentIdentity("agent-1"))
     assert msgspec.json.decode(msgspec.json.encode(command)) == {

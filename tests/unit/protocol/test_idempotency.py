@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from protocol import codec
 from protocol.access import AGENT, Principal
 from protocol.errors import ClientNotFound, Conflict, Internal, InvalidRequest, PermissionDenied
-from protocol.idempotency import Entry, content_of, decode_entry, entry_key, one_key, read_header
+from protocol.idempotency import IdempotencyEntry, content_of, decode_entry, entry_key, one_key, read_header
 from protocol.messages import CommandRequest, CommandResponse, check_command
 
-ENTRY = Entry(
-    body="b", claim="claim-1", gateway_id="gw-1", client_id="c1", user="ann", app="todo", request_id="r1", at="now"
+ENTRY = IdempotencyEntry(
+    body="b",
+    reservation="reservation-1",
+    gateway_id="gw-1",
+    client_id="c1",
+    user="ann",
+    app="todo",
+    request_id="r1",
+    at="now",
 )
 DONE = CommandResponse(request_id="r1", status="success", result=msgspec.Raw(b"3"), client_id="c1", duration_ms=7)
 _json = st.recursive(

@@ -1,9 +1,12 @@
 """Messages on command subjects."""
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocol import messages
 from protocol.errors import ClientLost, CommandFailed, ErrorBody, Internal, InvalidRequest
@@ -15,6 +18,10 @@ from protocol.messages import CancelRequest, CommandRequest, CommandResponse, Pr
     [
         (b'{"target":"add"}', CommandRequest(target="add")),
         (b'{"op":"call","target":"add","new":1}', CommandRequest(target="add")),
+        (
+            b'{"target":"add","id":1,"v":2,"clientId":"c","traceparent":"t","check":false,"probed":true}',
+            CommandRequest(target="add", probed=True),
+        ),
         (b'{"target":"add","op":"call"}', CommandRequest(target="add")),
         (b'{"target":"add","parameters":{"op":"cancel"}}', None),
         (b'{"op":"cancel","requestId":"r"}', CancelRequest(request_id="r")),
@@ -51,8 +58,39 @@ def test_operation_is_decoded_by_its_op(body: bytes, operation: messages.Operati
         (b'{"target":"a","parameters":null}', "`parameters`: expected `object`"),
         (b'{"target":"a","timeoutMs":0}', "`timeoutMs`: must be greater than 0"),
         (b'{"target":"a","timeoutMs":-5}', "`timeoutMs`: must be greater than 0"),
-        (b'{"target":"a","sentAt":-1}', "`sentAt`: expected `int` >= 0"),
-        (b'{"target":"a","sentAt":' + b"9" * 400 + b"}", "`sentAt`: expected `int` <= 253402300799999"),
+        (b'{"target":"a","sentAt":-1}', "`sentAt`: must be from 0 to 253402300799999"),
+        (b'{"target":"a","sentAt":' + b"9" * 400 + b"}", "`sentAt`: must be from 0 to 253402300799999"),
+        (b'{"target":"a","sentAt":1e300}', "`sentAt`: must be from 0 to 253402300799999"),
+        (b'{"target":"a","sentAt":1.5}', "`sentAt`: must be a whole number"),
+        (b'{"target":"a","timeoutMs":1500.5}', "`timeoutMs`: must be a whole number"),
+        (b'{"target":"a","timeoutMs":1e400}', "`timeoutMs`: number out of range"),
+        (b'{"target":"a","timeoutMs":"1500"}', "`timeoutMs`: expected `int | float | null`, got `str`"),
+        (b'{"target":"a","timeoutMs":true}', "`timeoutMs`: expected `int | float | null`, got `bool`"),
+        (b'{"target":"a","timeout_ms":5}', "`timeout_ms`: there is no such field; did you mean `timeoutMs`?"),
+        (b'{"target":"a","TIMEOUTMS":5}', "`TIMEOUTMS`: there is no such field; did you mean `timeoutMs`?"),
+        (b'{"target":"a","requestid":"r"}', "`requestid`: there is no such field; did you mean `requestId`?"),
+        (
+            b'{"target":"a","idempotenceKey":"k"}',
+            "`idempotenceKey`: there is no such field; did you mean `idempotencyKey`?",
+        ),
+        (b'{"target":"a","arguments":{}}', "`arguments`: there is no such field; did you mean `parameters`?"),
+        (b'{"target":"a","params":{}}', "`params`: there is no such field; did you mean `parameters`?"),
+        (b'{"target":"a","args":{}}', "`args`: there is no such field; did you mean `parameters`?"),
+        (b'{"target":"a","input":{}}', "`input`: there is no such field; did you mean `parameters`?"),
+        (b'{"target":"a","new":1,"Args":{}}', "`Args`: there is no such field; did you mean `parameters`?"),
+        (b'{"target":"a","Op":"cancel"}', "`Op`: there is no such field; did you mean `op`?"),
+        (b'{"traget":"a"}', "`traget`: there is no such field; did you mean `target`?"),
+        (b'{"new":1}', "object missing required field `target`"),
+        (b'{"new":1,"target":7}', "`target`: expected `str`"),
+        (b'{"target":"a",' + b",".join(b'"new%d":1' % each for each in range(65)) + b"}", "the message has 65 fields"),
+        (
+            b'{"target":"a","new":"' + b"x" * 65 * 1024 + b'"}',
+            "the fields that are not known here have more than 65536 bytes",
+        ),
+        (
+            b'{"target":"a","args":1,"parameters":{"a":"' + b"x" * 99_000 + b'"}}',
+            "`args`: there is no such field; did you mean `parameters`?",
+        ),
         (b'{"target":"a","idempotencyKey":""}', "`idempotencyKey` must be 1 to 255"),
         (b'{"target":"' + b"x" * 257 + b'"}', "`target`: expected `str` of length <= 256"),
     ],
@@ -61,6 +99,32 @@ def test_bad_operation_is_refused_with_the_name_of_its_field(body: bytes, senten
     with pytest.raises(InvalidRequest) as caught:
         decode_operation(body)
     assert caught.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize(("timeout", "sent_at"), [("1500", "7"), ("1500.0", "7.0"), ("1.5e3", "7e0")])
+def test_whole_number_is_one_in_whatever_form(timeout: str, sent_at: str) -> None:
+    operation = decode_operation(f'{{"target":"a","timeoutMs":{timeout},"sentAt":{sent_at}}}'.encode())
+    assert operation == CommandRequest(target="a", timeout_ms=1500, sent_at=7)
+    assert b"." not in msgspec.json.encode(operation)
+
+
+@pytest.mark.parametrize("field", ["timeoutMs", "sentAt"])
+@given(number=st.floats() | st.integers())
+def test_any_other_number_is_refused(field: str, number: float) -> None:
+    try:
+        operation = decode_operation(json.dumps({"target": "a", field: number}).encode())
+    except InvalidRequest:
+        assert not (isinstance(number, int) or number.is_integer()) or not 0 < number <= messages.MAX_UNIX_MS
+    else:
+        assert isinstance(operation, CommandRequest)
+        kept = operation.timeout_ms if field == "timeoutMs" else operation.sent_at
+        assert (kept, type(kept)) == (number, int)
+
+
+def test_large_command_of_a_newer_caller_is_decoded() -> None:
+    parameters = b'{"a":"' + b"x" * 99_000 + b'"}'
+    body = b'{"target":"a","new":1,"parameters":%b}' % parameters
+    assert decode_operation(body) == CommandRequest(target="a", parameters=msgspec.Raw(parameters))
 
 
 def test_probe_of_too_many_commands_is_refused() -> None:

@@ -40,13 +40,44 @@ def test_star_allows_every_origin() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ("null", {"null"}),
+        ("file://", {"file://"}),
+        ("https://app.example.com, NULL", {"null", "https://app.example.com"}),
+        ("null,file://", {"null", "file://"}),
+        ("capacitor://localhost app://.", {"capacitor://localhost", "app://."}),
+        ("https://null", {"https://null"}),
+    ],
+)
+def test_origin_that_is_no_web_address_is_allowed_by_its_name_alone(setting: str, allowed: set[str]) -> None:
+    origins, some = Origins(setting), ("null", "file://", "file:///", "capacitor://localhost", "app://.", "")
+    assert {
+        origin for origin in (*some, "https://app.example.com", "https://null") if origins.allows(origin)
+    } == allowed
+
+
+@pytest.mark.parametrize(
     "origin", ["http://localhost:3000", "http://127.0.0.1:8000", "https://[::1]:8443", "http://[::1]"]
 )
 def test_loopback_covers_every_local_port(origin: str) -> None:
     assert Origins(LOOPBACK).allows(origin)
 
 
-@pytest.mark.parametrize("entry", ["app.example.com", "https://", "https://app.example.com/path", "http://*:80", "a b"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "app.example.com",
+        "https://",
+        "https://app.example.com/path",
+        "http://*:80",
+        "a b",
+        "file:",
+        "file:///",
+        "null:*",
+        "file://:*",
+    ],
+)
 def test_entry_that_is_no_origin_is_refused_with_the_variable(entry: str) -> None:
     with pytest.raises(ConfigurationError, match="AGENTBRIDGE_ALLOWED_ORIGINS"):
         Origins(entry)

@@ -1,0 +1,207 @@
+"""One tenant's feed of events: one consumer of its stream, as long as somebody reads.
+
+Its messages go into the ring of recent messages, and the readers of a message are woken to read it there. After a break
+it goes on from the end of the ring; messages that the stream has lost meanwhile are a gap for every reader. If it
+cannot go on for some seconds, readers are sent away, because silence would look as if nothing happened.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from agent_api.events.cursor import Cursor
+from agent_api.events.fanout import Fanout
+from agent_api.events.filters import Filters
+from agent_api.events.gaps import unknown
+from agent_api.events.history import History
+from agent_api.events.messages import read_message
+from agent_api.events.reader import Reader
+from agent_api.events.ring import Ring
+from agent_api.events.wakeups import Wakeups
+from protocol.access import Principal
+from protocol.errors import BridgeError, Unavailable
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.streams import jetstream
+from protocol.runtime.streams.consumer import HEARTBEAT_SECONDS, ConsumerOrder, ConsumerPlace, OrderedConsumer
+from protocol.runtime.streams.positions import Position, parse_position
+from protocol.runtime.streams.stores import TenantStore
+from protocol.runtime.streams.tenant_stores import TenantStores
+from protocol.subjects import ALL_NEWS
+
+READY_SECONDS = 2.5  # a registry that does not answer may take two of them
+LINGER_SECONDS = 60.0  # a reader that comes back finds its missed messages in memory
+RETRY_SECONDS = 0.25  # between two beginnings, at least
+WAITING_LOG_SECONDS = 5.0
+RECONNECT_SECONDS = 60.0
+PATIENCE_SECONDS = 10.0  # for the stream to be followed again, before readers are sent away
+BEGINNINGS_AT_ONCE = 32  # consumers that are being made: a thousand at one time would not be answered in time
+MANY_CONSUMERS = 100
+SLOW_HEARTBEAT_SECONDS = 5.0  # a thousand consumers at 0.5 s cost a tenth of a core
+
+log = logging.getLogger(__name__)
+
+
+class FeedParts:
+    """The parts that all feeds of a process share."""
+
+    def __init__(self, connection: Connection, stores: TenantStores, history: History) -> None:
+        self.connection = connection
+        self.stores = stores
+        self.history = history
+        self.wakeups = Wakeups()
+        self.beginnings = asyncio.Semaphore(BEGINNINGS_AT_ONCE)
+        self.waiting_lines = LogThrottle(WAITING_LOG_SECONDS, asyncio.get_running_loop().time)
+        self.consumers = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[float]:
+        """Count a consumer, and give the seconds between its heartbeats."""
+        self.consumers += 1
+        try:
+            yield HEARTBEAT_SECONDS if self.consumers <= MANY_CONSUMERS else SLOW_HEARTBEAT_SECONDS
+        finally:
+            self.consumers -= 1
+
+
+class TenantFeed:
+    """Follows a tenant's stream for the readers of this process, while `run()` runs."""
+
+    def __init__(self, parts: FeedParts, store: TenantStore, ring: Ring) -> None:
+        self.fanout = Fanout(ring)
+        self._parts = parts
+        self._store = store
+        self._connection = parts.connection
+        self._loop = asyncio.get_running_loop()
+        self._consumer: OrderedConsumer | None = None
+        self._ready = asyncio.Event()
+        self._why_not = ""
+        self._openers = 0
+        self._read_at = self._loop.time()
+        self._patience: asyncio.TimerHandle | None = None  # while the stream is not followed, though somebody may read
+
+    @contextlib.asynccontextmanager
+    async def open(self, principal: Principal, filters: Filters, since: str | None) -> AsyncIterator[Reader]:
+        """Give a reader, from now on or from a position; one that cannot be read is a gap.
+
+        Raises `Unavailable` while the stream cannot be followed.
+        """
+        self._openers += 1
+        try:
+            await self._wait_ready()
+            reader = self._reader(principal, filters, since)
+            self.fanout.add(reader)
+            try:
+                yield reader
+            finally:
+                self.fanout.remove(reader)
+                reader.let_go()
+        finally:
+            self._openers -= 1
+            self._read_at = self._loop.time()
+
+    def end_readers(self, error: BridgeError) -> None:
+        """End every reader with this error."""
+        for reader in self.fanout.listeners:
+            reader.end(error)
+
+    def begin_anew(self) -> None:
+        """Make another consumer, from the end of the ring."""
+        if self._consumer is not None:
+            self._consumer.end()
+
+    async def run(self, linger_seconds: float) -> None:
+        """Follow the stream through restarts of the server, until nobody has read for so long."""
+        while not self._is_idle(linger_seconds):
+            next_at = self._loop.time() + RETRY_SECONDS
+            try:
+                await self._connection.wait_connected(RECONNECT_SECONDS)
+                await self._follow(linger_seconds)
+            except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
+                self._why_not = exc.message if isinstance(exc, BridgeError) else ""
+                self._log_waiting(str(exc))
+            await asyncio.sleep(next_at - self._loop.time())  # a consumer may break as soon as it is made
+        if self._patience is not None:
+            self._patience.cancel()
+
+    async def _wait_ready(self) -> None:
+        """Wait until the stream is followed."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._ready.wait()
+        except TimeoutError as exc:
+            raise Unavailable(self._why_not or "events cannot be read just now; try again in a moment") from exc
+
+    def _reader(self, principal: Principal, filters: Filters, since: str | None) -> Reader:
+        """Return a reader that begins now, or at its own position."""
+        end = self.fanout.ring.end
+        position = parse_position(since) if since else end
+        gap = None if position else unknown(end)
+        cursor = Cursor(principal, filters, position or end, gap)
+        return Reader(cursor, self.fanout, self._parts.history, self._parts.wakeups)
+
+    # --- the stream ---
+
+    async def _follow(self, linger_seconds: float) -> None:
+        """Follow the stream from the end of the ring, until the consumer breaks or nobody has read for a while."""
+        order = ConsumerOrder()
+        with self._parts.counted() as heartbeat_seconds:
+            self._consumer = consumer = OrderedConsumer(
+                self._connection, self._store.stream, order, self._take, heartbeat_seconds=heartbeat_seconds
+            )
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._parts.beginnings:
+                    await self._begin()
+                    first = self.fanout.ring.last + 1
+                    delivery = consumer.deliver(ALL_NEWS, deliver_policy="by_start_sequence", opt_start_seq=first)
+                    await stack.enter_async_context(delivery)
+                stack.enter_context(self._following())
+                while not await consumer.wait(heartbeat_seconds):
+                    self.fanout.count_held()
+                    if self._is_idle(linger_seconds):
+                        return
+        log.info("following events of %s anew: %s", self._store.tenant, order.broken or "NATS is back")
+
+    async def _begin(self) -> None:
+        """Go on in the stream as it is now; have it made if there is none."""
+        info = await jetstream.stream_info(self._connection, self._store.stream)
+        if info is None:
+            self._parts.stores.forget(self._store.stream)
+            await self._parts.stores.ensure(self._store)
+            info = await jetstream.stream_info(self._connection, self._store.stream)
+        if info is None:
+            raise Unavailable("the stream of events is not there yet; try again in a moment")
+        self.fanout.begin(info)
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[None]:
+        """Admit readers inside the block. Afterwards admit none, and after a while end those that remain."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._ready.set()
+        try:
+            yield
+        finally:
+            self._ready.clear()
+            self._patience = self._loop.call_later(PATIENCE_SECONDS, self._send_away)
+
+    def _send_away(self) -> None:
+        if self.fanout.listeners:
+            log.warning("readers of events of %s are sent away, for the stream cannot be followed", self._store.tenant)
+        self.end_readers(Unavailable("events cannot be read just now; come back with the last id"))
+
+    def _take(self, msg: Msg, place: ConsumerPlace) -> None:
+        position = Position(self.fanout.ring.epoch, place.stream_sequence)
+        self.fanout.deliver(position.sequence, read_message(msg.subject, position, msg.data))
+
+    def _is_idle(self, linger_seconds: float) -> bool:
+        """Tell whether nobody has read for a while."""
+        return not self._openers and self._loop.time() - self._read_at > linger_seconds
+
+    def _log_waiting(self, why: str) -> None:
+        if self._parts.waiting_lines.due():
+            log.info("waiting for the events of %s: %s", self._store.tenant, why)

@@ -1,0 +1,108 @@
+"""Lets a host ask its user for the client, if the host can: an interim result, then the call once more.
+
+The call comes again as a whole, maybe to another replica. It brings back `requestState`, which is sealed with a key
+that all replicas derive from the deployment's secrets. The state is valid for this caller, tool and arguments, for ten
+minutes.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from agent_api.tools.calls import Arguments
+from protocol import codec
+from protocol.access import Principal
+from protocol.errors import AmbiguousClient, InvalidRequest
+from protocol.runtime.settings import Settings
+
+VALID_SECONDS = 600
+CLIENT = "client"
+_PURPOSE = b"agentbridge: which client a tool call means"
+
+
+class _ChoiceState(msgspec.Struct, frozen=True):
+    tenant: str
+    sub: str
+    tool: str
+    arguments: str
+    until: int
+
+
+_states = msgspec.json.Decoder(_ChoiceState)
+
+
+class ChoiceSeal:
+    """Seals and opens states; without a shared secret it cannot, and nobody is asked."""
+
+    def __init__(self, settings: Settings) -> None:
+        secrets = [settings.jwt_secret, *settings.more_secrets] if settings.jwt_secret else []
+        self._keys = [hmac.digest(secret.encode(), _PURPOSE, "sha256") for secret in secrets]
+
+    @property
+    def works(self) -> bool:
+        """Whether all replicas share a secret."""
+        return bool(self._keys)
+
+    def seal(self, principal: Principal, tool: str, arguments: Arguments, now: float) -> str:
+        """Return the state of a call that has to choose."""
+        until = int(now) + VALID_SECONDS
+        data = codec.encode(_ChoiceState(principal.tenant, principal.sub, tool, _hash(arguments), until))
+        return f"{_text(data)}.{_text(hmac.digest(self._keys[0], data, 'sha256'))}"
+
+    def require(self, state: str | None, principal: Principal, tool: str, arguments: Arguments, now: float) -> None:
+        """Raise `InvalidRequest` unless this is the state of just this call, and not too old."""
+        data, _, proof = (state or "").partition(".")
+        content = _bytes(data)
+        good = any(hmac.compare_digest(hmac.digest(key, content, "sha256"), _bytes(proof)) for key in self._keys)
+        if good:
+            found = codec.decode(_states, content)
+            told = (found.tenant, found.sub, found.tool, found.arguments)
+            good = told == (principal.tenant, principal.sub, tool, _hash(arguments)) and found.until >= now
+        if not good:
+            raise InvalidRequest("`requestState`: is not that of this call, or too old; call the tool again without it")
+
+
+def question(error: AmbiguousClient, state: str) -> dict[str, Any]:
+    """Return the interim result that has the user choose among the clients of an error."""
+    choices = [{"const": each["clientId"], "title": _title(each)} for each in error.details["clients"]]
+    schema = {
+        "type": "object",
+        "properties": {CLIENT: {"type": "string", "title": "Client", "oneOf": choices}},
+        "required": [CLIENT],
+    }
+    asked = {"mode": "form", "message": "Several clients offer this. Which one is meant?", "requestedSchema": schema}
+    requests = {CLIENT: {"method": "elicitation/create", "params": asked}}
+    return {"resultType": "input_required", "inputRequests": requests, "requestState": state}
+
+
+def chosen_client(responses: Mapping[str, Any]) -> str | None:
+    """Return the client that the user has chosen, None if the user did not want to."""
+    answer = responses.get(CLIENT)
+    content = getattr(answer, "content", None) if getattr(answer, "action", None) == "accept" else None
+    chosen = content.get(CLIENT) if isinstance(content, dict) else None
+    return chosen if isinstance(chosen, str) else None
+
+
+def _title(choice: Mapping[str, str]) -> str:
+    told = [choice[name] for name in ("title", "app", "user") if name in choice]
+    return f"{', '.join(told)} ({choice['clientId']})"
+
+
+def _hash(arguments: Arguments) -> str:
+    return hashlib.sha256(msgspec.json.encode(arguments, order="sorted")).hexdigest()
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        return b""

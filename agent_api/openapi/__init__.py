@@ -1,0 +1,1 @@
+"""The OpenAPI document: parameters, bodies and answers of each route."""

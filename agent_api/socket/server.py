@@ -1,0 +1,153 @@
+"""Who may open an agents' WebSocket, the life of each from its handshake to its end, and the end of all at drain."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from agent_api.context import SocketContext
+from agent_api.http.problems import JSON, HttpAnswer, http_answer_of
+from agent_api.settings import ApiSettings
+from agent_api.socket.dialect_choice import dialect_at
+from agent_api.socket.live import LiveSocket
+from agent_api.socket.session import AgentLimits, AgentSession
+from protocol.access import Principal, require_agent
+from protocol.errors import BridgeError, CloseCode, Overloaded, PermissionDenied, Unauthenticated, Unavailable
+from protocol.origins import Origins
+from protocol.runtime.clients.denied_agents import DeniedAgents
+from protocol.runtime.websocket.connection import BoundedSocket, SocketBounds
+from protocol.runtime.websocket.handshake import TurnedAway, close_reason, require_own_page, require_token, turned_away
+from protocol.runtime.websocket.refused_connections import FOREIGN_ORIGIN, NO_TOKEN, RefusedConnections
+from protocol.runtime.websocket.upgrade import Upgrades
+
+MAX_SOCKETS = 10_000
+TICK_SECONDS = 1.0
+
+
+class SocketServer:
+    """Keeps the agents' sockets of this process; `upgrades` makes them."""
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        origins: Origins,
+        context: SocketContext,
+        refused: RefusedConnections,
+        denied: DeniedAgents,
+    ) -> None:
+        bounds = SocketBounds(settings.max_message_bytes, settings.send_buffer_bytes, context.turns, context.bounds)
+        self.upgrades = Upgrades(bounds, self._screen, self._serve)
+        self._origins = origins
+        self._context = context
+        self._live: set[LiveSocket] = set()
+        self._refused = refused
+        self._denied = denied
+        self._limits = AgentLimits(
+            command_timeout_ms=settings.command_timeout_ms,
+            max_command_timeout_ms=settings.max_command_timeout_ms,
+            ping_interval_seconds=settings.ping_interval_seconds,
+            ping_timeout_seconds=settings.ping_timeout_seconds,
+        )
+
+    @contextlib.asynccontextmanager
+    async def sockets(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """Look after silent agents; at the orderly end close every socket."""
+        tasks.create_task(self._run_clock(), name="clock of agents' sockets")
+        yield
+        await self._close()
+
+    @contextlib.asynccontextmanager
+    async def taking_commands(self) -> AsyncIterator[None]:
+        """At the orderly end have every socket close once its commands have their responses."""
+        yield
+        for socket in list(self._live):
+            socket.drain()
+
+    async def _run_clock(self) -> None:
+        """Look after silent agents, for ever."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for socket in list(self._live):
+                socket.tick()
+
+    async def _close(self) -> None:
+        """Close every socket, and wait, within bounds, until they are closed."""
+        for socket in list(self._live):
+            socket.give_up()
+        await self.upgrades.wait_closed()
+
+    # --- one connection ---
+
+    def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Turn away foreign web pages, and everybody where there is no room, before there is a WebSocket."""
+        try:
+            require_own_page(request.headers, self._origins, loopback_only=self._context.verifier.off)
+            if self._context.admission.draining:
+                raise Unavailable("this process is shutting down; connect again in a moment")
+            if len(self.upgrades) > MAX_SOCKETS:
+                raise Overloaded("too many sockets are open; try again in a moment")
+        except BridgeError as exc:
+            reason = FOREIGN_ORIGIN if isinstance(exc, PermissionDenied) else exc.code.value
+            self._refused.note(connection, request, reason, exc.message)
+            return _response(connection, http_answer_of(exc))
+        return None
+
+    async def _serve(self, socket: BoundedSocket) -> None:
+        try:
+            token, principal = await self._authenticate(socket)
+            try:
+                socket.admit(principal.tenant, principal.sub)
+            except Overloaded as exc:
+                self._refused.note(socket, socket.request, exc.code.value, exc.message, principal.sub)
+                raise
+            await self._live_on(socket, token, principal)
+        except Overloaded as exc:
+            socket.close_soon(CloseCode.TOO_MANY, close_reason(exc.message))
+        except TurnedAway as exc:
+            socket.close_soon(exc.code, exc.reason)
+
+    async def _live_on(self, socket: BoundedSocket, token: str | None, principal: Principal) -> None:
+        assert socket.request is not None
+        core = AgentSession(principal, self._limits, socket.loop.time())
+        live = LiveSocket(core, socket, dialect_at(socket.request.path), token, self._context)
+        self._live.add(live)
+        try:
+            live.begin()
+            socket.receive_by(live.receive)
+            if self._context.admission.draining:  # it has begun since the handshake
+                live.drain()
+            with self._denied.watching(principal, live.refuse):
+                await socket.wait_closing()
+        finally:
+            self._live.discard(live)
+            live.end()
+
+    async def _authenticate(self, socket: BoundedSocket) -> tuple[str | None, Principal]:
+        """Return a token and whom it speaks for; a refusal is a close code, which browsers can see."""
+        verifier, principal = self._context.verifier, None
+        assert socket.request is not None
+        try:
+            token = require_token(socket.request, verifier)
+            principal = verifier.verify_now(token) or await verifier.verify(token)
+            require_agent(principal)
+        except TurnedAway as exc:
+            self._context.sender.audit.unauthenticated()
+            self._refused.note(socket, socket.request, NO_TOKEN, exc.reason)
+            raise
+        except (Unauthenticated, PermissionDenied, Unavailable) as exc:
+            if isinstance(exc, Unauthenticated):
+                self._context.sender.audit.unauthenticated()
+            sub = principal.sub if principal is not None else None
+            self._refused.note(socket, socket.request, exc.code.value, exc.message, sub)
+            raise turned_away(exc) from exc
+        return token, principal
+
+
+def _response(connection: ServerConnection, answer: HttpAnswer) -> Response:
+    response = connection.respond(answer.status, answer.body.decode())
+    del response.headers["Content-Type"]
+    for name, value in ((b"content-type", JSON), (b"cache-control", b"no-store"), *answer.headers):
+        response.headers[name.decode()] = value.decode()
+    return response

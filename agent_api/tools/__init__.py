@@ -1,0 +1,1 @@
+"""Capabilities as tools of language models. No HTTP, no protocol of a host."""

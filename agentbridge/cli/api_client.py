@@ -1,0 +1,35 @@
+"""The one question that the command line asks an agent API: what is wrong with a token that NATS refuses."""
+
+import asyncio
+import contextlib
+from urllib.parse import urlsplit
+
+import msgspec
+
+from protocol import codec
+from protocol.errors import BridgeError, ErrorBody, from_body
+
+ANSWER_SECONDS = 2.0
+MAX_ANSWER_BYTES = 64 * 1024
+
+_problems = msgspec.json.Decoder(ErrorBody)
+
+
+async def refusal_of(url: str, token: str | None) -> BridgeError | None:
+    """Return what an agent API has against a token; None if it has nothing, or does not answer."""
+    parts = urlsplit(url)
+    head = f"GET /api/clients?limit=1 HTTP/1.0\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    with contextlib.suppress(OSError, TimeoutError, BridgeError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            try:
+                writer.write(head.encode())
+                answer = await reader.read(MAX_ANSWER_BYTES)
+                while not answer.endswith(b"}") and (more := await reader.read(MAX_ANSWER_BYTES)):
+                    answer += more
+            finally:
+                writer.close()
+        head_of_answer, _, body = answer.partition(b"\r\n\r\n")
+        if head_of_answer.split(b" ")[1:2] in ([b"401"], [b"403"]):
+            return from_body(codec.decode(_problems, body))
+    return None

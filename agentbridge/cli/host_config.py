@@ -1,0 +1,38 @@
+"""What the hosts of the Model Context Protocol want to read about a server, each in its own file."""
+
+import json
+from collections.abc import Callable, Sequence
+
+Command = Sequence[str]
+
+
+def claude(name: str, command: Command) -> str:
+    """Return an entry of `claude_desktop_config.json`, or of `.mcp.json` in a folder of Claude Code."""
+    return _json({"mcpServers": {name: _program(command)}})
+
+
+def cursor(name: str, command: Command) -> str:
+    """Return an entry of `~/.cursor/mcp.json`, or of `.cursor/mcp.json` in a project."""
+    return claude(name, command)
+
+
+def vscode(name: str, command: Command) -> str:
+    """Return an entry of `.vscode/mcp.json`."""
+    return _json({"servers": {name: {"type": "stdio", **_program(command)}}})
+
+
+def codex(name: str, command: Command) -> str:
+    """Return an entry of `~/.codex/config.toml`."""
+    program, *arguments = map(json.dumps, command)  # a string of JSON is one of TOML
+    return f"[mcp_servers.{name}]\ncommand = {program}\nargs = [{', '.join(arguments)}]"
+
+
+HOSTS: dict[str, Callable[[str, Command], str]] = {"claude": claude, "cursor": cursor, "vscode": vscode, "codex": codex}
+
+
+def _program(command: Command) -> dict[str, object]:
+    return {"command": command[0], "args": list(command[1:])}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2)

@@ -1,0 +1,45 @@
+"""Ending by a signal, so that a command can still say goodbye: Ctrl-C, `timeout`, a terminal that is closed."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHELLS_ADD = 128  # plus the signal's number is the exit code
+
+R = TypeVar("R")
+
+
+class Signalled(Exception):
+    """A signal has ended the work."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = SHELLS_ADD + number
+
+
+async def unless_signalled(work: Coroutine[Any, Any, R]) -> R:
+    """Return the result of `work`. A signal cancels it; then raise `Signalled`.
+
+    Further signals change nothing meanwhile. A signal that was ignored at the start, as `nohup` does, stays ignored.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work, name="until a signal")
+    received: list[int] = []
+
+    def end(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:
+        loop.add_signal_handler(number, end, number)
+    try:
+        await asyncio.wait([task])
+    finally:
+        for number in heeded:
+            loop.remove_signal_handler(number)
+    if task.cancelled() and received:
+        raise Signalled(received[0])
+    return task.result()

@@ -1,0 +1,58 @@
+"""`agentbridge disconnect`: an administrator ends everything that an agent has open."""
+
+import asyncio
+
+import click
+
+from agentbridge.cli import output
+from agentbridge.cli.credentials import CommandSettings, connected, tenant_of, token_of
+from agentbridge.cli.registry_client import RegistryClient
+from agentbridge.commands.help import TeachingCommand
+from agentbridge.commands.options import TO_CALL, as_json, duration, needs_settings
+from protocol.reports import DENIAL_SECONDS, MAX_DENIAL_SECONDS, DisconnectAgentRequest, DisconnectAgentResponse
+
+
+@click.command(cls=TeachingCommand)
+@click.argument("agent")
+@click.option(
+    "--for",
+    "seconds",
+    default=f"{DENIAL_SECONDS}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long it stays out.",
+)
+@as_json
+@needs_settings(*TO_CALL)
+def disconnect(settings: CommandSettings, as_json: bool, agent: str, seconds: str) -> None:
+    """End everything that an agent has open, and keep it out for a while.
+
+    AGENT is the `sub` of its tokens. Its WebSockets, streams and connections to NATS end, in all processes and on all
+    servers; until then its tokens are refused everywhere. With --for 0 it may come back at once, also one that is
+    kept out. The token must be an administrator's, of the agent's tenant.
+
+    Examples:
+      agentbridge disconnect planner
+      agentbridge disconnect planner --for 12h
+      agentbridge disconnect planner --for 0
+    """
+    asked = DisconnectAgentRequest(agent, _seconds(seconds))
+    ended = asyncio.run(_disconnect(settings, asked))
+    if as_json:
+        click.echo(output.one_line(ended))
+        return
+    until = "may come back at once" if asked.seconds == 0 else f"is kept out until {ended.denied_until}"
+    click.echo(f"{output.printable(agent)} {until}; connections to NATS ended: {ended.nats_connections}")
+
+
+def _seconds(text: str) -> int:
+    seconds = 0 if text == "0" else duration(text, "--for")
+    if seconds > MAX_DENIAL_SECONDS:
+        raise click.BadParameter("at most 24h: for longer, have your issuer refuse it tokens", param_hint="--for")
+    return seconds
+
+
+async def _disconnect(settings: CommandSettings, asked: DisconnectAgentRequest) -> DisconnectAgentResponse:
+    token = token_of(settings)
+    async with connected(settings) as connection:
+        return await RegistryClient(connection, tenant_of(token), token).disconnect(asked)

@@ -1,0 +1,1 @@
+"""The NATS configuration of a deployment, and the folder of `agentbridge up`."""

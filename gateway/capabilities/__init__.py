@@ -1,0 +1,1 @@
+"""Capabilities of clients, and the JSON Schemas of their parameters."""

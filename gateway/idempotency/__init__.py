@@ -1,0 +1,1 @@
+"""Commands under an idempotency key."""

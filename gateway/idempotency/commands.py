@@ -1,0 +1,350 @@
+"""Commands under an idempotency key: reserved in the bucket, then executed, then remembered with their outcome.
+
+A request is known as waiting before anything here awaits, so a probe finds it in flight, a cancel withdraws it, and its
+deadline ends it while its key is still being reserved. A command that nobody waits for any more by then is not sent.
+Whatever refuses a command before it is sent to the client frees its key.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from gateway.idempotency.recording import Recording
+from gateway.idempotency.waiting import Reservation, Reservations, ReservationStage, Waiter
+from gateway.sessions.core import Answer, Effect, InFlight, SessionLimits
+from gateway.sessions.live import LiveSession
+from gateway.sessions.replies import Replies
+from protocol.access import Principal, require
+from protocol.audit import asked_by
+from protocol.errors import (
+    BridgeError,
+    Cancelled,
+    ClientNotFound,
+    Conflict,
+    DeadlineExceeded,
+    Internal,
+    PermissionDenied,
+    Unavailable,
+)
+from protocol.idempotency import IdempotencyEntry, content_of, entry_key, replayed
+from protocol.messages import CommandRequest, CommandResponse, failure, timestamp
+from protocol.runtime import logs
+from protocol.runtime.commands.idempotency_store import IdempotencyStore, StoredEntry
+from protocol.runtime.streams.bucket import NOTHING
+from protocol.runtime.streams.jetstream import WrongRevision
+
+POLL_SECONDS = 0.25
+DRAIN_POLL_SECONDS = 0.02
+RECORDING_SECONDS = 2.0
+RESERVE_SECONDS = 2.5  # JetStream has two; a later answer means that this process was frozen
+ENTRY_SECONDS = 60  # by which an entry outlives the longest command
+
+log = logging.getLogger(__name__)
+
+
+class KeyedRequest(msgspec.Struct, frozen=True):
+    """A request under a key, and its caller."""
+
+    session: LiveSession
+    caller: Principal
+    command: CommandRequest
+    request_id: str
+    reply: str
+    progress_to: str | None
+    held_up: bool = False  # it may be left over from a freeze: it may get its key's outcome, and begins nothing
+
+    @property
+    def own_id(self) -> str:
+        """The id by which the caller knows the request."""
+        return self.command.caller_request_id or self.request_id
+
+
+class _Refused(Exception):
+    """The session has refused a command whose key was reserved."""
+
+    def __init__(self, error: BridgeError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Idempotency:
+    """Takes the commands of this gateway that have a key."""
+
+    def __init__(
+        self,
+        gateway_id: str,
+        replies: Replies,
+        store: IdempotencyStore,
+        limits: SessionLimits,
+        tasks: asyncio.TaskGroup,
+        max_outcome_bytes: int,
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._replies = replies
+        self._limits = limits
+        self._store = store
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._reservations = Reservations()
+        self._recording = Recording(store, self._reservations, tasks, max_outcome_bytes)
+        self._executed = self._replayed = 0
+
+    # --- from the sessions' subjects; nothing here waits ---
+
+    def take(self, request: KeyedRequest) -> None:
+        """Let a request wait for its command. Raises `Conflict`, `Overloaded` or `ClientNotFound`."""
+        core, key = request.session.core, request.command.idempotency_key
+        assert key is not None
+        require(request.caller, core.view)
+        if core.is_in_flight(request.caller, request.request_id):
+            raise Conflict("a command with this requestId is already in flight; use another id")
+        waiter = self._waiter(request)
+        reservation = self._reservations.join(entry_key(request.caller, key), self._entry(request), waiter)
+        if reservation.response is not None:
+            self._tell(reservation, reservation.response)
+            return
+        waiter.timer = self._loop.call_at(waiter.deadline, self._expire, request.session, waiter)
+        if reservation.first is waiter:
+            self._tasks.create_task(self._pursue(reservation, request), name="reserve an idempotency key")
+
+    def require_unused(self, client_id: str, sub: str, request_id: str) -> None:
+        """Raise `Conflict` if a request with a key waits under the id of one without."""
+        if self._reservations.waiting and (client_id, sub, request_id) in self._reservations.waiting:
+            raise Conflict("a command with this requestId is already in flight; use another id")
+
+    def is_waiting(self, client_id: str, sub: str, request_id: str) -> bool:
+        """Tell whether a request with a key waits for its answer."""
+        return (client_id, sub, request_id) in self._reservations.waiting
+
+    def cancel(self, session: LiveSession, caller: Principal, request_id: str, reason: str) -> bool:
+        """Withdraw a request, and its command if nobody else waits for it; return whether there was one."""
+        core = session.core
+        if caller.tenant != core.view.tenant:
+            return False
+        key = (core.client_id, caller.sub, request_id)
+        reservation = self._reservations.waiting.get(key)
+        waiter = reservation.waiter(key) if reservation is not None else None
+        if reservation is None or waiter is None:
+            return False
+        if reservation.hangs_on_one:
+            session.perform(core.cancel(caller, reservation.entry.reservation, reason, self._loop.time()))
+        else:
+            self._refuse(waiter, Cancelled("the caller cancelled the command"))
+        return True
+
+    # --- from the process ---
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters since the start: `outcomesNotRecorded` are known to their first callers only."""
+        return {
+            "keyedCommands": self._executed,
+            "replayedAnswers": self._replayed,
+            "outcomesNotRecorded": self._recording.not_recorded,
+        }
+
+    @contextlib.asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """At the orderly end wait until every outcome is written and every key is reserved or free, or for 2 s."""
+        yield
+        give_up = self._loop.time() + RECORDING_SECONDS
+        while (
+            len(self._reservations) or self._reservations.waiting or self._recording.unwritten
+        ) and self._loop.time() < give_up:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self._recording.unwritten:
+            log.warning("%d entries of idempotency keys could not be written", self._recording.unwritten)
+
+    # --- one reservation ---
+
+    async def _pursue(self, reservation: Reservation, request: KeyedRequest) -> None:
+        """Reserve the key, then execute the command; or give all waiters the stored outcome or the error."""
+        with logs.about(request.session.core.client_id, request.own_id):
+            try:
+                ended = await self._reserve(reservation, request)
+                if ended is None:
+                    self._dispatch(reservation, request)
+                else:
+                    self._give_up(reservation, partial(_replay, ended))
+            except _Refused as exc:
+                self._reservations.close(reservation)  # later requests may have the permission that these lacked
+                await self._recording.free(
+                    reservation
+                )  # before the answer, so that the key can be used again right after
+                self._give_up(reservation, _refusal(exc.error))
+            except BridgeError as exc:
+                self._give_up(reservation, _refusal(exc))
+            except Exception:
+                log.exception("a command under an idempotency key failed")
+                if reservation.stage is ReservationStage.RESERVING:
+                    self._recording.free_soon(reservation)
+                self._give_up(reservation, _refusal(Internal("the gateway failed; its log says why")))
+
+    async def _reserve(self, reservation: Reservation, request: KeyedRequest) -> IdempotencyEntry | None:
+        """Make the entry and return None, or return the ended one that is there.
+
+        Raises `Conflict` if the key is another command's, `Unavailable` if the store does not answer.
+        """
+        expected = NOTHING
+        await self._store.prepare(reservation.key)
+        while reservation.waiters:
+            try:
+                if not request.held_up:
+                    reservation.revision = await self._create(reservation, expected)
+                    return None
+            except WrongRevision:
+                pass  # there is an entry, or there was one: it is read
+            stored = await self._store.read(reservation.key)
+            if stored.entry is None or self._recording.is_void(stored.entry.reservation):
+                if request.held_up:
+                    raise Unavailable("the gateway was frozen while this was sent; it was not executed, try again")
+                expected = stored.revision
+                continue
+            stored.entry.require_same(reservation.entry.body, reservation.entry.client_id)
+            if (ended := await self._outcome(reservation, stored)) is not None:
+                return ended
+            await asyncio.sleep(POLL_SECONDS)
+        raise Cancelled("nobody waits for the command any more")
+
+    async def _outcome(self, reservation: Reservation, stored: StoredEntry) -> IdempotencyEntry | None:
+        """Return the entry that another attempt has left, ended; None while that is under way elsewhere."""
+        assert stored.entry is not None
+        if stored.ended is None:
+            owner = stored.entry.gateway_id
+            if owner == self._gateway_id or await self._store.is_gone(owner):
+                stored = await self._store.lose(reservation.key, stored)
+        return stored.ended
+
+    async def _create(self, reservation: Reservation, expected: int) -> int:
+        """Write a new reservation's entry. If that takes longer than JetStream may, nothing is executed."""
+        asked = self._loop.time()
+        try:
+            longest = self._limits.max_command_timeout_ms / 1000 + ENTRY_SECONDS
+            revision = await self._store.write(reservation.key, reservation.entry, expected, at_least_seconds=longest)
+        except WrongRevision:
+            raise
+        except Exception:
+            self._recording.free_soon(reservation)  # it may have been written nevertheless
+            raise
+        if self._loop.time() - asked > RESERVE_SECONDS:
+            self._recording.free_soon(reservation)
+            raise Unavailable("the gateway was held up before the command was sent; it was not executed, try again")
+        return revision
+
+    def _dispatch(self, reservation: Reservation, request: KeyedRequest) -> None:
+        """Send the command to the client, unless nobody waits any more."""
+        if not reservation.waiters:
+            self._recording.free_soon(reservation)
+            raise Cancelled("nobody waits for the command any more")
+        effects = self._call(reservation, request)
+        self._reservations.begin(reservation, reservation.waiters[0])
+        self._executed += 1
+        deadline = reservation.deadline
+        for waiter in reservation.waiters:
+            if waiter.deadline == deadline and waiter.timer is not None:
+                waiter.timer.cancel()  # the session keeps the command's deadline, and tells all
+        request.session.perform(effects)
+
+    def _call(self, reservation: Reservation, request: KeyedRequest) -> list[Effect]:
+        """Have the session take the command for the longest waiter that may call it; refuse the others.
+
+        Raises `_Refused` if none may, or for a reason other than a token.
+        """
+        while True:
+            lead = reservation.waiters[0]
+            try:
+                return self._call_as(lead, reservation, request)
+            except BridgeError as exc:
+                if len(reservation.waiters) == 1 or not isinstance(exc, ClientNotFound | PermissionDenied):
+                    raise _Refused(exc) from exc
+                self._refuse(lead, exc)
+
+    def _call_as(self, lead: Waiter, reservation: Reservation, request: KeyedRequest) -> list[Effect]:
+        now = self._loop.time()
+        command = replace(request.command, timeout_ms=max(1, round((reservation.deadline - now) * 1000)))
+        core, nonce = request.session.core, reservation.entry.reservation
+        return core.call(lead.caller, command, lead.own_id, lead.reply, now, lead.progress_to, nonce)
+
+    def ended(self, effect: Answer) -> None:
+        """Give the outcome to all waiters, and store it."""
+        reservation = self._reservations.end(effect.command.reservation, effect.response)
+        self._tell(reservation, effect.response)
+        self._recording.remember(reservation, effect.response)
+
+    # --- answers ---
+
+    def _tell(self, reservation: Reservation, response: CommandResponse) -> None:
+        for waiter in self._reservations.dismiss(reservation):
+            own = replace(response, request_id=waiter.request_id)
+            self._answer(waiter, own if waiter is reservation.first else replayed(response, waiter.request_id))
+
+    def _give_up(self, reservation: Reservation, answer: Callable[[Waiter], CommandResponse]) -> None:
+        """Answer all waiters of a failed reservation, unless its command is at the client already."""
+        if reservation.stage is ReservationStage.RESERVING:
+            for waiter in self._reservations.drop(reservation):
+                self._answer(waiter, answer(waiter))
+
+    def _expire(self, session: LiveSession, waiter: Waiter) -> None:
+        """End a request's wait, and its command if nobody else waits for it."""
+        reservation = self._reservations.waiting.get(waiter.key)
+        if reservation is not None and reservation.hangs_on_one:
+            effects = session.core.give_up(waiter.caller, reservation.entry.reservation, self._loop.time())
+            if effects:
+                session.perform(effects)
+                return
+        sent = reservation is not None and reservation.stage is not ReservationStage.RESERVING
+        left = "may still run" if sent else "was not executed"
+        self._refuse(waiter, DeadlineExceeded(f"there was no answer in time; the command {left}"))
+
+    def _refuse(self, waiter: Waiter, error: BridgeError) -> None:
+        self._reservations.leave(waiter)
+        self._answer(waiter, _refusal(error)(waiter))
+
+    def _answer(self, waiter: Waiter, response: CommandResponse) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        self._replayed += response.replayed
+        command = InFlight("", waiter.request_id, waiter.caller.sub, waiter.reply, waiter.started, waiter.asked)
+        self._replies.answer(waiter.client, Answer(command, response))
+
+    def _waiter(self, request: KeyedRequest) -> Waiter:
+        now, limits = self._loop.time(), self._limits
+        timeout_ms = min(request.command.timeout_ms or limits.command_timeout_ms, limits.max_command_timeout_ms)
+        asked = asked_by(request.caller, request.command, with_parameters=limits.audits_parameters)
+        client, deadline = request.session.core.view, now + timeout_ms / 1000
+        progress_to = request.progress_to
+        return Waiter(client, request.caller, request.request_id, request.reply, now, deadline, asked, progress_to)
+
+    def _entry(self, request: KeyedRequest) -> IdempotencyEntry:
+        core = request.session.core
+        offer = core.contract.capabilities.find(request.command.target)
+        return IdempotencyEntry(
+            body=content_of(request.command),
+            reservation=f"reservation-{secrets.token_hex(12)}",
+            gateway_id=self._gateway_id,
+            client_id=core.client_id,
+            user=core.view.user,
+            app=core.view.app,
+            permissions=sorted(offer.permissions) if offer is not None else [],
+            request_id=request.own_id,
+            at=timestamp(time.time()),
+        ).padded()
+
+
+def _replay(ended: IdempotencyEntry, waiter: Waiter) -> CommandResponse:
+    """Return an ended entry's answer for one of the waiters."""
+    try:
+        ended.require_visible(waiter.caller)
+        return ended.answer(waiter.request_id)
+    except BridgeError as exc:
+        return failure(waiter.request_id, exc, waiter.client_id)
+
+
+def _refusal(error: BridgeError) -> Callable[[Waiter], CommandResponse]:
+    return lambda waiter: failure(waiter.request_id, error, waiter.client_id)

@@ -1,0 +1,106 @@
+"""Drops floods of messages to clients' subjects, and leaves a subject if even dropping takes too long.
+
+Messages without a good token are verified up to a rate. Above it they are dropped, soon before they are decoded. If
+NATS brings more than can be dropped, the subjects of the flooded tenant's clients are left for a while.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.library.subscriptions import Drops
+from protocol.runtime.sieve import Sieve
+from protocol.runtime.subject_floods import SubjectFloods
+from protocol.runtime.tokens import Standing, Verifier
+from protocol.runtime.unverified_messages import UnverifiedMessages
+from protocol.subjects import ClientAddress
+
+LOG_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Reachable(Protocol):
+    """A client with a subject of its own."""
+
+    @property
+    def address(self) -> ClientAddress:
+        """The client of the subject."""
+
+    def leave_subject(self, seconds: float) -> bool:
+        """Take no messages for a while; return whether that is new."""
+
+
+class FloodGuard:
+    """The messages of one gateway that are dropped. `lag` returns at an instant how many seconds late NATS is."""
+
+    def __init__(self, verifier: Verifier, clock: Callable[[], float], lag: Callable[[float], float]) -> None:
+        self._verifier = verifier
+        self._clock = clock
+        self._unverified = UnverifiedMessages()
+        self._sieve = Sieve(verifier, clock, self._on_sieved)
+        self._floods = SubjectFloods(lag)
+        self._closed: dict[str, Reachable] = {}  # by the subjects that the sieve knows
+        self._left = 0
+        self._refused = 0
+        self._dropped_before = 0
+        self._dropped_lines = LogThrottle(LOG_SECONDS, clock)
+        self._left_lines = LogThrottle(LOG_SECONDS, clock)
+
+    @property
+    def drops(self) -> Drops:
+        """What drops messages of a flood before they are decoded."""
+        return self._sieve.drops
+
+    def admits(self, client: Reachable, standing: Standing, subject: str, token: str | None) -> bool:
+        """Tell whether to look at a message, before its body is decoded or its token verified."""
+        claim = self._verifier.claimed(token) if standing is Standing.NEW else None
+        if self._unverified.admits(standing, client.address, self._clock(), claim):
+            return True
+        if standing is Standing.BAD:
+            self._closed[subject] = client
+            self._sieve.close(subject)
+        self._count(client, 1)
+        return False
+
+    def admits_refusal(self, client: Reachable) -> bool:
+        """Tell whether to answer and record the refusal of a message whose token is not known to be good."""
+        return self._unverified.admits_refusal(client.address, self._clock())
+
+    def drop(self, client: Reachable, subject: str, token: str | None) -> None:
+        """Drop a message of an agent that has more than its share waiting, and has been told so."""
+        self._refused += 1
+        self._closed[subject] = client
+        self._sieve.close(subject, token)
+        self._count(client, 1)
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted since the start."""
+        return {"messagesDropped": self._dropped, "subjectsLeft": self._left}
+
+    def log_dropped(self) -> None:
+        """Say how much was dropped, once a second at most; call this every now and then."""
+        since, self._dropped_before = self._dropped - self._dropped_before, self._dropped
+        if count := self._dropped_lines.due(since):
+            client_id = self._unverified.last_client
+            log.warning("dropped %d messages without a good token or reply, the last for client %s", count, client_id)
+        self._closed.clear()  # a flood that goes on closes its subjects again
+
+    @property
+    def _dropped(self) -> int:
+        return self._unverified.dropped + self._sieve.dropped + self._refused
+
+    def _on_sieved(self, subject: str, count: int) -> None:
+        client = self._closed.get(subject)
+        if client is not None:
+            self._count(client, count)
+
+    def _count(self, client: Reachable, count: int) -> None:
+        """Leave a client's subject for a while, if its tenant's are flooded faster than messages can be dropped."""
+        seconds = self._floods.dropped(client.address.tenant, self._clock(), count)
+        if seconds and client.leave_subject(seconds):
+            self._left += 1
+            if lines := self._left_lines.due():
+                sentence = "left the subjects of %d clients, the last one %s for %.1f s: they are flooded"
+                log.warning(sentence, lines, client.address.client_id, seconds)

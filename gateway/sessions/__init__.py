@@ -1,0 +1,1 @@
+"""Sessions of applications: `core` decides without I/O, `live` performs, `table` keeps them, `replies` answers."""

@@ -1,0 +1,452 @@
+"""Claims on NATS: performs the decisions of `resume` for each session, and takes other gateways' messages.
+
+Claims and their answers are signed. A message that pretends to be one costs a comparison of 16 bytes. A claim that is
+published again by somebody who reads along changes nothing, because its rank is not above the holder's any more.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple, assert_never
+
+import msgspec
+from nats.aio.msg import Msg
+
+from gateway.capabilities.contracts import NO_CONTRACT, Contract, Contracts
+from gateway.sessions.live import LiveSession, Part
+from gateway.sessions.resume import (
+    KEEP_SECONDS,
+    REPEAT_SECONDS,
+    SKEW_SECONDS,
+    Activate,
+    Announce,
+    Claim,
+    ClaimEffect,
+    ClaimKind,
+    Fate,
+    Forsake,
+    Grant,
+    Held,
+    HolderState,
+    Loss,
+    Pass,
+    Rank,
+    Refuse,
+    SessionClaim,
+    StandDown,
+    Yield,
+)
+from gateway.sessions.snapshots import (
+    MAX_CLAIM_BYTES,
+    SIGNATURE_HEADER,
+    ClaimAnswer,
+    ClaimMessage,
+    KeptMessage,
+    MovingCommand,
+    SessionSnapshot,
+    encode_grant,
+    read_signature,
+    signature_text,
+)
+from protocol import codec, subjects
+from protocol.errors import BridgeError, Overloaded, PayloadTooLarge, Unavailable
+from protocol.runtime.alarms import Alarms
+from protocol.runtime.derived_keys import DerivedKeys
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
+from protocol.shares import Shares
+
+LOOK_SECONDS = SKEW_SECONDS
+MAX_KEPT_BYTES = 16 * 1024 * 1024  # of messages that wait for the end of a claim
+MESSAGE_BYTES = 512  # what one takes besides its own size
+LOG_SECONDS = 1.0
+_NO_RESPONDERS = "503"
+
+log = logging.getLogger(__name__)
+_claims = msgspec.json.Decoder(ClaimMessage)
+_answers = msgspec.json.Decoder(ClaimAnswer)
+
+
+class Arrived(NamedTuple):
+    """A session's snapshot from another gateway, and its capabilities, read."""
+
+    snapshot: SessionSnapshot
+    contract: Contract
+
+
+class Arrival(NamedTuple):
+    """A session that this gateway holds from now on: with another gateway's state of it, or its own."""
+
+    arrived: Arrived | None
+    resumed: bool
+
+
+class ClaimHandlers(NamedTuple):
+    """The gateway's handlers of kept messages and of claims that ended."""
+
+    on_command: Callable[[LiveSession, Msg], None]
+    on_lost: Callable[[LiveSession, Msg], None]
+    on_held_up: Callable[[LiveSession, Msg], None]
+    on_forsaken: Callable[[LiveSession, MovingCommand], None]
+    freezes: Callable[[], int]
+    has_backlog: Callable[[], bool]
+
+
+class ClaimOutcomes(NamedTuple):
+    """The outcomes of a claim for its session."""
+
+    on_held: Callable[[LiveSession, Arrival], None]
+    on_lost: Callable[[LiveSession, Loss], None]
+
+
+class ClaimService:
+    """The claims of this gateway's sessions, and its answers to others'."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: DerivedKeys,
+        contracts: Contracts,
+        tasks: asyncio.TaskGroup,
+        handlers: ClaimHandlers,
+        outcomes: ClaimOutcomes,
+    ) -> None:
+        self.forged = 0
+        self._connection = connection
+        self._keys = keys
+        self._contracts = contracts
+        self._tasks = tasks
+        self._handlers = handlers
+        self._outcomes = outcomes
+        self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms()
+        self._inbox = connection.new_inbox()
+        self._claimants: dict[str, LiveSession] = {}
+        self._kept = Shares(MAX_KEPT_BYTES, "too many commands wait for sessions that move; try again in a moment")
+        self._not_kept = self._claimed = self._granted = 0
+        self._lines = LogThrottle(LOG_SECONDS, self._loop.time)
+
+    async def start(self) -> None:
+        """Subscribe for answers."""
+        await self._connection.subscribe_directly(f"{self._inbox}.*", self._hear_answer)
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted since the start."""
+        return {
+            "sessionsClaimed": self._claimed,
+            "sessionsGranted": self._granted,
+            "claimsForged": self.forged,
+            "commandsNotKept": self._not_kept,
+        }
+
+    # --- sessions ---
+
+    def hold(self, session: LiveSession, generation: int) -> None:
+        """Hold a session that is new."""
+        claim = Claim(_rank(generation), ClaimKind.CLIENT, generation)
+        session.part = Part(SessionClaim(session.snapshot, claim, generation), self._present, self._new_inbox(session))
+        session.on_message = self.handle
+
+    async def claim(
+        self,
+        session: LiveSession,
+        kind: ClaimKind,
+        serial: int,
+        generation: int,
+        subscribe: Callable[[], Awaitable[None]],
+    ) -> Loss | None:
+        """Claim a session that another gateway may hold; return why that failed, None if this gateway holds it.
+
+        Raises `Unavailable` or `Overloaded` if NATS does not take the subscription.
+        """
+        claim = Claim(_rank(generation), kind, serial)
+        part = Part(SessionClaim(session.snapshot, claim, serial, held=False), self._present, self._new_inbox(session))
+        session.part, session.on_message = part, self.handle
+        part.claimed = self._loop.create_future()
+        try:
+            nobody = await self._nobody_is_there(session, part)
+            await subscribe()
+        except BaseException:
+            self._claimants.pop(part.inbox, None)
+            raise
+        await asyncio.sleep(SKEW_SECONDS)
+        self._notice_gap(session, part)
+        self._perform(session, part.holding.announce(self._loop.time(), nobody_was_there=nobody))
+        return await part.claimed
+
+    def is_sure(self, session: LiveSession) -> bool:
+        """Tell whether this gateway certainly holds a session."""
+        part = session.part
+        return part is not None and part.holding.standing is HolderState.ACTIVE and part.verified == self._present
+
+    def renew(self, session: LiveSession, serial: int) -> None:
+        """Go on as the holder, for a client that has come with this token."""
+        assert session.part is not None
+        generation = max(now_ms(), session.part.holding.rank.generation + 1)
+        session.part.holding.renew(_rank(generation), serial)
+
+    # --- messages on the subjects of sessions ---
+
+    def handle(self, session: LiveSession, msg: Msg) -> None:
+        """Handle a message: a claim, or an agent's message if this gateway holds the session."""
+        part = session.part
+        if part is None:
+            return
+        self._notice_gap(session, part)
+        if msg.headers is not None and SIGNATURE_HEADER in msg.headers:
+            self._hear_claim(session, part, msg)
+            return
+        ident = blake2b(msg.reply.encode() + b"\n" + msg.data, digest_size=8).digest()
+        if part.holding.standing is HolderState.ACTIVE:
+            part.holding.take(ident, None, self._loop.time())
+            self._handlers.on_command(session, msg)
+        elif part.holding.standing is HolderState.CLAIMING:
+            self._keep(session, part, ident, msg)
+
+    def _notice_gap(self, session: LiveSession, part: Part) -> None:
+        """Doubt if this process may have missed something since the last look."""
+        if part.verified != self._present:
+            part.verified = self._present
+            self._perform(session, part.holding.doubt(self._loop.time()))
+
+    def _keep(self, session: LiveSession, part: Part, ident: bytes, msg: Msg) -> None:
+        """Keep a message until the claim has ended. One without room is not answered: another may execute it."""
+        headers = msg.headers
+        kept = KeptMessage(ident, msg.subject, msg.reply, headers, msg.data, self._handlers.has_backlog())
+        principal = session.core.principal
+        try:
+            piece = self._kept.ask((principal.tenant, principal.sub), len(msg.data) + MESSAGE_BYTES)
+        except Overloaded:
+            self._not_kept += 1
+            return
+        if part.holding.take(ident, kept, self._loop.time()) is Fate.KEEP:
+            part.kept.append(piece)
+        else:
+            piece.release()
+            self._not_kept += 1
+
+    def _hear_claim(self, session: LiveSession, part: Part, msg: Msg) -> None:
+        if len(msg.data) > MAX_CLAIM_BYTES or not self._is_signed(msg, f"{msg.subject}\n{msg.reply}"):
+            self._count_forged(msg)
+            if part.holding.standing is HolderState.ACTIVE:  # floods of these are bounded as all without a token are
+                self._handlers.on_command(session, msg)
+            return
+        message = codec.decode(_claims, msg.data)
+        if message.stage == "claim":
+            self._perform(session, part.holding.hear_claim(message.claim, msg.reply, self._loop.time()))
+        elif part.holding.standing is not HolderState.PASSIVE:
+            self._answer(msg.reply, ClaimAnswer("here"))
+
+    def _count_forged(self, msg: Msg) -> None:
+        self.forged += 1
+        if count := self._lines.due():
+            log.warning("dropped %d claims that no gateway of ours has signed, the last on %s", count, msg.subject)
+
+    # --- answers ---
+
+    def _hear_answer(self, msg: Msg) -> None:
+        session = self._claimants.get(msg.subject.rpartition(".")[2])
+        part = None if session is None else session.part
+        if session is None or part is None:
+            return
+        if not msg.data and msg.headers is not None and msg.headers.get("Status") == _NO_RESPONDERS:
+            _tell(part.look, True)
+            return
+        if not self._is_signed(msg, msg.subject):
+            self._count_forged(msg)
+            return
+        try:
+            self._take_answer(session, part, codec.decode(_answers, msg.data))
+        except BridgeError as exc:
+            log.warning("an answer to a claim cannot be read: %s", exc.message)
+
+    def _take_answer(self, session: LiveSession, part: Part, answer: ClaimAnswer) -> None:
+        self._notice_gap(session, part)
+        now = self._loop.time()
+        match answer.says:
+            case "here":
+                _tell(part.look, False)
+            case "held":
+                self._perform(session, part.holding.hear_held(answer.generation, now))
+            case "refused":
+                self._perform(session, part.holding.hear_refusal())
+            case "granted":
+                grant = part.parts.add(answer)
+                if grant is not None:
+                    self._tasks.create_task(self._take_grant(session, part, grant), name="take a granted session")
+
+    async def _take_grant(self, session: LiveSession, part: Part, grant: Grant) -> None:
+        """Read the capabilities that come with a session, in steps, then take it."""
+        part.reading += 1
+        try:
+            if grant.state is not None:
+                grant = grant._replace(state=Arrived(grant.state, await self._read(grant.state)))
+            self._perform(session, part.holding.hear_grant(grant, self._loop.time()))
+        except Exception:
+            log.exception("a granted session could not be taken")
+        finally:
+            part.reading -= 1
+
+    async def _read(self, snapshot: SessionSnapshot) -> Contract:
+        items = msgspec.json.decode(snapshot.capabilities, type=list[msgspec.Raw])
+        try:
+            steps = self._contracts.steps(items, (snapshot.tenant, snapshot.sub), self._loop.time())
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    contract: Contract = done.value
+                    return contract
+                await asyncio.sleep(0)
+        except BridgeError as exc:
+            log.warning("the capabilities of client %s are not taken over: %s", snapshot.client_id, exc.message)
+            return NO_CONTRACT
+
+    # --- decisions of the core ---
+
+    def _perform(self, session: LiveSession, effects: Sequence[ClaimEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Announce(claim=claim, wake_at=at):
+                    self._announce(session, claim, at)
+                case Yield(to=to, grant=grant):
+                    self._granted += 1
+                    self._send_grant(to, grant)
+                case Pass(to=to, grant=grant):
+                    self._send_grant(to, grant)
+                case Held(to=to, generation=generation):
+                    self._answer(to, ClaimAnswer("held", generation))
+                case Refuse(to=to):
+                    self._answer(to, ClaimAnswer("refused"))
+                case Activate():
+                    self._activate(session, effect)
+                case StandDown(why=why):
+                    self._stand_down(session, why)
+                case Forsake(states=states):
+                    self._forsake(session, states)
+                case _:
+                    assert_never(effect)
+
+    def _announce(self, session: LiveSession, claim: Claim, wake_at: float) -> None:
+        part = session.part
+        assert part is not None
+        if part.alarm is not None:
+            part.alarm.cancel()
+        part.alarm = self._alarms.at(wake_at, self._wake, session)
+        self._publish_claim(session, part, claim, "claim")
+
+    def _wake(self, session: LiveSession) -> None:
+        part = session.part
+        if part is None:
+            return
+        if part.reading or not self._connection.connected:  # the silence of a holder means nothing now
+            part.alarm = self._alarms.after(REPEAT_SECONDS, self._wake, session)
+            return
+        self._notice_gap(session, part)
+        self._perform(session, part.holding.wake(self._loop.time()))
+
+    def _activate(self, session: LiveSession, effect: Activate) -> None:
+        """Hold the session: greet its client first, then handle the kept messages."""
+        part = session.part
+        assert part is not None
+        self._claimed += part.claimed is not None
+        self._outcomes.on_held(session, Arrival(effect.state, effect.resumed))
+        self._end_claim(part, None)
+        for kept in effect.lose:
+            self._handlers.on_lost(session, self._message(kept))
+        for kept in effect.execute:
+            handle = self._handlers.on_held_up if kept.held_up else self._handlers.on_command
+            handle(session, self._message(kept))
+        self._forsake(session, effect.forsaken)
+
+    def _stand_down(self, session: LiveSession, why: Loss) -> None:
+        part = session.part
+        assert part is not None
+        self._outcomes.on_lost(session, why)
+        self._end_claim(part, why)
+
+    def _end_claim(self, part: Part, outcome: Loss | None) -> None:
+        part.let_go()
+        if part.claimed is not None and not part.claimed.done():
+            part.claimed.set_result(outcome)
+        self._alarms.after(KEEP_SECONDS, self._claimants.pop, part.inbox, None)  # late grants are to be heard
+
+    def _forsake(self, session: LiveSession, states: Sequence[Arrived]) -> None:
+        for state in states:
+            for command in state.snapshot.commands:
+                self._handlers.on_forsaken(session, command)
+
+    def _message(self, kept: KeptMessage) -> Msg:
+        return Msg(self._connection.client, kept.subject, kept.reply, kept.data, kept.headers)
+
+    # --- publishing ---
+
+    async def _nobody_is_there(self, session: LiveSession, part: Part) -> bool:
+        """Ask the server for the proof that nobody is subscribed to a session's subject."""
+        part.look = self._loop.create_future()
+        self._publish_claim(session, part, part.holding.claim, "look")
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await part.look
+        except TimeoutError:
+            return False
+        finally:
+            part.look = None
+
+    def _publish_claim(self, session: LiveSession, part: Part, claim: Claim, stage: str) -> None:
+        core = session.core
+        subject = subjects.command(core.principal.tenant, core.client_id)
+        self._claimants[part.inbox] = session
+        message = {"op": "claim", "stage": stage, "kind": claim.kind, "generation": claim.rank.generation}
+        body = codec.encode({**message, "nonce": claim.rank.nonce, "serial": claim.serial})
+        reply = f"{self._inbox}.{part.inbox}"
+        self._publish(subject, body, f"{subject}\n{reply}", reply)
+
+    def _send_grant(self, to: str, grant: Grant) -> None:
+        state = grant.state.snapshot if isinstance(grant.state, Arrived) else grant.state
+        for answer in encode_grant(grant._replace(state=state)):
+            self._answer(to, answer)
+
+    def _answer(self, to: str, answer: ClaimAnswer) -> None:
+        self._publish(to, codec.encode(answer), to)
+
+    def _publish(self, subject: str, body: bytes, context: str, reply: str = "") -> None:
+        """Publish a signed message. If NATS does not take it, the side that waits repeats."""
+        signature = self._keys.sign(context.encode() + b"\n" + body)
+        headers = {SIGNATURE_HEADER: signature_text(signature)}
+        try:
+            self._connection.publish_now(subject, body, reply=reply, headers=headers)
+        except (Unavailable, PayloadTooLarge) as exc:
+            log.warning("a message about the holder of a session was not sent: %s", exc.message)
+
+    def _is_signed(self, msg: Msg, context: str) -> bool:
+        text = (msg.headers or {}).get(SIGNATURE_HEADER, "")
+        return self._keys.verify(context.encode() + b"\n" + msg.data, read_signature(text))
+
+    @property
+    def _present(self) -> tuple[int, int]:
+        """The number of breaks and freezes so far; while it stays the same, this process has missed nothing.
+
+        Returns count too, because whoever looks while the connection is broken must look again when it is back.
+        """
+        return (self._connection.breaks + self._connection.reconnects, self._handlers.freezes())
+
+    def _new_inbox(self, session: LiveSession) -> str:
+        return secrets.token_hex(11)
+
+
+def now_ms() -> int:
+    """Return the time in Unix milliseconds."""
+    return int(time.time() * 1000)
+
+
+def _rank(generation: int) -> Rank:
+    return Rank(generation, secrets.token_hex(11))
+
+
+def _tell(waiter: "asyncio.Future[bool] | None", answer: bool) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(answer)

@@ -1,0 +1,862 @@
+"""The protocol state of one client: sans-I/O, so that "exactly one terminal answer" can be proven without a socket.
+
+Methods take an event and the time, change the state, and return effects for the shell to perform in order. Nothing here
+awaits, logs or reads a clock; `now` is a monotonic time in seconds. A caller's mistake is raised as a `BridgeError` and
+changes nothing.
+
+    ACTIVE ──drain──▶ DRAINING ──end──▶ ENDED
+     │  ▲ └────────────end────────────────▲
+ detach │                                 │
+     ▼ attach                             │
+    DETACHED ──────────end────────────────┘
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from gateway.capabilities.contracts import NO_CONTRACT, Contract
+from gateway.limits.rate_limits import RateLimits
+from gateway.sessions.presence import Presence, StoppedAgents
+from gateway.sessions.progress import Progress, PublishProgress, RemindProgress
+from gateway.sessions.refusals import Refusals
+from gateway.sessions.snapshots import MovingCommand, SessionSnapshot
+from protocol import codec
+from protocol.access import ClientView, Principal, require
+from protocol.audit import Asked, asked_by
+from protocol.errors import (
+    BridgeError,
+    Cancelled,
+    ClientLost,
+    ClientNotFound,
+    CloseCode,
+    Code,
+    CommandFailed,
+    Conflict,
+    DeadlineExceeded,
+    InvalidFrame,
+    Overloaded,
+    Unavailable,
+)
+from protocol.frames import (
+    AckFrame,
+    AgentIdentity,
+    AllowFrame,
+    AppInfo,
+    CancelFrame,
+    CommandFrame,
+    ConnectionLimits,
+    ErrorFrame,
+    ProgressFrame,
+    ResponseFrame,
+    ServerFrame,
+    StopFrame,
+    UnknownFrame,
+    fault_of,
+)
+from protocol.messages import CommandRequest, CommandResponse, failure
+from protocol.records import MAX_METADATA_BYTES, CapabilityList, ClientRecord, tells_visible
+from protocol.reports import EndReason, is_lost
+from protocol.runtime.websocket.bad_frames import BadFrames
+from protocol.shares import GiveBack, Piece
+
+ABANDONED = "the caller is gone: it promised to ask after the command, and no longer does"
+INVALID_RESPONSE = "invalid_response"  # `details.code` of a command whose answer cannot be read
+MESSAGE_TOO_LARGE = "message_too_large"  # `details.code` of a command that was lost with an answer above the limit
+UNANSWERED_SECONDS = 2.0
+UNANSWERED_PONG_SECONDS = 5.0
+ABANDONED_SECONDS = 10.0
+NOT_KEPT = "the client lost its connection before the command reached it, and there was no room to keep the command"
+MOVED_WITH_KEY = "the client moved to another gateway while the command was under way; it may have run"
+FRAME_BYTES = 512  # the bytes of a command's frame beside its parameters, in round figures
+
+
+class SessionState(enum.Enum):
+    """The states of a session."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DETACHED = "detached"  # its client is away, and may come back
+    ENDED = "ended"
+
+
+class SessionLimits(NamedTuple):
+    """The settings that a session obeys."""
+
+    command_timeout_ms: int
+    max_command_timeout_ms: int
+    max_in_flight: int
+    ping_interval_seconds: float
+    ping_timeout_seconds: float
+    max_message_bytes: int
+    audits_parameters: bool = False
+
+    @property
+    def told(self) -> ConnectionLimits:
+        """The limits that a client is told."""
+        return ConnectionLimits(self.max_message_bytes, self.ping_interval_seconds)
+
+
+class Send(NamedTuple):
+    """Send a frame to the client."""
+
+    frame: ServerFrame
+
+
+class Answer(NamedTuple):
+    """Give a command its one terminal answer."""
+
+    command: "InFlight"
+    response: CommandResponse
+
+
+class Arm(NamedTuple):
+    """Call `deadline_passed` at this time, unless the command is answered before."""
+
+    wire_id: str
+    at: float
+
+
+class Changed(NamedTuple):
+    """The record is not what the registry knows any more. `focused`: the client has just said that its user sees it."""
+
+    focused: bool = False
+
+
+class Ping(NamedTuple):
+    """Send a WebSocket ping, and call `heard` when its pong comes."""
+
+
+class Close(NamedTuple):
+    """Close the socket with a sentence for people; `end` is the reason for programs."""
+
+    code: int
+    reason: str
+    end: EndReason
+
+
+Effect = Send | Answer | Arm | Changed | Ping | Close | PublishProgress | RemindProgress
+
+
+# Returns room for so many bytes, which may have to be given back, or None if there is none.
+KeepFrame = Callable[[int, GiveBack], Piece | None]
+
+
+class InFlight(msgspec.Struct):
+    """A command that is at the client and not answered yet.
+
+    `heard` is the time of its caller's last probe; None if the caller does not promise to probe. `confirmed` says that
+    the application has asked its user, `name` is the agent's. `frame` is kept if it may have to be sent again and there
+    was room; `kept` is that room.
+    """
+
+    wire_id: str
+    request_id: str
+    sub: str
+    reply: str
+    started: float
+    asked: Asked
+    progress: Progress | None = None
+    reservation: str = ""
+    heard: float | None = None
+    name: str | None = None
+    confirmed: bool = False
+    deadline: float = 0.0
+    frame: CommandFrame | None = None
+    kept: Piece | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The caller and the id under which the command is known outside: its reservation, if several wait for it."""
+        return (self.sub, self.reservation or self.request_id)
+
+    @property
+    def own_key(self) -> tuple[str, str | None]:
+        """The caller and its own id for the command, if that differs from the id here."""
+        return (self.sub, self.asked.request_id)
+
+
+class Session:
+    """One client. Make it when the client is let in, feed it everything that happens, end it once."""
+
+    __slots__ = (
+        "_awaited",
+        "_bad_frames",
+        "_by_caller",
+        "_heard",
+        "_in_flight",
+        "_is_anew",
+        "_keeps",
+        "_limits",
+        "_next_wire_id",
+        "_pinged",
+        "_presence",
+        "_rate_limits",
+        "_refusals",
+        "_require_unread_room",
+        "_stopped",
+        "app",
+        "client_id",
+        "contract",
+        "late_progress",
+        "late_responses",
+        "lost",
+        "metadata",
+        "principal",
+        "revision",
+        "state",
+        "view",
+    )
+
+    def __init__(
+        self,
+        client_id: str,
+        principal: Principal,
+        limits: SessionLimits,
+        now: float,
+        rate_limits: RateLimits | None = None,
+        require_room: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """Begin a session; `require_room` raises `Overloaded` if a command of so many bytes may not be written."""
+        self.client_id = client_id
+        self.principal = principal
+        self.state = SessionState.ACTIVE
+        self.app = AppInfo()
+        self.view = self._view()
+        self.metadata: dict[str, Any] = {}
+        self.contract: Contract = NO_CONTRACT
+        self.revision = 1
+        self.lost = False
+        self.late_responses = 0
+        self.late_progress = 0
+        self._limits = limits
+        self._rate_limits = rate_limits or RateLimits()
+        self._require_unread_room = require_room
+        self._in_flight: dict[str, InFlight] = {}
+        self._by_caller: dict[tuple[str, str], InFlight] = {}
+        self._bad_frames: BadFrames | None = None
+        self._refusals: Refusals | None = None
+        self._presence: Presence | None = None
+        self._stopped: StoppedAgents | None = None
+        self._next_wire_id = 0
+        self._heard = now
+        self._pinged: float | None = None
+        self._keeps: KeepFrame | None = None
+        self._awaited: set[str] = set()
+        self._is_anew = False
+
+    def keep_frames(self, keeps: "KeepFrame") -> None:
+        """Keep the frames of commands from now on, as far as `keeps` has room: the client may lose its connection."""
+        self._keeps = keeps
+
+    @property
+    def commands_in_flight(self) -> int:
+        """How many commands the client has not answered."""
+        return len(self._in_flight)
+
+    def require_room_besides(self, require_room: Callable[[int], None]) -> None:
+        """Refuse commands that have no room in a second place, in which commands wait for their turn."""
+        first = self._require_unread_room
+
+        def require_both(size: int) -> None:
+            first(size)
+            require_room(size)
+
+        self._require_unread_room = require_both
+
+    # --- from agents ---
+
+    def call(
+        self,
+        caller: Principal,
+        command: CommandRequest,
+        request_id: str,
+        reply: str,
+        now: float,
+        progress_to: str | None = None,
+        reservation: str = "",
+    ) -> list[Effect]:
+        """Take a command, in the order of checks that the protocol fixes. Progress goes to `progress_to`, if anywhere.
+
+        A command under an idempotency key is known by its `reservation`, for callers come and go while it is under way.
+
+        Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `RateLimited`,
+        `InvalidParameters`, `Overloaded` or `Conflict`; then nothing was sent to the client.
+        """
+        require(caller, self.view)
+        if self.state is SessionState.ENDED:
+            raise Unavailable.while_client_is_away() if self.lost else ClientNotFound()
+        if self.state is SessionState.DRAINING:
+            raise Unavailable("the gateway of this client is shutting down; try again in a moment")
+        if self.state is SessionState.DETACHED:
+            raise Unavailable("the client lost its connection a moment ago and is expected back; try again in a moment")
+        if self._is_anew:
+            raise Unavailable("the client has just come back and has not registered yet; try again in a moment")
+        offer = self.contract.offer(command.target, command.action)
+        if offer.permissions:
+            require(caller, self.view, offer)
+        if self._stopped is not None:
+            self._stopped.require_allowed(caller.sub, now)
+        if offer.rate is not None or self._rate_limits.per_agent is not None:
+            self._rate_limits.keep(caller, self.client_id, offer, now)
+        self.contract.check(offer, command.action, command.parameters)
+        key = (caller.sub, reservation or request_id)
+        if key in self._by_caller or (not reservation and self._has_own_id(caller.sub, command.caller_request_id)):
+            raise Conflict("a command with this requestId is already in flight; use another id")
+        self._require_room(command)  # last: a full client must not say "certainly not executed" of a command it runs
+        effects = self._dispatch(caller, command, request_id, reply, now, reservation)
+        if progress_to is not None:
+            own_id = command.caller_request_id or request_id
+            self._by_caller[key].progress = Progress(progress_to, self.client_id, own_id)
+        return effects
+
+    def is_quick(self, command: CommandRequest) -> bool:
+        """Tell whether the parameters of a command can be checked in less than half a millisecond."""
+        return self.contract.is_quick(command.target, command.action, command.parameters)
+
+    def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
+        """Withdraw a command; no effects if it is not in flight. Raises `ClientNotFound` like `call`.
+
+        A command in flight stays its caller's, even if the client has changed its name meanwhile.
+        """
+        command = self._own(caller, request_id)
+        if command is None:
+            require(caller, self.view)
+            return []
+        return self._withdraw(command, Cancelled("the caller cancelled the command"), reason, now)
+
+    def give_up(self, caller: Principal, request_id: str, now: float) -> list[Effect]:
+        """Answer `timeout` for a command before its own deadline; no effects if it is not in flight."""
+        command = self._by_caller.get((caller.sub, request_id))
+        return [] if command is None else self.deadline_passed(command.wire_id, now)
+
+    def is_in_flight(self, caller: Principal, request_id: str) -> bool:
+        """Tell whether a command of this caller's still waits for the client."""
+        return self._own(caller, request_id) is not None
+
+    def is_asked_after(self, caller: Principal, request_id: str, now: float) -> bool:
+        """Tell the same to a caller who asks, and note that it does."""
+        command = self._own(caller, request_id)
+        if command is not None and command.heard is not None:
+            command.heard = now
+        return command is not None
+
+    def abandon(self, now: float, reachable_since: float) -> list[Effect]:
+        """Cancel commands without a probe for ten seconds, if their callers promised one each second.
+
+        Such callers have died, or their `cancel` was lost. Counts from `reachable_since`, because no probe could arrive
+        before.
+        """
+        return [
+            effect
+            for command in list(self._in_flight.values())
+            if command.heard is not None and now - max(command.heard, reachable_since) > ABANDONED_SECONDS
+            for effect in self._withdraw(command, Cancelled(ABANDONED), "the caller is gone", now)
+        ]
+
+    def deadline_passed(self, wire_id: str, now: float) -> list[Effect]:
+        """Answer `timeout` for a command that is still in flight."""
+        command = self._in_flight.get(wire_id)
+        if command is None:
+            return []
+        error = DeadlineExceeded("the application did not answer in time; the command may still run")
+        return self._withdraw(command, error, "timeout", now)
+
+    # --- from the client ---
+
+    def response(self, frame: ResponseFrame, now: float) -> list[Effect]:
+        """Pass on the client's answer; a late or second one is counted and dropped."""
+        self.heard(now)
+        command = self._in_flight.get(frame.request_id)
+        if command is None:
+            self.late_responses += 1
+            return []
+        duration_ms = _milliseconds(command, now)
+        command.confirmed = frame.confirmed == "user"
+        if frame.status == "success":
+            response = CommandResponse(
+                request_id=command.request_id,
+                status="success",
+                result=frame.result,
+                client_id=self.client_id,
+                duration_ms=duration_ms,
+            )
+        else:
+            response = failure(command.request_id, _command_failed(frame), self.client_id, duration_ms)
+        return self._settle(command, response)
+
+    def progress(self, frame: ProgressFrame, now: float) -> list[Effect]:
+        """Pass on a command's progress if its caller asked for it; late progress is counted and dropped."""
+        command = self._in_flight.get(frame.request_id)
+        if command is None:
+            self.late_progress += 1
+            return []
+        return [] if command.progress is None else [*command.progress.report(frame, now)]
+
+    def register(
+        self, contract: Contract, app: AppInfo | None, metadata: dict[str, Any] | None, ident: str | None
+    ) -> list[Effect]:
+        """Replace the client's list, and report what is left out. Raises `InvalidFrame` for too large a record."""
+        new_metadata = self.metadata if metadata is None else _bounded_metadata(metadata)
+        if _record_bytes(contract.capabilities) > self._limits.max_message_bytes:
+            raise InvalidFrame("`capabilities`: the list is too large to be kept; shorten descriptions or schemas")
+        self.contract = contract
+        self._is_anew = False
+        self.app = app if app is not None else self.app
+        self.view = self._view()
+        focused = metadata is not None and tells_visible(metadata)
+        if not contract.capabilities.refused:
+            return self._describe(new_metadata, ident, focused=focused)
+        return [*self._describe(new_metadata, None, focused=focused), Send(_left_out(contract.capabilities, ident))]
+
+    def describe(self, metadata: dict[str, Any], ident: str | None) -> list[Effect]:
+        """Replace the client's metadata. Raises `InvalidFrame` if it is too large."""
+        return self._describe(_bounded_metadata(metadata), ident, focused=tells_visible(metadata))
+
+    def want_agents(self, wanted: bool, wall_offset: float) -> None:
+        """Begin or cease to tell the client which agents work here; `wall_offset` makes Unix seconds of our times."""
+        if not wanted:
+            self._presence = None
+        elif self._presence is None:
+            self._presence = Presence(wall_offset)
+            for command in self._in_flight.values():
+                self._presence.began(command.sub, command.name, command.started)
+
+    def user_wishes(self, frame: StopFrame | AllowFrame, now: float) -> list[Effect]:
+        """Cancel an agent's commands and refuse its new ones for a while, or take them again; of all without an id."""
+        self._stopped = self._stopped or StoppedAgents()
+        if isinstance(frame, AllowFrame):
+            self._stopped.allow(frame.agent_id)
+            return _acknowledge(frame.id)
+        self._stopped.stop(frame.agent_id, frame.seconds, now)
+        error = Cancelled("the user of this client has stopped the agent", details={"by": "user"})
+        withdrawn = [
+            effect
+            for command in list(self._in_flight.values())
+            if frame.agent_id in (None, command.sub)
+            for effect in self._withdraw(command, error, "stopped by the user", now)
+        ]
+        return [*withdrawn, *_acknowledge(frame.id)]
+
+    def refresh(self, principal: Principal, ident: str | None) -> list[Effect]:
+        """Go on under a fresh token, which the shell has found to be the same identity's."""
+        self.principal = principal
+        return _acknowledge(ident)
+
+    def refuse_frame(
+        self, error: BridgeError, now: float, ident: str | None = None, answers: Sequence[str] = ()
+    ) -> list[Effect]:
+        """Send the client an error for a frame; close if it sends hardly anything else.
+
+        The commands that it would have answered fail at once. A frame that does so is not counted: there are no more of
+        these than commands. A frame that may be sent again (NATS is away, too many events come) is no fault of the
+        client's. A flood of these is told in part, with a count.
+        """
+        self.heard(now)
+        ended = [effect for wire_id in answers for effect in self._fail_unreadable(wire_id, error, now)]
+        if ended:
+            return [*ended, *(Send(_refusal(error, ident, wire_id)) for wire_id in answers)]
+        frame = _refusal(error, ident, next(iter(answers), None))
+        if error.meaning.retryable:
+            self._refusals = self._refusals or Refusals()
+            told = self._refusals.add(frame, now)
+            return [] if told is None else [Send(told)]
+        self._bad_frames = self._bad_frames or BadFrames()
+        if self._bad_frames.one_more(now):
+            return [Close(CloseCode.POLICY, "too many bad frames", EndReason.BAD_FRAMES)]
+        return [Send(frame)]
+
+    def heard(self, now: float) -> None:
+        """Note a sign of life: a frame or a pong."""
+        self._heard = now
+        self._pinged = None
+
+    # --- from the clock and the process ---
+
+    def progress_due(self, wire_id: str, now: float) -> list[Effect]:
+        """Pass on the progress that has waited for its turn, unless the command has ended."""
+        command = self._in_flight.get(wire_id)
+        if command is None or command.progress is None:
+            return []
+        return [*command.progress.due(now)]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Report the refusals since the last tick, and check that the client is still there."""
+        if self.state is SessionState.DETACHED:
+            return []
+        told = self._tell_agents(now)
+        if self._refusals is None:
+            return [*told, *self._keep_alive(now)]
+        return [*told, *map(Send, self._refusals.due(now)), *self._keep_alive(now)]
+
+    def _keep_alive(self, now: float) -> list[Effect]:
+        """Ping a silent client, sooner while a command waits for it; close if no pong comes."""
+        if self._pinged is not None:
+            patience = UNANSWERED_PONG_SECONDS if self._in_flight else self._limits.ping_timeout_seconds
+            if now - self._pinged < patience:
+                return []
+            return [Close(CloseCode.INTERNAL, "no pong", EndReason.NO_PONG)]
+        silent = now - self._heard
+        needed = silent >= UNANSWERED_SECONDS and self._has_unanswered(now)
+        if not needed and silent < self._limits.ping_interval_seconds:
+            return []
+        self._pinged = now
+        return [Ping()]
+
+    def drain(self) -> None:
+        """Take no more commands; those in flight go on."""
+        if self.state is SessionState.ACTIVE:
+            self.state = SessionState.DRAINING
+
+    def detach(self) -> list[Effect]:
+        """Go on without a connection: commands in flight wait, new ones are refused."""
+        self.state = SessionState.DETACHED
+        self.revision += 1
+        self._bad_frames = self._refusals = None
+        return [Changed()]
+
+    def attach(self, principal: Principal, require_room: Callable[[int], None], now: float) -> list[Effect]:
+        """Go on with the connection that the client has come back by, or with a newer one."""
+        self.state = SessionState.ACTIVE
+        self.principal = principal
+        self.revision += 1
+        self._require_unread_room = require_room
+        self._awaited = set(self._in_flight)
+        self.heard(now)
+        if self._presence is not None:
+            self._presence.tell_anew()
+        return [Changed()]
+
+    @property
+    def awaited(self) -> list[str]:
+        """The commands that were sent on a connection before this one, and are not answered."""
+        return [wire_id for wire_id in self._in_flight if wire_id in self._awaited]
+
+    def unknown(self, frame: UnknownFrame, now: float) -> list[Effect]:
+        """Send a command again that has not reached the client; without its frame, it is lost.
+
+        Raises `InvalidFrame` for a command that was sent on this very connection.
+        """
+        self.heard(now)
+        command = self._in_flight.get(frame.request_id)
+        if command is None:
+            self.late_responses += 1
+            return _acknowledge(frame.id)
+        if frame.request_id not in self._awaited:
+            raise InvalidFrame("`requestId`: the command was sent on this connection; answer it")
+        self._awaited.discard(frame.request_id)
+        if command.frame is None:
+            return [*self._lose(command, ClientLost(NOT_KEPT), now), *_acknowledge(frame.id)]
+        left_ms = max(1, round((command.deadline - now) * 1000))
+        return [Send(replace(command.frame, timeout_ms=left_ms)), *_acknowledge(frame.id)]
+
+    def moving(self, now: float) -> list[MovingCommand]:
+        """Return the commands in flight for the gateway that the session moves to. Commands under a key stay behind."""
+        return [
+            MovingCommand(
+                command.wire_id,
+                command.request_id,
+                command.sub,
+                command.reply,
+                _milliseconds(command, now),
+                round((command.deadline - now) * 1000),
+                command.asked,
+                None if command.progress is None else command.progress.moving(),
+                command.heard is not None,
+                command.frame,
+                command.name,
+            )
+            for command in self._in_flight.values()
+            if not command.reservation
+        ]
+
+    def leave(self, now: float) -> list[Effect]:
+        """End here because the session has moved to another gateway, which answers the commands in flight.
+
+        The reservation of an idempotency key cannot move: its command ends as if the client was lost.
+        """
+        effects = [
+            effect
+            for command in list(self._in_flight.values())
+            if command.reservation
+            for effect in self._lose(command, ClientLost(MOVED_WITH_KEY), now)
+        ]
+        for command in self._in_flight.values():
+            _let_go(command)
+        self._in_flight.clear()
+        self._by_caller.clear()
+        self.state, self.lost = SessionState.ENDED, True
+        return effects
+
+    def arrive(self, snapshot: SessionSnapshot, contract: Contract, now: float) -> list[Effect]:
+        """Go on with a session that comes from another gateway."""
+        self.contract, self.app, self.metadata = contract, snapshot.app, snapshot.metadata
+        self.view = self._view()
+        self.revision = snapshot.revision
+        self._next_wire_id = snapshot.next_wire_id
+        for sub, seconds in snapshot.stopped:
+            self._stopped = self._stopped or StoppedAgents()
+            self._stopped.stop(sub, seconds, now)
+        return [effect for moved in snapshot.commands for effect in self._take_over(moved, now)]
+
+    def adopt(self, principal: Principal) -> None:
+        """Be this user's session, which another gateway has handed over."""
+        self.principal = principal
+        self.view = self._view()
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether a command under an idempotency key is in flight: it cannot move to another gateway."""
+        return any(command.reservation for command in self._in_flight.values())
+
+    def begin_anew(self, now_ms: int) -> None:
+        """Begin under an id that was used before, with sequence numbers that were not used.
+
+        The former capabilities are not known, so commands are refused until the client has registered.
+        """
+        self._is_anew = True
+        self.revision = self._next_wire_id = now_ms
+
+    def snapshot(self, connected_at: str, focused_at: str | None, grace_ms: int | None, now: float) -> SessionSnapshot:
+        """Return all that another gateway needs to go on."""
+        principal = self.principal
+        return SessionSnapshot(
+            principal.tenant,
+            self.client_id,
+            principal.sub,
+            principal.role,
+            None if principal.expires_at == float("inf") else principal.expires_at,
+            self.app,
+            self.metadata,
+            self.contract.capabilities.raw,
+            self.revision,
+            connected_at,
+            focused_at,
+            grace_ms,
+            self._next_wire_id,
+            self.moving(now),
+            [] if self._stopped is None else self._stopped.left(now),
+            self._presence is not None,
+        )
+
+    def end(self, now: float, reason: EndReason = EndReason.CLOSED) -> list[Effect]:
+        """End the session: every waiting command is answered `client_lost`, later ones are refused."""
+        self.state = SessionState.ENDED
+        self.lost = is_lost(reason)
+        lost = self._loss(reason)
+        return [effect for command in list(self._in_flight.values()) for effect in self._lose(command, lost, now)]
+
+    def _lose(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
+        return self._settle(command, failure(command.request_id, error, self.client_id, _milliseconds(command, now)))
+
+    def _take_over(self, moved: MovingCommand, now: float) -> list[Effect]:
+        progress = moved.progress
+        deadline = now + moved.left_ms / 1000
+        command = InFlight(
+            moved.wire_id,
+            moved.request_id,
+            moved.sub,
+            moved.reply,
+            now - moved.age_ms / 1000,
+            moved.asked,
+            None if progress is None else Progress(progress.subject, self.client_id, progress.request_id, progress.seq),
+            heard=now if moved.probed else None,
+            name=moved.name,
+            deadline=deadline,
+        )
+        self._in_flight[command.wire_id] = command
+        self._by_caller[command.key] = command
+        if moved.frame is not None:
+            self._keep(command, moved.frame)
+        return [Arm(command.wire_id, deadline)]
+
+    def _keep(self, command: InFlight, frame: CommandFrame) -> None:
+        """Keep a command's frame, if there is room for it until the command is answered."""
+        if self._keeps is None:
+            return
+
+        def give_back(_: Overloaded) -> None:
+            command.frame = command.kept = None
+
+        command.kept = self._keeps(FRAME_BYTES + len(memoryview(frame.parameters)), give_back)
+        command.frame = frame if command.kept is not None else None
+
+    def _loss(self, reason: EndReason) -> ClientLost:
+        """Return the error for the commands that are lost with the client, with the limit if it sent too much."""
+        if reason is not EndReason.MESSAGE_TOO_LARGE:
+            return ClientLost("the client disconnected while the command was under way; it may have run")
+        limit = self._limits.max_message_bytes
+        return ClientLost(
+            f"the client sent a message of more than {limit} bytes, which ended its connection; the command may have "
+            "run",
+            details={"code": MESSAGE_TOO_LARGE, "maxMessageBytes": limit},
+        )
+
+    def record(self, gateway_id: str, connected_at: str, focused_at: str | None = None) -> ClientRecord:
+        """Return the client as the registry keeps it."""
+        return ClientRecord(
+            client_id=self.client_id,
+            tenant=self.principal.tenant,
+            gateway_id=gateway_id,
+            principal=self.principal.sub,
+            user=self.principal.sub,
+            app={"name": self.app.name, "version": self.app.version} if self.app.name else {},
+            metadata=self.metadata,
+            capabilities=self.contract.capabilities.raw,
+            revision=self.revision,
+            connected_at=connected_at,
+            focused_at=focused_at,
+            state="detached" if self.state is SessionState.DETACHED else "active",
+            refused=self.contract.capabilities.refused,
+        )
+
+    # --- inside ---
+
+    def _view(self) -> ClientView:
+        """Return the parts of this client that decide which agents may see it."""
+        return ClientView(self.principal.tenant, self.client_id, self.principal.sub, self.app.name)
+
+    def _own(self, caller: Principal, request_id: str) -> InFlight | None:
+        """Return a command of this caller. Another tenant's caller with the same `sub` has none here."""
+        return self._by_caller.get((caller.sub, request_id)) if caller.tenant == self.principal.tenant else None
+
+    def _has_own_id(self, sub: str, own_id: str | None) -> bool:
+        """Tell whether a command is in flight that its caller knows by this id, under whichever it has come."""
+        return own_id is not None and (
+            (sub, own_id) in self._by_caller
+            or any(each.own_key == (sub, own_id) for each in self._in_flight.values() if not each.reservation)
+        )
+
+    def _require_room(self, command: CommandRequest) -> None:
+        if len(self._in_flight) >= self._limits.max_in_flight:
+            raise Overloaded(f"the client has {len(self._in_flight)} commands in flight; try again in a moment")
+        self._require_unread_room(FRAME_BYTES + len(memoryview(command.parameters)))
+
+    def _dispatch(
+        self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float, reservation: str
+    ) -> list[Effect]:
+        self._next_wire_id += 1
+        wire_id = f"{self.client_id[:8]}-{self._next_wire_id:x}"
+        timeout_ms = min(command.timeout_ms or self._limits.command_timeout_ms, self._limits.max_command_timeout_ms)
+        asked = asked_by(caller, command, with_parameters=self._limits.audits_parameters)
+        heard = now if command.probed else None
+        deadline = now + timeout_ms / 1000
+        in_flight = InFlight(
+            wire_id,
+            request_id,
+            caller.sub,
+            reply,
+            now,
+            asked,
+            reservation=reservation,
+            heard=heard,
+            name=caller.name,
+            deadline=deadline,
+        )
+        self._in_flight[wire_id] = in_flight
+        self._by_caller[in_flight.key] = in_flight
+        frame = CommandFrame(
+            wire_id,
+            command.target,
+            command.action,
+            command.parameters,
+            timeout_ms,
+            AgentIdentity(caller.sub, caller.name),
+        )
+        if self._keeps is not None:
+            self._keep(in_flight, frame)
+        if self._presence is None:
+            return [Send(frame), Arm(wire_id, deadline)]
+        self._presence.began(caller.sub, caller.name, now)
+        return [Send(frame), Arm(wire_id, deadline), *self._tell_agents(now)]
+
+    def _settle(self, command: InFlight, response: CommandResponse) -> list[Effect]:
+        del self._in_flight[command.wire_id]
+        del self._by_caller[command.key]
+        if self._presence is not None:
+            self._presence.ended(command.sub, command.started + response.duration_ms / 1000)
+        if command.kept is not None:
+            _let_go(command)
+        if command.progress is None:
+            return [Answer(command, response)]
+        return [*command.progress.last(), Answer(command, response)]
+
+    def _tell_agents(self, now: float) -> list[Effect]:
+        """Return the frame about agents at work. The end of a command is reported by the next tick."""
+        frame = None if self._presence is None else self._presence.due(now)
+        return [] if frame is None else [Send(frame)]
+
+    def _fail_unreadable(self, wire_id: str, error: BridgeError, now: float) -> list[Effect]:
+        """End a command with an unreadable answer, because its caller would otherwise wait until the deadline."""
+        command = self._in_flight.get(wire_id)
+        if command is None:
+            return []
+        if error.code is not Code.INTERNAL:
+            sentence = f"the application's answer cannot be read: {error.message}"
+            error = CommandFailed(sentence, details={"code": INVALID_RESPONSE})
+        return self._settle(command, failure(command.request_id, error, self.client_id, _milliseconds(command, now)))
+
+    def _withdraw(self, command: InFlight, error: BridgeError, reason: str, now: float) -> list[Effect]:
+        response = failure(command.request_id, error, self.client_id, _milliseconds(command, now))
+        return [Send(CancelFrame(command.wire_id, reason)), *self._settle(command, response)]
+
+    def _describe(self, metadata: dict[str, Any], ident: str | None, *, focused: bool) -> list[Effect]:
+        self.metadata = metadata
+        self.revision += 1
+        return [Changed(focused), *_acknowledge(ident)]
+
+    def _has_unanswered(self, now: float) -> bool:
+        oldest = next(iter(self._in_flight.values()), None)
+        return oldest is not None and now - oldest.started >= UNANSWERED_SECONDS
+
+
+def _let_go(command: InFlight) -> None:
+    """Keep a command's frame no longer."""
+    if command.kept is not None:
+        command.kept.release()
+    command.frame = command.kept = None
+
+
+def _refusal(error: BridgeError, ident: str | None, request_id: str | None) -> ErrorFrame:
+    return ErrorFrame(error.code.value, error.message, ident, error.details, request_id)
+
+
+def _left_out(capabilities: CapabilityList, ident: str | None) -> ErrorFrame:
+    """Return the error in place of an `ack` if some of the capabilities are not registered."""
+    first, count = capabilities.refused[0], len(capabilities.refused) + capabilities.more_refused
+    details = {
+        "registered": len(capabilities.offers),
+        "refused": capabilities.refused,
+        **({"more": capabilities.more_refused} if capabilities.more_refused else {}),
+    }
+    sentence = f"{count} of the capabilities left out, the others are registered: {first.message}"
+    return ErrorFrame(Code.INVALID_FRAME.value, sentence, ident, details)
+
+
+def _record_bytes(capabilities: CapabilityList) -> int:
+    """Return the largest size of a record with these capabilities. Refused capabilities are seldom in it."""
+    refused = len(codec.encode(capabilities.refused)) if capabilities.refused else 0
+    return len(memoryview(capabilities.raw)) + refused + MAX_METADATA_BYTES
+
+
+def _acknowledge(ident: str | None) -> list[Effect]:
+    return [] if ident is None else [Send(AckFrame(ident))]
+
+
+def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        raise InvalidFrame(f"`metadata`: at most {MAX_METADATA_BYTES} bytes are kept")
+    return metadata
+
+
+def _command_failed(frame: ResponseFrame) -> CommandFailed:
+    fault = fault_of(frame)
+    details = {"code": fault.code, "details": fault.details}
+    return CommandFailed(fault.message, details={name: value for name, value in details.items() if value is not None})
+
+
+def _milliseconds(command: InFlight, now: float) -> int:
+    return max(0, round((now - command.started) * 1000))

@@ -1,0 +1,403 @@
+"""The shell around one session: performs the core's effects, on its WebSocket and for its callers.
+
+Everything here that reacts to a frame or a message runs without yielding, so that effects reach the socket and NATS in
+the order in which the core decided them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol, assert_never
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from gateway.dialects.dialect import Dialect, Farewell, Heartbeat
+from gateway.sessions.core import Answer, Arm, Changed, Close, Effect, Ping, Send, Session, SessionState
+from gateway.sessions.progress import PublishProgress, RemindProgress
+from gateway.sessions.replies import Replies
+from gateway.sessions.resume import Loss, SessionClaim
+from gateway.sessions.snapshots import GrantParts, SessionSnapshot
+from protocol import subjects
+from protocol.errors import CloseCode
+from protocol.frames import ConnectionLimits, ServerFrame
+from protocol.messages import timestamp
+from protocol.records import ClientRecord
+from protocol.reports import EndReason
+from protocol.runtime.alarms import Alarm, Alarms
+from protocol.runtime.expiry import Expiry
+from protocol.runtime.nats.library.subscriptions import Drops
+from protocol.shares import Piece
+from protocol.subjects import ClientAddress
+
+
+class Socket(Protocol):
+    """The session's view of its WebSocket; no method waits."""
+
+    def send_text(self, data: bytes) -> None:
+        """Write a text frame, or abort a connection that does not read."""
+
+    def send_ping(self, on_pong: Callable[[], None]) -> None:
+        """Write a ping; call `on_pong` when its answer comes."""
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Start to close the connection; give up on a peer that does not answer."""
+
+    def hold(self) -> None:
+        """Hand over no more messages, and stop reading from the socket."""
+
+    def go_on(self) -> None:
+        """Hand over messages again."""
+
+    def require_room(self, size: int) -> None:
+        """Raise `Overloaded` if so many bytes more may not wait to be read, beside answers and control frames."""
+
+    def count_queued(self, size: int) -> None:
+        """Count so many bytes of commands that wait for their turn as output that waits."""
+
+    def check_reading(self) -> bool:
+        """Abort if the client reads too slowly; return whether it has read since the last call."""
+
+
+class Nowhere:
+    """The socket of a session whose client is away. It discards all frames."""
+
+    def send_text(self, data: bytes) -> None:
+        """Send nothing."""
+
+    def send_ping(self, on_pong: Callable[[], None]) -> None:
+        """Ask nobody."""
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Close nothing."""
+
+    def hold(self) -> None:
+        """Hold nothing."""
+
+    def go_on(self) -> None:
+        """Read nothing."""
+
+    def require_room(self, size: int) -> None:
+        """Refuse nothing."""
+
+    def count_queued(self, size: int) -> None:
+        """Count nothing."""
+
+    def check_reading(self) -> bool:
+        """Tell that nobody reads."""
+        return False
+
+
+NOWHERE = Nowhere()
+NEVER = (-1, -1)
+
+
+class HeldBack(Protocol):
+    """Something that a client's messages and frames wait for."""
+
+    @property
+    def held_back(self) -> list[Callable[[], None]]:
+        """The handling of each, in the order in which they came."""
+
+
+class Handlers(NamedTuple):
+    """The gateway's handlers of a session's commands, changes and end."""
+
+    on_command: Callable[["LiveSession", Msg], None]
+    drops: Drops
+    on_reservation_ended: Callable[[Answer], None]
+    on_changed: Callable[["LiveSession"], None]
+    on_ended: Callable[["LiveSession", EndReason], None]
+    on_moved: Callable[["LiveSession"], None] = lambda session: None
+
+
+class Grace:
+    """The time that a session waits for its client, and the memory that it takes meanwhile."""
+
+    __slots__ = ("alarm", "place", "until")
+
+    def __init__(self, until: float, alarm: Alarm, place: Piece) -> None:
+        self.until = until
+        self.alarm = alarm
+        self.place = place
+
+    def end(self) -> None:
+        """Wait no longer."""
+        self.alarm.cancel()
+        self.place.release()
+
+
+class Part:
+    """The part of one gateway in a session that several gateways could hold.
+
+    `verified` names the connection to NATS, and the time since the last freeze, in which it was sure to be the holder.
+    `claimed` is set when the claim of a new session has ended: None if it was won.
+    """
+
+    __slots__ = ("alarm", "claimed", "holding", "inbox", "kept", "look", "parts", "reading", "verified")
+
+    def __init__(self, holding: SessionClaim, verified: tuple[int, int], inbox: str) -> None:
+        self.holding = holding
+        self.verified = verified
+        self.inbox = inbox
+        self.claimed: asyncio.Future[Loss | None] | None = None
+        self.look: asyncio.Future[bool] | None = None
+        self.parts = GrantParts()
+        self.reading = 0  # of grants that have come whole
+        self.alarm: Alarm | None = None
+        self.kept: list[Piece] = []
+
+    def let_go(self) -> None:
+        """Give back the room of the messages that waited."""
+        for piece in self.kept:
+            piece.release()
+        self.kept.clear()
+
+
+class LiveContext(NamedTuple):
+    """The parts that all sessions of a gateway share."""
+
+    gateway_id: str
+    limits: ConnectionLimits
+    replies: Replies
+    handlers: Handlers
+    alarms: Alarms
+    clock: Callable[[], float]
+    call_at: Callable[..., object]
+    leave_subject: Callable[["LiveSession", float], None]
+
+
+class LiveSession:
+    """A session with its socket, the dialect that it speaks, its timers and its subscription."""
+
+    __slots__ = (
+        "_alarms",
+        "_beaten_at",
+        "_context",
+        "_expiry",
+        "connected_at",
+        "core",
+        "dialect",
+        "end_reason",
+        "events_in_flight",
+        "focused_at",
+        "grace",
+        "has_left_subject",
+        "is_asked_for",
+        "is_slowed_down",
+        "on_message",
+        "part",
+        "refreshing",
+        "registration",
+        "socket",
+        "subscription",
+    )  # fmt: skip
+
+    def __init__(self, core: Session, socket: Socket, dialect: Dialect, context: LiveContext) -> None:
+        self.core = core
+        self.socket = socket
+        self.dialect = dialect
+        self.connected_at = timestamp(time.time())
+        self.focused_at: str | None = None
+        self.subscription: Subscription | None = None
+        self.end_reason: EndReason | None = None
+        self.events_in_flight = 0
+        self.refreshing = False
+        self.is_slowed_down = False
+        self.has_left_subject = False
+        self.registration: HeldBack | None = None
+        self.grace: Grace | None = None
+        self.is_asked_for = False
+        self.part: Part | None = None
+        self.on_message = context.handlers.on_command
+        self._context = context
+        self._alarms: dict[str, Alarm] = {}
+        self._expiry = Expiry()
+        self._beaten_at = context.clock()
+
+    @property
+    def key(self) -> str:
+        """The key of the session's record."""
+        return subjects.client_key(self.core.principal.tenant, self.core.client_id)
+
+    @property
+    def address(self) -> ClientAddress:
+        """The client's address for agents."""
+        return ClientAddress(self.core.principal.tenant, self.core.client_id)
+
+    def record(self) -> ClientRecord:
+        """Return the client as the registry keeps it."""
+        return self.core.record(self._context.gateway_id, self.connected_at, self.focused_at)
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Perform the core's effects, in order and without yielding."""
+        for effect in effects:
+            match effect:
+                case Send(frame=frame):
+                    self.send(frame)
+                case Answer():
+                    self._answer(effect)
+                case Arm(wire_id=wire_id, at=at):
+                    self._alarms[wire_id] = self._context.alarms.at(at, self._deadline_passed, wire_id)
+                case Changed(focused=focused):
+                    self._changed(focused=focused)
+                case Ping():
+                    self._ping()
+                case Close(code=code, reason=reason, end=end):
+                    self.close(code, reason, end)
+                case PublishProgress():
+                    self._context.replies.progress(effect)
+                case RemindProgress(wire_id=wire_id, at=at):
+                    self._context.call_at(at, self._progress_due, wire_id)
+                case _:
+                    assert_never(effect)
+
+    @property
+    def gateway_limits(self) -> ConnectionLimits:
+        """The limits that the client is told."""
+        return self._context.limits
+
+    def snapshot(self) -> SessionSnapshot | None:
+        """Return all that another gateway needs to go on with the session; None if it has ended."""
+        if self.core.state is SessionState.ENDED:
+            return None
+        now = self._context.clock()
+        grace_ms = None if self.grace is None else max(0, round((self.grace.until - now) * 1000))
+        return self.core.snapshot(self.connected_at, self.focused_at, grace_ms, now)
+
+    def take_connection(self, socket: Socket, dialect: Dialect) -> None:
+        """Go on with another socket; the former one, if it is open, is closed."""
+        former, self.socket = self.socket, socket
+        say_farewell(former, self.dialect, CloseCode.REPLACED, "replaced by a newer connection of this session")
+        self.dialect = dialect
+        self.end_reason = None
+        self.is_slowed_down = False
+
+    def lose_connection(self) -> None:
+        """Go on without a socket."""
+        self.socket = NOWHERE
+        self._expiry.stop()
+
+    def leave_gateway(self, *, moved: bool) -> None:
+        """End here because another gateway holds the session; `moved` says that it answers the commands in flight."""
+        now = self._context.clock()
+        self.perform(self.core.leave(now) if moved else self.core.end(now, EndReason.GATEWAY_FAILED))
+        for alarm in self._alarms.values():
+            alarm.cancel()
+        self._alarms.clear()
+        self._expiry.stop()
+
+    def greet(self) -> None:
+        """Send the dialect's first frames."""
+        for data in self.dialect.opening(self.core.client_id, self._context.limits):
+            self.socket.send_text(data)
+
+    def send(self, frame: ServerFrame) -> None:
+        """Send a frame, unless the dialect has no word for it."""
+        data = self.dialect.encode(frame)
+        if data is not None:
+            self.socket.send_text(data)
+        if self.dialect.queue is not None:
+            self.socket.count_queued(self.dialect.queue.waiting_bytes)
+
+    def close(self, code: int, reason: str, end: EndReason) -> None:
+        """Start to close the socket; the session ends when it is closed, for the first `end` that was given."""
+        self.end_reason = self.end_reason or end
+        say_farewell(self.socket, self.dialect, code, reason)
+
+    def switch(self, dialect: Dialect) -> None:
+        """Speak another dialect from now on."""
+        self.dialect = dialect
+        if dialect.queue is not None:
+            self.core.require_room_besides(dialect.queue.require_room)
+
+    def leave(self, farewell: Farewell) -> None:
+        """Start to close the socket as the client has asked in its own words."""
+        self.end_reason = self.end_reason or EndReason.CLOSED
+        _say(self.socket, farewell)
+
+    def watch_expiry(self) -> None:
+        """Close the socket when its token ends, without leeway."""
+        self._expiry.watch(self.core.principal.expires_at, self._token_ended)
+
+    def tick(self, now: float) -> None:
+        """Check that the client is still there. If it reads, it is: its pong waits behind unread output."""
+        if self.socket.check_reading():
+            self.core.heard(now)
+        self.perform(self.core.tick(now))
+        if self.part is not None:
+            self.part.holding.forget(now)
+        if self.dialect.queue is not None:
+            self.socket.count_queued(self.dialect.queue.waiting_bytes)
+        if self.dialect.heartbeat is not None:
+            self._beat(self.dialect.heartbeat, now)
+
+    def leave_subject(self, seconds: float) -> bool:
+        """Take no messages from agents for a while; their callers hear `unavailable`. Return whether that is new."""
+        if self.has_left_subject or self.core.state is SessionState.ENDED:
+            return False
+        self.has_left_subject = True
+        self._context.leave_subject(self, seconds)
+        return True
+
+    def end_grace(self) -> None:
+        """Wait for the client no longer."""
+        grace, self.grace = self.grace, None
+        if grace is not None:
+            grace.end()
+
+    def end(self, reason: EndReason = EndReason.CLOSED) -> None:
+        """End the core and stop all timers."""
+        self.end_grace()
+        self.perform(self.core.end(self._context.clock(), reason))
+        self._expiry.stop()
+
+    def _changed(self, *, focused: bool) -> None:
+        if focused:
+            self.focused_at = timestamp(time.time())
+        self._context.handlers.on_changed(self)
+
+    def _ping(self) -> None:
+        """Ping by the dialect's own frame, or by the WebSocket's if it has none; a frame is answered by a frame."""
+        data = self.dialect.ping()
+        if data is None:
+            self.socket.send_ping(self._heard)
+        else:
+            self.socket.send_text(data)
+
+    def _beat(self, heartbeat: Heartbeat, now: float) -> None:
+        if now - self._beaten_at >= heartbeat.seconds:
+            self._beaten_at = now
+            self.socket.send_text(heartbeat.beat(time.time()))
+
+    def _token_ended(self) -> None:
+        self.close(CloseCode.REFUSED, "token expired", EndReason.TOKEN_EXPIRED)
+
+    def _answer(self, effect: Answer) -> None:
+        alarm = self._alarms.pop(effect.command.wire_id, None)
+        if alarm is not None:
+            alarm.cancel()
+        if effect.command.reservation:
+            self._context.handlers.on_reservation_ended(effect)
+        else:
+            self._context.replies.answer(self.core.view, effect)
+
+    def _deadline_passed(self, wire_id: str) -> None:
+        self.perform(self.core.deadline_passed(wire_id, self._context.clock()))
+
+    def _progress_due(self, wire_id: str) -> None:
+        self.perform(self.core.progress_due(wire_id, self._context.clock()))
+
+    def _heard(self) -> None:
+        self.core.heard(self._context.clock())
+
+
+def say_farewell(socket: Socket, dialect: Dialect, code: int, reason: str) -> None:
+    """Send the dialect's last words and start to close the socket, by a code of the protocol's table."""
+    _say(socket, dialect.close(code, reason))
+
+
+def _say(socket: Socket, farewell: Farewell) -> None:
+    for data in farewell.frames:
+        socket.send_text(data)
+    socket.close_soon(farewell.code, farewell.reason)

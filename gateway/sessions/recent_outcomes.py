@@ -1,0 +1,44 @@
+"""Outcomes of ended commands, kept for a while, because a caller whose reply was lost asks by its next probe."""
+
+from collections import OrderedDict
+
+KEEP_SECONDS = 30.0
+MAX_BYTES = 32 * 1024 * 1024
+
+OutcomeKey = tuple[str, str, str]  # client id, the caller's `sub`, its request id
+
+
+class RecentOutcomes:
+    """Responses as they were sent, the oldest forgotten first, by age and by total size. `now` is monotonic."""
+
+    def __init__(self, keep_seconds: float = KEEP_SECONDS, max_bytes: int = MAX_BYTES) -> None:
+        self._keep_seconds = keep_seconds
+        self._max_bytes = max_bytes
+        # Not a plain dict: looking for its first entry passes all the places of removed ones, a second for 100,000.
+        self._kept: OrderedDict[OutcomeKey, tuple[float, bytes]] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, key: OutcomeKey, response: bytes, now: float) -> None:
+        """Keep an outcome; a later one under the same key replaces it. `expire()` removes old ones."""
+        if key in self._kept:
+            self._forget(key)
+        self._kept[key] = (now, response)
+        self._bytes += len(response)
+        if self._bytes > self._max_bytes:
+            self.expire(now)
+
+    def get(self, key: OutcomeKey, now: float) -> bytes | None:
+        """Return an outcome, or None if there was none or it has expired."""
+        kept = self._kept.get(key)
+        return kept[1] if kept and now - kept[0] <= self._keep_seconds else None
+
+    def expire(self, now: float) -> None:
+        """Remove outcomes that are too old, and the oldest while there are too many bytes."""
+        while self._kept:
+            key, (at, _) = next(iter(self._kept.items()))
+            if now - at <= self._keep_seconds and self._bytes <= self._max_bytes:
+                return
+            self._forget(key)
+
+    def _forget(self, key: OutcomeKey) -> None:
+        self._bytes -= len(self._kept.pop(key)[1])

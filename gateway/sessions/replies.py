@@ -1,0 +1,72 @@
+"""A gateway's replies to callers: progress and the one answer of each command, which is kept and recorded."""
+
+import asyncio
+import logging
+from collections import Counter
+
+from gateway.sessions.audit import GatewayAudit
+from gateway.sessions.core import MESSAGE_TOO_LARGE, Answer, InFlight
+from gateway.sessions.progress import PublishProgress
+from gateway.sessions.recent_outcomes import RecentOutcomes
+from protocol import codec
+from protocol.access import ClientView
+from protocol.errors import PayloadTooLarge, Unavailable
+from protocol.messages import CommandResponse, error_headers, failure
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.process.durations import Durations
+
+log = logging.getLogger(__name__)
+
+
+class Replies:
+    """Answers the callers of all sessions. Nothing here waits."""
+
+    def __init__(self, connection: Connection, audit: GatewayAudit | None = None) -> None:
+        self.outcomes = RecentOutcomes()
+        self.audit = audit or GatewayAudit()
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._answered = 0
+        self._by_outcome: Counter[str] = Counter()
+        self._durations = Durations("commandDurationSeconds")
+
+    def answer(self, client: ClientView, effect: Answer) -> None:
+        """Record a command and send its one answer, which is kept in case the caller does not get it."""
+        command, response = effect
+        self._answered += 1
+        self.count(response)
+        self._durations.note(self._loop.time() - command.started)
+        try:
+            self._send(client, command, response)
+        except PayloadTooLarge:
+            details = {"code": MESSAGE_TOO_LARGE, "maxMessageBytes": self._connection.client.max_payload}
+            error = PayloadTooLarge("the application's answer is larger than NATS takes", details=details)
+            self._send(client, command, failure(command.request_id, error, client.client_id, response.duration_ms))
+
+    def progress(self, progress: PublishProgress) -> None:
+        """Publish progress. A message that cannot be published is missing from the caller's count."""
+        try:
+            self._connection.publish_now(progress.subject, codec.encode(progress.message))
+        except (Unavailable, PayloadTooLarge) as exc:
+            log.debug("progress of request %s is lost: %s", progress.message.request_id, exc.message)
+
+    def counters(self) -> dict[str, int]:
+        """Return what is counted since the start."""
+        outcomes = {f"commands:{outcome}": count for outcome, count in self._by_outcome.items()}
+        return {"commandsAnswered": self._answered, **outcomes, **self._durations.counters(), **self.audit.counters()}
+
+    def count(self, response: CommandResponse) -> None:
+        """Count the outcome of a command, be it refused before any application was sent it."""
+        self._by_outcome["success" if response.error is None else response.error.code] += 1
+
+    def _send(self, client: ClientView, command: InFlight, response: CommandResponse) -> None:
+        """Send an answer, behind its record and in the same write. Raises `PayloadTooLarge`, having done nothing."""
+        body = codec.encode(response)
+        headers = None if response.error is None else error_headers(response.error)
+        answer = self._connection.framed(command.reply, body, headers=headers)
+        self.outcomes.put((client.client_id, command.sub, command.request_id), body, self._loop.time())
+        try:
+            if not self.audit.publish(client, command, response, answer):
+                self._connection.publish_framed_now(answer)
+        except Unavailable:
+            log.info("kept the answer to request %s for the caller's probe: NATS is away", command.request_id)

@@ -1,0 +1,196 @@
+"""A session as it travels from one gateway to another, and the messages of claims.
+
+All are JSON. What only gateways may say carries a signature in a header, made by a key that only they have.
+"""
+
+import base64
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.sessions.resume import Claim, ClaimKind, Grant, Kept, Rank
+from protocol import codec
+from protocol.audit import Asked
+from protocol.errors import InvalidRequest
+from protocol.frames import AppInfo, CommandFrame
+
+SIGNATURE_HEADER = "Agentbridge-Claim"
+MAX_CLAIM_BYTES = 512
+PART_BYTES = 256 * 1024
+MAX_PARTS = 64
+_TAKEN = struct.Struct(">H8s")  # the age in hundredths of a second, and the ident
+
+
+class ClaimMessage(msgspec.Struct, frozen=True, tag_field="op", tag="claim", rename="camel"):
+    """A claim on a session's subject. `look` only asks whether anybody is there."""
+
+    stage: Literal["look", "claim"]
+    kind: ClaimKind
+    generation: int
+    nonce: str
+    serial: int
+
+    @property
+    def claim(self) -> Claim:
+        """The claim as the core knows it."""
+        return Claim(Rank(self.generation, self.nonce), self.kind, self.serial)
+
+
+class ClaimAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An answer to a claim. A grant comes in parts, which `giver` and `generation` tell from those of another."""
+
+    says: Literal["here", "held", "refused", "granted"]
+    generation: int = 0
+    giver: str = ""
+    part: int = 0
+    parts: int = 1
+    data: bytes = b""
+
+
+class AdoptRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """A gateway that shuts down asks another one to keep a detached session."""
+
+    tenant: str
+    client_id: str
+    generation: int
+
+
+class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
+    """A message that has waited for the end of a claim, as it came from NATS.
+
+    `held_up` tells that it may have been sent while the gateway was frozen.
+    """
+
+    ident: bytes
+    subject: str
+    reply: str
+    headers: dict[str, str] | None
+    data: bytes
+    held_up: bool = False
+
+
+class MovingProgress(msgspec.Struct, frozen=True, rename="camel"):
+    """Where the progress of a command goes, and how much of it was told."""
+
+    subject: str
+    request_id: str
+    seq: int
+
+
+class MovingCommand(msgspec.Struct, frozen=True, rename="camel"):
+    """A command in flight. `frame` is None if there was no room to keep it for another sending."""
+
+    wire_id: str
+    request_id: str
+    sub: str
+    reply: str
+    age_ms: int
+    left_ms: int
+    asked: Asked
+    progress: MovingProgress | None
+    probed: bool
+    frame: CommandFrame | None
+    name: str | None = None
+
+
+class SessionSnapshot(msgspec.Struct, frozen=True, rename="camel"):
+    """All that a gateway knows of a session.
+
+    `grace_ms` is what is left of the grace, None while a client is there. `expires_at` is None if its token has no end.
+    """
+
+    tenant: str
+    client_id: str
+    sub: str
+    role: str
+    expires_at: float | None
+    app: AppInfo
+    metadata: dict[str, Any]
+    capabilities: msgspec.Raw
+    revision: int
+    connected_at: str
+    focused_at: str | None
+    grace_ms: int | None
+    next_wire_id: int
+    commands: list[MovingCommand]
+    stopped: list[tuple[str | None, float]] = []
+    wants_agents: bool = False
+
+
+class _GrantMessage(msgspec.Struct, frozen=True, rename="camel"):
+    generation: int
+    nonce: str
+    firm: bool
+    lowest: int
+    taken: bytes
+    kept: list[KeptMessage]
+    state: SessionSnapshot | None
+
+
+_grants = msgspec.json.Decoder(_GrantMessage)
+
+
+def encode_grant(grant: Grant) -> list[ClaimAnswer]:
+    """Return a grant as the answers that carry it."""
+    body = codec.encode(
+        _GrantMessage(
+            *grant.giver,
+            grant.firm,
+            grant.lowest,
+            b"".join(_TAKEN.pack(min(round(age * 100), 0xFFFF), ident) for age, ident in grant.taken),
+            [kept.message for kept in grant.kept],
+            grant.state,
+        )
+    )
+    parts = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
+    generation, nonce = grant.giver
+    return [ClaimAnswer("granted", generation, nonce, number, len(parts), part) for number, part in enumerate(parts)]
+
+
+def decode_grant(parts: Iterable[bytes]) -> Grant:
+    """Return the grant that was sent in these parts. Raises `InvalidRequest`."""
+    message = codec.decode(_grants, b"".join(parts))
+    if len(message.taken) % _TAKEN.size:
+        raise InvalidRequest("`taken`: not whole")
+    kept = tuple(Kept(0.0, each.ident, each) for each in message.kept)
+    giver = Rank(message.generation, message.nonce)
+    return Grant(giver, message.firm, message.lowest, tuple(_taken(message.taken)), kept, message.state)
+
+
+def _taken(data: bytes) -> Iterator[tuple[float, bytes]]:
+    for age, ident in _TAKEN.iter_unpack(data):
+        yield age / 100, ident
+
+
+class GrantParts:
+    """The parts of grants that have come so far, by who gives."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Rank, dict[int, bytes]] = {}
+
+    def add(self, answer: ClaimAnswer) -> Grant | None:
+        """Take a part; return the grant if that was the last one. Raises `InvalidRequest` for one that is too large."""
+        if not 0 <= answer.part < answer.parts <= MAX_PARTS:
+            raise InvalidRequest(f"`parts`: at most {MAX_PARTS}")
+        giver = Rank(answer.generation, answer.giver)
+        found = self._parts.setdefault(giver, {})
+        found[answer.part] = answer.data
+        if len(found) < answer.parts:
+            return None
+        del self._parts[giver]
+        return decode_grant(found[number] for number in range(answer.parts))
+
+
+def signature_text(signature: bytes) -> str:
+    """Return a signature as it stands in a header."""
+    return base64.b64encode(signature).decode()
+
+
+def read_signature(text: str) -> bytes:
+    """Return the signature in a header; nothing if it is none."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""

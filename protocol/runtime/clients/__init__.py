@@ -1,0 +1,1 @@
+"""A mirror of the clients bucket in this process's memory."""

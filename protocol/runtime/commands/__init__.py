@@ -1,0 +1,1 @@
+"""Commands as every process meets them: the caller's side, idempotency entries, the audit stream."""

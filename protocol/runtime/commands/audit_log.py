@@ -1,0 +1,307 @@
+"""Records of commands on their way into the audit stream: sent at once, kept until acknowledged, sent again until then.
+
+A record leaves in one write with the answer that it is about, and before it: whoever hears of a success can rely on
+NATS having taken its record first. Each record is acknowledged by itself, because messages can get lost one by one: a
+stream that changes its leader, or whose queue is full, drops some and takes the next. A record that was written to a
+connection that broke may or may not be stored; it is sent again under the same `Nats-Msg-Id`, and the stream passes
+over what it has.
+
+There is no task, timer or future for a record.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+
+from nats.aio.msg import Msg
+
+from protocol import codec, subjects
+from protocol.audit import AuditRecord
+from protocol.errors import Overloaded, PayloadTooLarge, Unavailable
+from protocol.runtime.commands.refusal_sums import RefusalSums
+from protocol.runtime.commands.unstored_records import UnstoredRecord, UnstoredRecords
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.settings import ServingSettings
+from protocol.runtime.streams import jetstream
+from protocol.runtime.streams.stores import TenantStore, audit_of
+from protocol.runtime.streams.tenant_stores import TenantStores, is_missing
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+TICK_SECONDS = 0.5
+AT_ONCE = 512  # records that are sent again in one turn of the event loop
+PAUSE_SECONDS = 0.01  # between such turns: a stream's queue takes 10,000 messages, and drops the rest
+LAST_SECONDS = 0.8  # for the last acknowledgements at the orderly end
+ASK_AGAIN_SECONDS = 1.0
+LOG_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def audit_log(
+    settings: ServingSettings, connection: Connection, stores: TenantStores
+) -> AsyncIterator["AuditLog | None"]:
+    """Give the log of a process, None if it is to keep none; see at the orderly end that its records are stored."""
+    if settings.audit == "off":
+        yield None
+        return
+    log_of_process = AuditLog(connection, stores)
+    await log_of_process.start()
+    try:
+        yield log_of_process
+    finally:
+        await log_of_process.close()
+
+
+class AuditLog:
+    """Publishes records. `start()` it first, `close()` it before the connection goes.
+
+    Each tenant has a stream, which may not be there yet. The first records of a tenant leave all the same, because it
+    mostly is; a registry is asked for it meanwhile, and they are sent again if none has taken them.
+    """
+
+    def __init__(
+        self, connection: Connection, stores: TenantStores, max_waiting_bytes: int = MAX_WAITING_BYTES
+    ) -> None:
+        self._connection = connection
+        self._stores = stores
+        self._taking: dict[str, TenantStore] = {}  # those that have taken a record since NATS was last lost
+        self._loop = asyncio.get_running_loop()
+        self._inbox = connection.new_inbox()
+        self._process = secrets.token_hex(6)
+        self._numbers = itertools.count()
+        self._records = UnstoredRecords(max_waiting_bytes)
+        self._sums = RefusalSums()
+        self._asked_at: dict[str, float] = {}  # when each tenant's store was last asked for
+        self._ticking: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+        self._all_stored: asyncio.Future[None] | None = None
+        self._stored = 0
+        self._failed = 0
+        self._failure_lines = LogThrottle(LOG_SECONDS, self._loop.time)
+        self._why = ""
+
+    async def start(self) -> None:
+        """Subscribe for acknowledgements, and repeat from now on what needs it."""
+        await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
+        self._connection.on_reconnect(self._reconnected)
+        self._tick()
+
+    def publish(self, record: AuditRecord, before: bytes = b"", *, at_once: bool = False) -> None:
+        """Publish a record, and behind it, in the same write, the framed message that it stands `before`.
+
+        `at_once` writes it before this returns, for an answer that leaves on another way than NATS. Raises
+        `Unavailable` if `before` could not be published; of the record itself all is counted, for its command goes on.
+        """
+        unstored = self._enter(record)
+        frame = b"" if unstored is None else unstored.frame
+        try:
+            self._connection.publish_framed_now(frame + before)
+        except Unavailable:
+            if unstored is not None:
+                self._records.wait(unstored)
+                self._send_soon()
+            if before:
+                raise
+        else:
+            if unstored is not None:
+                self._sent(unstored)
+            if at_once:
+                self._connection.write_now()
+
+    def refused(self, refusal: AuditRecord) -> None:
+        """Publish the record of a refusal, or sum it up with others of its kind."""
+        due = self._sums.add(refusal, self._loop.time())
+        if due is not None:
+            self.publish(due)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether records wait that are sent in a moment: an answer that overtakes them has no record yet."""
+        return self._sending is not None
+
+    async def close(self) -> None:
+        """Send what is left, and wait for its acknowledgements, though not long; what then is left is lost."""
+        self._publish_sums(math.inf)
+        if self._records:
+            self._all_stored = self._loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    await self._all_stored
+        for timer in (self._ticking, self._sending):
+            if timer is not None:
+                timer.cancel()
+        self._fail(self._records.outcomes, "NATS had not acknowledged them when this process ended")
+        self._tell_failures(self._failure_lines.flush())
+
+    def counters(self) -> dict[str, int]:
+        """Return how many outcomes are stored, are lost, and wait, and how many refusals were summed up."""
+        return {
+            "auditStored": self._stored,
+            "auditFailed": self._failed,
+            "auditWaiting": self._records.outcomes + self._sums.waiting,
+            "auditSummed": self._sums.summed,
+        }
+
+    # --- the way out ---
+
+    def _enter(self, record: AuditRecord) -> UnstoredRecord | None:
+        """Frame a record and find room for it; None if it is lost, which is counted."""
+        number = next(self._numbers)
+        key = f"{number:x}"
+        owner = record.owner
+        unstored = UnstoredRecord(number, key, (owner, record.agent or ""), record.count)
+        try:
+            subject, body = (
+                subjects.audit(owner, record.client_id or subjects.NO_CLIENT, record.outcome),
+                codec.encode(record),
+            )
+            reply, message_id = f"{self._inbox}.{key}", f"{self._process}-{key}"
+            frame = self._connection.framed_for_stream(subject, body, reply, message_id)
+            self._records.add(unstored, frame)
+        except UnicodeEncodeError:  # nothing that was decoded can hold what JSON cannot, but no command may pay for it
+            self._fail(record.count, "they are not valid Unicode")
+        except (Overloaded, PayloadTooLarge) as exc:
+            self._fail(record.count, exc.message)
+        else:
+            return unstored
+        return None
+
+    def _send_again(self, records: Iterable[UnstoredRecord]) -> bool:
+        """Send records that waited; return whether the connection took them. One that it cannot take at all is lost."""
+        for record in records:
+            if not self._connection.fits(record.frame):  # a restart may have lowered what NATS takes
+                self._records.drop(record)
+                self._fail(record.outcomes, "they are larger than NATS takes")
+                continue
+            try:
+                self._connection.publish_framed_now(record.frame)
+            except Unavailable:
+                self._records.wait_first(record)
+                return False
+            self._sent(record)
+        return True
+
+    def _sent(self, record: UnstoredRecord) -> None:
+        """Note that a record was written, and have a registry make its store if it has not taken any yet."""
+        self._records.sent(record, self._loop.time())
+        store = self._taking.get(record.holder[0])
+        if store is None:
+            self._ask_for(audit_of(record.holder[0]))
+        else:
+            self._stores.wrote(store, len(record.frame))
+
+    def _send_waiting(self) -> None:
+        """Send some of what waits, and go on in a moment if there is more."""
+        self._sending = None
+        if self._send_again(itertools.islice(self._records.due(), AT_ONCE)):
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        if self._sending is None and self._connection.connected and self._records.is_due():
+            self._sending = self._loop.call_later(PAUSE_SECONDS, self._send_waiting)
+
+    def _reconnected(self) -> None:
+        """Send all again that may be lost, before the callers' probes can be answered."""
+        self._records.disconnected()
+        self._taking.clear()
+        if self._sending is not None:
+            self._sending.cancel()
+        self._send_waiting()
+
+    # --- what the stream says ---
+
+    def _on_answer(self, msg: Msg) -> None:
+        key = msg.subject.rpartition(".")[2]
+        match jetstream.read_stored(self._connection, msg.data, subjects.RETIRED_AUDIT_STREAM):
+            case jetstream.Stored.YES:
+                self._on_stored(key)
+            case jetstream.Stored.NEVER:
+                self._lose(key, "the stream takes none so large")
+            case jetstream.Stored.NO:
+                self._on_refused(key, is_there=not is_missing(msg))
+
+    def _on_stored(self, key: str) -> None:
+        record = self._records.stored(key)
+        if record is None:
+            return
+        self._stored += record.outcomes
+        if record.holder[0] not in self._taking:
+            self._taking[record.holder[0]] = audit_of(record.holder[0])
+            self._asked_at.pop(record.holder[0], None)
+        if self._records.waits:
+            self._send_soon()
+        self._end_if_all_stored()
+
+    def _on_refused(self, key: str, *, is_there: bool) -> None:
+        record = self._records.refused(key)
+        if record is None or is_there:
+            return
+        store = audit_of(record.holder[0])
+        self._taking.pop(store.tenant, None)
+        self._stores.forget(store.stream)
+        self._ask_for(store)
+
+    def _on_silence(self, store: TenantStore) -> None:
+        """Have a registry look whether a silent store is gone: where somebody follows the audit, NATS does not say."""
+        self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
+        self._stores.forget(store.stream)
+        self._ask_for(store)
+
+    def _ask_for(self, store: TenantStore) -> None:
+        """Have a registry make a store; once a second, because it may exist and not take messages yet."""
+        now = self._loop.time()
+        if now >= self._asked_at.get(store.tenant, -math.inf) + ASK_AGAIN_SECONDS:
+            self._asked_at[store.tenant] = now
+            self._stores.make(store, partial(self._made, store))
+
+    def _made(self, store: TenantStore, why: str) -> None:
+        """Send again what a store that has just been made cannot have; what it has, it passes over."""
+        if not why and store.tenant not in self._taking:
+            self._records.try_again(store.tenant)
+            self._send_soon()
+
+    def _lose(self, key: str, why: str) -> None:
+        record = self._records.lost(key)
+        if record is not None:
+            self._fail(record.outcomes, why)
+            self._end_if_all_stored()
+
+    def _end_if_all_stored(self) -> None:
+        if self._all_stored is not None and not self._records and not self._all_stored.done():
+            self._all_stored.set_result(None)
+
+    # --- twice a second ---
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._publish_sums(now)
+        if self._connection.connected:
+            for tenant in self._records.silent(now):
+                self._on_silence(audit_of(tenant))
+            self._send_again(self._records.trials())
+            self._send_soon()
+        self._records.tidy()
+        self._tell_failures(self._failure_lines.due(0))
+
+    def _publish_sums(self, now: float) -> None:
+        for record in self._sums.due(now):
+            self.publish(record)
+
+    def _fail(self, count: int, why: str) -> None:
+        if count:
+            self._failed += count
+            self._why = why
+            self._tell_failures(self._failure_lines.due(count))
+
+    def _tell_failures(self, count: int) -> None:
+        if count:
+            sentence = "%d audit records are lost, %d since this process began; the last because: %s"
+            log.error(sentence, count, self._failed, self._why)

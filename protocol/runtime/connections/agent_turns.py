@@ -1,0 +1,69 @@
+"""Whose messages are handled as they arrive, and whose wait for turns: tenants first, then the agents of a tenant.
+
+Messages of all agents come by one connection, one after the other. An agent that sends more than a few in a turn of the
+loop is passed over: the rest of its messages waits in its own line, in order, and those behind them are read on. What
+waits is shared out by bytes. Whoever has its share waiting already is refused.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from protocol.records import Rate
+from protocol.runtime.connections.turns import Share, Turns, Work
+from protocol.runtime.token_buckets import TokenBuckets
+from protocol.shares import Shares
+
+AT_ONCE = 8  # messages of one agent in a turn of the loop: 0.4 ms of commands
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+MESSAGE_BYTES = 1024  # of a message besides its body
+MAX_AGENTS = 10_000
+REFUSALS = Rate(per_second=200, burst=500)  # of one agent that are answered; more would cost as much as its messages
+
+
+class AgentTurns:
+    """The messages of known agents to one process. `call_soon` is the loop's."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        call_soon: Callable[[Callable[[], None]], object],
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self._turns = turns
+        self._call_soon = call_soon
+        self._begun: dict[Share, int] = {}  # in this turn of the loop
+        self._waiting: Counter[Share] = Counter()
+        self._places = Shares(max_waiting_bytes, "too many of your messages wait here; try again in a moment")
+        self._refusals = TokenBuckets(MAX_AGENTS)
+
+    def at_once(self, share: Share) -> bool:
+        """Tell whether to handle a message now; the next one of this agent then counts in the same turn of the loop."""
+        begun = self._begun.get(share, 0)
+        if begun >= AT_ONCE or self.waits(share):
+            return False
+        if not self._begun:
+            self._call_soon(self._begun.clear)
+        self._begun[share] = begun + 1
+        return True
+
+    def waits(self, share: Share) -> bool:
+        """Tell whether messages of an agent wait: no later one may overtake them."""
+        return bool(self._waiting) and share in self._waiting
+
+    def later(self, share: Share, size: int, act: Callable[[], None]) -> None:
+        """Handle a message of so many bytes when its turn has come; `act` must not raise. Raises `Overloaded`."""
+        place = self._places.ask(share, size + MESSAGE_BYTES)
+        self._waiting[share] += 1
+
+        def take_turn() -> None:
+            place.release()
+            self._waiting[share] -= 1
+            if not self._waiting[share]:
+                del self._waiting[share]
+            act()
+
+        self._turns.add(Work(share, take_turn))
+
+    def answers_refusal(self, share: Share, now: float) -> bool:
+        """Tell whether to answer an agent that is refused; if not, its message is to be dropped."""
+        return not self._refusals.draw(share, REFUSALS, now)

@@ -1,0 +1,117 @@
+"""A connection that shares a process with others: its input waits for turns, and it holds shares of our memory.
+
+The base of WebSockets and HTTP connections. Two things of a peer take memory here: input that waits, and output that
+the peer has not read. Both are counted for the user whose token the peer has shown.
+"""
+
+import asyncio
+from abc import abstractmethod
+
+from protocol.errors import Overloaded
+from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.turns import STRANGERS, Share, Turns
+from protocol.shares import Piece
+
+
+class SharedConnection:
+    """To be inherited beside a protocol of asyncio, which sets `transport`.
+
+    Output is counted while the transport's buffer is above its high-water mark (32 or 64 KiB), because a peer that
+    reads should cost nothing here.
+    """
+
+    turns: Turns
+    bounds: ConnectionBounds
+    transport: asyncio.Transport
+    share: Share = STRANGERS
+    _input = b""
+    _at = 0
+    _in_turns = False
+    _reading = True
+    _is_congested = False
+    _queued_bytes = 0
+    _waiting: Piece | None = None
+    _unsent: Piece | None = None
+
+    @abstractmethod
+    def take_slice(self) -> bool:
+        """Handle the next slice of the input; return whether more may be handled now."""
+
+    @abstractmethod
+    def give_up_message(self, error: Overloaded) -> None:
+        """Close, and hold nothing of the message that is not whole."""
+
+    @abstractmethod
+    def cut_off(self) -> None:
+        """Abort a connection whose peer reads too slowly."""
+
+    def _keep(self, data: bytes) -> None:
+        """Add to the input that waits."""
+        self._input, self._at = (self._input[self._at :] + data if self._input else data), 0
+
+    def _drop_input(self) -> None:
+        self._input, self._at = b"", 0
+
+    def _add_to_turns(self) -> None:
+        self._in_turns = True
+        self._read(False)
+        self.turns.add(self)
+
+    def _read(self, on: bool) -> None:
+        """Read from the network, or leave it there."""
+        if on is self._reading or self.transport.is_closing():
+            return
+        self._reading = on
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def _count_input(self, size: int) -> None:
+        """Count the bytes of input that wait; give the message up if there is no room for them."""
+        if not size and self._waiting is None:
+            return
+        try:
+            self._waiting = self.bounds.hold_input(self, self._waiting, self.share, size)
+        except Overloaded as exc:
+            self.give_up_message(exc)
+
+    def _begin_anew(self) -> None:
+        """Give the next message the whole time, because the one before it is whole.
+
+        A peer that sends without a pause always has one begun, and is no peer that leaves one unfinished.
+        """
+        if self._waiting is not None:
+            self.bounds.begin_anew(self)
+
+    def _congest(self, is_congested: bool) -> None:
+        """Note that the transport's buffer went above its high-water mark, or below the low one."""
+        self._is_congested = is_congested
+        self._count_unsent()
+
+    def _count_unsent(self) -> None:
+        """Count the bytes of output that wait; cut the peer off if there is no room for them."""
+        size = self._queued_bytes + (self.transport.get_write_buffer_size() if self._is_congested else 0)
+        if (not size and self._unsent is None) or self.transport.is_closing():
+            return
+        try:
+            self._unsent = self.bounds.hold_output(self, self._unsent, self.share, size)
+        except Overloaded:
+            self.cut_off()
+
+    def give_output_up(self) -> None:
+        """Cut the peer off: somebody else needs the room that its unread output takes."""
+        self._unsent = None
+        self.cut_off()
+
+    def _let_go_input(self) -> None:
+        self.bounds.let_go_input(self, self._waiting)
+        self._waiting = None
+
+    def _let_go(self) -> None:
+        """Hold nothing more: the connection is lost."""
+        self._drop_input()
+        self._let_go_input()
+        if self._unsent is not None:
+            self._unsent.release()
+            self._unsent = None

@@ -1,0 +1,30 @@
+"""Keys for one purpose, made of the deployment's secrets: the first one signs, all of them verify.
+
+So a secret is rotated without a break: processes with the new secret in front accept what others sign with the old one,
+and the other way round.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+SIGNATURE_BYTES = 16
+
+
+class DerivedKeys:
+    """Signs and verifies for one purpose. What another purpose signs is not valid here."""
+
+    def __init__(self, secrets: Sequence[str], purpose: str) -> None:
+        self._keys = [hmac.digest(secret.encode(), b"agentbridge " + purpose.encode(), "sha256") for secret in secrets]
+
+    def sign(self, data: bytes) -> bytes:
+        """Return a signature of 16 bytes."""
+        return _signature(self._keys[0], data)
+
+    def verify(self, data: bytes, signature: bytes) -> bool:
+        """Tell whether a signature is one of these keys'."""
+        return any(hmac.compare_digest(_signature(key, data), signature) for key in self._keys)
+
+
+def _signature(key: bytes, data: bytes) -> bytes:
+    return hmac.digest(key, data, hashlib.sha256)[:SIGNATURE_BYTES]

@@ -1,0 +1,64 @@
+"""Log lines that strangers can cause: at most one per period, each with the count of all that it stands for.
+
+    if count := self._refusals.due():
+        log.warning("refused %d messages", count)
+
+The caller writes the line, because only the caller knows its words and its level.
+"""
+
+from collections.abc import Callable
+
+
+class LogBudget:
+    """Lets so many lines a second through, and says how many it kept back. `clock` returns seconds."""
+
+    def __init__(self, lines_a_second: int, clock: Callable[[], float]) -> None:
+        self._lines_a_second = lines_a_second
+        self._clock = clock
+        self._second = float("-inf")
+        self._lines = 0
+        self._kept_back = 0
+
+    def admits(self) -> bool:
+        """Tell whether a line may be written now."""
+        now = self._clock()
+        if now >= self._second + 1:
+            self._second, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= self._lines_a_second:
+            return True
+        self._kept_back += 1
+        return False
+
+    def take_kept_back(self) -> int:
+        """Return how many lines were kept back since the last call."""
+        count, self._kept_back = self._kept_back, 0
+        return count
+
+
+class LogThrottle:
+    """Says when a line is due. The first is due at once; `clock` returns seconds."""
+
+    def __init__(self, period_seconds: float, clock: Callable[[], float]) -> None:
+        self._period_seconds = period_seconds
+        self._clock = clock
+        self._next_at = float("-inf")
+        self._count = 0
+
+    def due(self, count: int = 1) -> int:
+        """Add `count` occurrences. Return the number that the line to write now stands for, or 0 if no line is due.
+
+        A count of 0 asks for a line about the occurrences that the last period left out.
+        """
+        self._count += count
+        now = self._clock()
+        if not self._count or now < self._next_at:
+            return 0
+        self._next_at = now + self._period_seconds
+        told, self._count = self._count, 0
+        return told
+
+    def flush(self) -> int:
+        """Return how many occurrences no line has told of; the caller writes the last one now."""
+        told, self._count = self._count, 0
+        return told

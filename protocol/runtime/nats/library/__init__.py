@@ -1,0 +1,1 @@
+"""The only place that touches the insides of nats-py."""

@@ -1,0 +1,66 @@
+"""Faults of a process that belong to no request, each logged in one throttled line.
+
+The event loop reports failures that nobody waits for. A failure that an outage of NATS causes is no fault of the
+process: its waiter has gone with the connection. Running out of files is found here, too, because libuv then accepts
+each connection and drops it without a word.
+"""
+
+import asyncio
+import logging
+import os
+import resource
+from typing import Any
+
+import nats.errors
+
+from protocol.errors import BridgeError
+from protocol.runtime.log_throttle import LogThrottle
+
+LOOK_SECONDS = 1.0
+LOG_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def log_faults_of(loop: asyncio.AbstractEventLoop) -> None:
+    """Log failures that nobody waits for: a traceback for a fault of ours, one line after an outage of NATS."""
+    lines = LogThrottle(LOG_SECONDS, loop.time)
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, BridgeError | nats.errors.Error | OSError | TimeoutError):
+            loop.default_exception_handler(context)
+        elif count := lines.due():
+            why = str(error) or type(error).__name__
+            log.warning("%d waits ended that nobody was interested in any more, the last: %s", count, why)
+
+    loop.set_exception_handler(tell)
+
+
+class FileWatch:
+    """Looks each second whether this process may open another file, and says so if it may not."""
+
+    def __init__(self) -> None:
+        self._lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> bool:
+        """Return whether a file can be opened; log an error if not."""
+        try:
+            os.close(os.dup(2))
+        except OSError as exc:
+            if self._lines.due():
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                log.error(
+                    "no file can be opened (%s), so connections are dropped: %d may be open; raise that "
+                    "(ulimit -n), or lower AGENTBRIDGE_MAX_CONNECTIONS",
+                    exc.strerror,
+                    limit,
+                )
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""JetStream: its API, KV buckets, ordered consumers, direct gets, acknowledgements, positions."""

@@ -1,0 +1,1 @@
+"""One WebSocket of a peer; the only place that touches the insides of websockets."""

@@ -1,0 +1,492 @@
+"""One WebSocket of a peer: messages are handed over as they arrive, writes never wait, buffers are bounded.
+
+The library's own message queue and keepalive task are not used: they cost memory for each connection and a wake-up for
+each frame, and its keepalive never evicts a peer that has stopped reading. Messages therefore go from the socket's
+callback to the session core without a detour.
+
+Half of the send buffer is for messages that can be refused or left out (`has_room()`), the other half for answers and
+control frames, which are always written. A peer is cut off if it takes less than 1 KiB a second, or if both are full.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
+
+from websockets.asyncio.messages import Assembler
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidMessage
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLOSED, CLOSING, CONNECTING, OPEN, Event
+from websockets.server import ServerProtocol
+
+from protocol.errors import CloseCode, Overloaded
+from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.shared import SharedConnection
+from protocol.runtime.connections.turns import Turns
+from protocol.runtime.connections.unread import MIN_READ_BYTES, Unread, count_unread
+from protocol.runtime.websocket.framing import CLOSE_OPCODE, Boundaries, FrameCutter, text_frame, whole_text
+from protocol.shares import Piece
+
+OPEN_TIMEOUT_SECONDS = 10
+CLOSE_TIMEOUT_SECONDS = 2
+SLOW_SECONDS = 30
+MAX_BUFFERS = 2
+UNCOUNTED_BYTES = 16 * 1024  # of input that waits for a turn; more is a share, up to the 256 KiB of one read
+MAX_IDLE_FRAMES_PER_SECOND = 200  # control frames, and data frames without data
+# A connection that ends is read for its closing frame alone: one read, or so many frames, each tenth of a second.
+TRICKLE_SECONDS = 0.1
+TRICKLE_FRAMES = 128
+REFUSED_BODY_SECONDS = 0.01  # between two reads of a refused request's body, whose sender may read the answer after it
+
+log = logging.getLogger(__name__)
+_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+_END_OF_HEAD = b"\r\n\r\n"
+_NO_HEADERS = Headers()
+_READABLE = b"GET ", b"HEAD "
+_METHOD_BYTES = 5
+
+
+class Receiver(Protocol):
+    """Takes the messages of a peer."""
+
+    def __call__(self, data: bytes, *, text: bool) -> None:
+        """Take one whole message; must not yield."""
+
+
+class SocketBounds(NamedTuple):
+    """The bounds of one server's connections: sizes in bytes, the turns of their input, and their shares."""
+
+    max_message_bytes: int
+    send_buffer_bytes: int
+    turns: Turns
+    shares: ConnectionBounds
+
+
+class BoundedSocket(SharedConnection, ServerConnection):
+    """A connection that hands messages to a receiver. Messages that come before there is a receiver wait."""
+
+    connections: "set[BoundedSocket]"
+    no_messages: Assembler | None = None
+    send_buffer_bytes = 1024 * 1024
+    too_slow = False
+    _on_hold = _passes_over = _parser_is_lost = False
+    _place: Piece | None = None
+    _head_tail = _method = b""
+    _is_refused = False
+    _cutter: FrameCutter | None = None
+    _idle_frames = 0
+    _idle_since = 0.0
+    _receiver: Receiver | None = None
+    _fragments: bytearray | None = None
+    _is_text = False
+    _unread: Unread | None = None
+    _lone_bytes = 0
+    _gone: asyncio.Future[None] | None = None
+
+    def __init__(self, protocol: ServerProtocol, server: Server, **options: Any) -> None:
+        super().__init__(protocol, server, **options)
+        self._boundaries = protocol.reader = Boundaries(protocol.reader)
+
+    async def wait_closing(self) -> None:
+        """Return as soon as either side has begun to close the connection, or it is lost."""
+        if self.protocol.state is OPEN:
+            await self.closing()
+
+    def closing(self) -> "asyncio.Future[None]":
+        """Return a future that is done when either side has begun to close the connection, or it is lost."""
+        if self._gone is None or self._gone.cancelled():
+            self._gone = self.loop.create_future()
+        self._note_closing()
+        return self._gone
+
+    def admit(self, tenant: str, sub: str) -> None:
+        """Count the connection for a user from now on; its input takes the user's turns. Raises `Overloaded`."""
+        self._place = self.bounds.admit(self, (tenant, sub))
+        self.share = (tenant, sub)
+
+    def receive_by(self, receiver: Receiver) -> None:
+        """Hand over all messages to a session from now on; those that came early have waited."""
+        self._forget_heads()
+        self.introduce_by(receiver)
+
+    def introduce_by(self, receiver: Receiver) -> None:
+        """Hand over all messages from now on to something that may still have to look at the opening handshake."""
+        self._receiver = receiver
+        self.go_on()
+
+    def _forget_heads(self) -> None:
+        """Keep nothing of the opening handshake: its heads take 1.5 KB, and nobody looks at them any more."""
+        self.protocol.subprotocol = None  # it may be the one that brought the token
+        self.response = None
+        if self.request is not None:
+            self.request.headers = _NO_HEADERS
+
+    def send_text(self, data: bytes) -> None:
+        """Write a text frame without waiting; cut off a peer that has left too much unread before."""
+        if self.protocol.state is OPEN:
+            frame = text_frame(data)
+            if self._unread is not None:
+                self._unread.grew(len(frame))
+            self.transport.write(frame)
+            self._bound_unread(len(frame))
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether so much more may wait for the peer; to one that has read everything, anything may be sent."""
+        unread = self.unread_bytes
+        return not unread or unread + size <= self.send_buffer_bytes
+
+    def require_room(self, size: int) -> None:
+        """Raise `Overloaded` if so much more may not wait for the peer, or for all peers of its user or tenant."""
+        if not self.has_room(size):
+            raise Overloaded("the client has not read the commands before this one; try again in a moment")
+        self.bounds.require_output_share(self.share)
+
+    def count_queued(self, size: int) -> None:
+        """Count so many bytes of commands, which wait before they are written, as output that waits."""
+        if size != self._queued_bytes:
+            self._queued_bytes = size
+            self._count_unsent()
+
+    def check_reading(self, for_seconds: float = SLOW_SECONDS) -> bool:
+        """Abort the connection of a peer that reads too slowly; return whether it has read since the last call.
+
+        Call this about once a second. A peer with less than 30 KiB of unread output is left to the keepalive.
+        """
+        if self._unread is None or self.transport.is_closing():
+            return False
+        unread = count_unread(self.transport)
+        taken = self._unread.has_shrunk(unread)
+        self._count_unsent()
+        if unread < MIN_READ_BYTES:
+            self._unread = None
+        elif self._unread.is_stalled(unread, self.loop.time(), for_seconds):
+            self.cut_off()
+        return taken
+
+    def send_ping(self, on_pong: Callable[[], None]) -> None:
+        """Write a ping; `on_pong` is called when its answer comes, after all that was written before is read."""
+        if self.protocol.state is not OPEN:
+            return
+        self._watch_reading()
+        payload = secrets.token_bytes(4)
+        waiter: asyncio.Future[float] = self.loop.create_future()
+        waiter.add_done_callback(lambda done: None if done.cancelled() or done.exception() else on_pong())
+        self.pending_pings[payload] = (waiter, self.loop.time())
+        self.protocol.send_ping(payload)
+        self._write()
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Start the closing handshake; the handler's end waits for it, within `close_timeout`."""
+        if self.protocol.state is OPEN:
+            self.protocol.send_close(code, reason)
+            self._write()
+            self._note_closing()
+            self.go_on()
+
+    @property
+    def close_codes(self) -> tuple[int | None, int | None]:
+        """The codes of the closing handshake so far: the peer's, and ours."""
+        received, sent = self.protocol.close_rcvd, self.protocol.close_sent
+        return (None if received is None else received.code, None if sent is None else sent.code)
+
+    # --- callbacks of the library ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection among those of its server."""
+        super().connection_made(transport)
+        if self.no_messages is not None:
+            self.recv_messages = self.no_messages
+        self.connections.add(self)
+        self.bounds.take_in(self)
+
+    def process_event(self, event: Event) -> None:
+        """Assemble messages from data frames (RFC 6455 section 5.4); leave the rest to the library."""
+        if not isinstance(event, Frame) or self.request is None:
+            super().process_event(event)
+            return
+        if event.opcode not in _DATA:
+            self._count_idle_frame()
+            super().process_event(event)
+            return
+        if not event.data:
+            self._count_idle_frame()
+        if event.opcode is not Opcode.CONT:
+            self._is_text = event.opcode is Opcode.TEXT
+        if event.fin and self._fragments is None:
+            self._deliver(bytes(event.data))
+            return
+        self._fragments = self._fragments if self._fragments is not None else bytearray()
+        self._fragments += event.data
+        if event.fin:
+            whole, self._fragments = bytes(self._fragments), None
+            self._deliver(whole)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the bytes, and stop reading until they are handled: at once if nobody waits, else in turns."""
+        if not self._input and not self._is_held and self.turns.at_once() and self._is_whole_message(data):
+            return
+        self._keep(data)
+        if self._in_turns:
+            return
+        if self._is_held:
+            self._read(False)
+            self._count_unfinished()
+        elif not self.turns.at_once():
+            self._add_to_turns()
+        else:
+            self._in_turns = True  # a message that ends the connection must not give it a turn besides
+            if self.take_slice():
+                self._add_to_turns()
+
+    def _add_to_turns(self) -> None:
+        super()._add_to_turns()
+        if len(self._input) - self._at > UNCOUNTED_BYTES:
+            self._count_unfinished()
+
+    def take_slice(self) -> bool:
+        """Handle a whole message, or else 16 frames or 64 KiB of the input; return whether more may be handled now.
+
+        Once this side has begun to close, the rest is passed over up to the peer's closing frame, at a trickle: what a
+        stranger sends after its refusal should cost nobody else anything. The body of a request that was refused before
+        it became a WebSocket is dropped, faster, because an HTTP client may write all of it before it reads the answer.
+        """
+        if self._is_held:
+            self._in_turns = False
+            return False
+        is_over = self.protocol.state is CLOSED or not self._input  # lost, or given up, while it waited for its turn
+        is_over = is_over or self._is_refused  # what follows is the body of a request that is answered
+        if is_over or (not self._at and self._is_whole_message(self._input)):
+            self._at = len(self._input)
+        elif self.protocol.state is CLOSING:
+            self._pass_over()
+        else:
+            self._parse_slice()
+        if self._at < len(self._input) and not self._is_ending:
+            return True
+        self._in_turns = False
+        if self._at >= len(self._input):
+            self._drop_input()
+        self._count_unfinished()
+        if self._is_ending:
+            self._trickle()
+        else:
+            self._read(not self._is_held)
+        return False
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether this side has refused the handshake, or has begun to close."""
+        return self.protocol.state in (CLOSING, CLOSED) or self.protocol.eof_sent
+
+    def _trickle(self) -> None:
+        """Leave the rest in the network for a moment."""
+        self._read(False)
+        if not self.transport.is_closing():
+            self.loop.call_later(REFUSED_BODY_SECONDS if self._is_refused else TRICKLE_SECONDS, self.go_on)
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether messages have to wait: the handshake is done and the session has not begun, or it holds them."""
+        if self.protocol.state not in (CONNECTING, OPEN) or self.protocol.eof_sent:
+            return False
+        return self._on_hold or (self._receiver is None and self.request is not None)
+
+    def hold(self) -> None:
+        """Hand over no more messages, and stop reading from the socket."""
+        self._on_hold = True
+        self._read(False)
+
+    def go_on(self) -> None:
+        """Handle the input that was held, and read on."""
+        self._on_hold = False
+        if self._in_turns:
+            return
+        if self._input:
+            self._add_to_turns()
+        else:
+            self._read(not self._is_held)
+
+    @property
+    def _frames(self) -> FrameCutter:
+        """The position in the stream. Made when first needed, because most connections bring whole messages only."""
+        if self._cutter is None:
+            self._cutter = FrameCutter()
+        return self._cutter
+
+    def _is_whole_message(self, data: bytes) -> bool:
+        """Deliver the input if it is one whole text message; return whether it was."""
+        if not self._boundaries.between_frames or self._fragments is not None or self.protocol.state is not OPEN:
+            return False
+        message, limit = whole_text(data), self.protocol.max_message_size
+        if message is None or (limit is not None and len(message) > limit):
+            return False
+        self._is_text = True
+        self._deliver(message)
+        return True
+
+    def _parse_slice(self) -> None:
+        """Let the library parse a slice, and notice if that ended the connection."""
+        data, start = self._input, self._at
+        self._at = self._frames.slice_end(data, start) if self.request is not None else self._end_of_head(data, start)
+        super().data_received(data[start : self._at] if start or self._at < len(data) else data)
+        self._bound_unread()
+        self._note_closing()
+
+    def _end_of_head(self, data: bytes, start: int) -> int:
+        """Return the end of the opening handshake's head, because frames may follow it in the same chunk."""
+        self._method = (self._method + data[start : start + _METHOD_BYTES])[:_METHOD_BYTES]
+        found = (self._head_tail + data[start:]).find(_END_OF_HEAD)
+        if found >= 0:
+            return start + found + len(_END_OF_HEAD) - len(self._head_tail)
+        self._head_tail = (self._head_tail + data[start:])[1 - len(_END_OF_HEAD) :]
+        return len(data)
+
+    def _pass_over(self) -> None:
+        """Pass over some frames, up to the peer's closing frame."""
+        for _ in range(TRICKLE_FRAMES):
+            self._pass_over_one()
+            if self._at >= len(self._input) or self.protocol.state is not CLOSING or self.transport.is_closing():
+                return
+
+    def _pass_over_one(self) -> None:
+        """Pass over a frame, unless it is the peer's closing frame, or was begun before: these the library parses."""
+        data, start = self._input, self._at
+        if self._frames.between_frames:
+            self._passes_over = data[start] & 0x0F != CLOSE_OPCODE
+        end = self._frames.advance(data, start, len(data))
+        while not self._frames.between_frames and end < len(data):
+            end = self._frames.advance(data, end, len(data))
+        self._at = end
+        if self._passes_over:
+            return
+        if not self._parser_is_lost:
+            super().data_received(data[start:end])
+        elif self._frames.between_frames:
+            self.transport.close()
+
+    def _count_unfinished(self) -> None:
+        """Count the held bytes of unfinished messages."""
+        self._count_input(len(self._input) - self._at + len(self.protocol.reader.buffer) + len(self._fragments or b""))
+
+    def give_up_message(self, error: Overloaded) -> None:
+        """Close, and hold nothing of the message that is not whole."""
+        self._let_go_input()
+        self._fragments = None
+        if self._is_held:
+            self._drop_input()
+        self.close_soon(CloseCode.TOO_MANY, error.message)
+        if not self._frames.between_frames:  # the parser is inside a frame whose rest is discarded
+            self._passes_over = self._parser_is_lost = True
+        self.protocol.reader.buffer.clear()
+
+    def give_place_up(self) -> None:
+        """End for a newer connection: this one has had the time to get a session."""
+        self.transport.abort()
+
+    def _count_idle_frame(self) -> None:
+        """Close the connection of a peer that sends hardly anything but frames that say nothing."""
+        self._idle_frames += 1
+        if self._idle_frames == 1:
+            self._idle_since = self.loop.time()
+        elif self._idle_frames > MAX_IDLE_FRAMES_PER_SECOND:
+            if self.loop.time() - self._idle_since < 1:
+                self.close_soon(CloseCode.POLICY, "too many control frames or empty frames")
+            self._idle_frames = 0
+
+    def pause_writing(self) -> None:
+        """Watch from now on how much the peer takes."""
+        super().pause_writing()
+        self._watch_reading()
+        self._congest(True)
+
+    def resume_writing(self) -> None:
+        """Count the output that waits no more: there is little of it."""
+        super().resume_writing()
+        self._congest(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the library clean up, notice, and break the circles through which ended connections hold each other.
+
+        Without that only a full collection frees them, which is rare here: the collector is told to work seldom.
+        """
+        super().connection_lost(exc)
+        self._note_closing()
+        self._receiver = None
+        self._let_go()
+        self.connections.discard(self)
+        self.bounds.leave(self, self._place, self.share)
+        self.protocol.parser.close()
+        vars(self.protocol).pop("select_subprotocol", None)
+
+    def send_data(self) -> None:
+        """Write the library's output; if it has none for a request that it cannot read, write an answer of ours.
+
+        The body of a refused request is then read and dropped, because a peer that still writes when the connection
+        breaks would not read the answer. The library ends that after a few seconds.
+        """
+        if self.protocol.eof_sent and self.protocol.state is CONNECTING and not self._is_refused:
+            self._is_refused = True
+            if self.request is None:
+                self._refuse_unreadable()
+            super().send_data()
+            self.go_on()
+        else:
+            super().send_data()
+
+    def _refuse_unreadable(self) -> None:
+        """Answer a request with a body, or one that is none; one that is not whole has nobody to read an answer."""
+        error = self.protocol.handshake_exc
+        if not isinstance(error, InvalidMessage) or (
+            isinstance(error.__cause__, EOFError) and self.protocol.reader.eof
+        ):
+            return
+        if self._method.startswith(_READABLE):
+            response = self.protocol.reject(
+                HTTPStatus.BAD_REQUEST, "send a WebSocket handshake, in HTTP/1.1 and without a body\n"
+            )
+        else:
+            response = self.protocol.reject(HTTPStatus.METHOD_NOT_ALLOWED, "connect a WebSocket: this takes GET only\n")
+            response.headers["Allow"] = "GET, HEAD"
+        self.transport.write(response.serialize())
+
+    def _note_closing(self) -> None:
+        if self._gone is not None and self.protocol.state is not OPEN and not self._gone.done():
+            self._gone.set_result(None)
+
+    def _deliver(self, data: bytes) -> None:
+        self._begin_anew()
+        if self._receiver is not None:
+            self._receiver(data, text=self._is_text)
+
+    def _write(self) -> None:
+        self.send_data()
+        self._bound_unread()
+
+    @property
+    def unread_bytes(self) -> int:
+        """The bytes that wait for the peer in this process; the operating system's own buffer is not counted."""
+        return int(self.transport.get_write_buffer_size())
+
+    def _watch_reading(self) -> None:
+        """Let `check_reading()` look at the peer from now on, if much waits for it, here or in the system's buffer."""
+        if self._unread is None and (unread := count_unread(self.transport)) >= MIN_READ_BYTES:
+            self._unread = Unread(unread, self.loop.time())
+
+    def _bound_unread(self, just_written: int = 0) -> None:
+        """Cut off a peer that leaves too much unread; one that reads is not cut off for one large message."""
+        unread = self.unread_bytes
+        if unread <= just_written:
+            self._lone_bytes = just_written  # written to an empty buffer, in which it may exceed the bound
+        elif unread - max(self._lone_bytes, just_written) > MAX_BUFFERS * self.send_buffer_bytes:
+            self.cut_off()
+        if self._is_congested:
+            self._count_unsent()
+
+    def cut_off(self) -> None:
+        """Abort the connection of a peer that leaves too much unread."""
+        self.too_slow = True
+        self.transport.abort()

@@ -1,0 +1,117 @@
+"""WebSocket frames (RFC 6455 section 5.2) of the common kind, a whole text message each, without the library's detour.
+
+The library parses with generators and builds an object for each frame; a third of a gateway's time went into that when
+measured. A chunk that is exactly one whole, masked text frame is read here, and text frames are written here.
+Everything else is left to the library.
+"""
+
+from collections.abc import Generator
+
+from websockets.streams import StreamReader
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a platform without its wheel
+    from websockets.utils import apply_mask
+
+WHOLE_TEXT = 0x81  # the last and only frame of a text message, without extensions
+MASKED = 0x80
+MASK_BYTES = 4
+MAX_HEAD_BYTES = 14
+MAX_SLICE_BYTES, MAX_SLICE_FRAMES = 64 * 1024, 16
+CLOSE_OPCODE = 8
+SHORT, MEDIUM, LONG = 126, 127, 1 << 16  # sizes below SHORT stand in the head; the others announce longer fields
+_SHORT_HEADS = [bytes((WHOLE_TEXT, size)) for size in range(SHORT)]
+
+
+class Boundaries(StreamReader):
+    """The reader of one of the library's parsers, which tells besides whether that stands between two frames."""
+
+    def __init__(self, former: StreamReader) -> None:
+        super().__init__()
+        self.buffer = former.buffer  # the parser waits in the former one for the head of the handshake
+        self.between_frames = False
+        self._former = former
+
+    def feed_eof(self) -> None:
+        """End the stream, also for a parser that waits in the former reader: it would wait for ever."""
+        self._former.feed_eof()
+        super().feed_eof()
+
+    def at_eof(self) -> Generator[None, None, bool]:
+        """Wait for the first bytes of a frame, as the parser does before each."""
+        self.between_frames = not self.buffer
+        ended = yield from super().at_eof()
+        self.between_frames = False
+        return ended
+
+
+class FrameCutter:
+    """Finds the ends of frames by their heads alone, however the stream is cut into chunks."""
+
+    __slots__ = ("_head", "_left")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the stream stands at the first byte of a frame."""
+        return not self._left and not self._head
+
+    def slice_end(self, data: bytes, start: int) -> int:
+        """Return the end of the slice that begins at `start`: after 16 frames or 64 KiB, or with the chunk."""
+        end, frames, limit = start, 0, min(len(data), start + MAX_SLICE_BYTES)
+        while end < limit and frames < MAX_SLICE_FRAMES:
+            end = self.advance(data, end, limit)
+            frames += self.between_frames
+        return end
+
+    def advance(self, data: bytes, at: int, limit: int) -> int:
+        """Go on from `at` to the end of a head or of a payload, or to `limit`; return that position."""
+        if self._left:
+            step = min(self._left, limit - at)
+            self._left -= step
+            return at + step
+        head = self._head + data[at : at + MAX_HEAD_BYTES - len(self._head)]
+        size, payload = _measured(head)
+        if size > len(head):
+            self._head = head
+            return len(data)
+        at += size - len(self._head)
+        self._head, self._left = b"", payload
+        return at
+
+
+def _measured(head: bytes) -> tuple[int, int]:
+    """Return the size of a frame's head and of its payload; the first is too large for a head that is not whole."""
+    if len(head) < 2:
+        return MAX_HEAD_BYTES, 0
+    code = head[1] & ~MASKED
+    length = 2 if code == SHORT else 8 if code == MEDIUM else 0
+    size = 2 + length + (MASK_BYTES if head[1] & MASKED else 0)
+    return size, int.from_bytes(head[2 : 2 + length]) if length else code
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a server's text frame."""
+    size = len(payload)
+    if size < SHORT:
+        return _SHORT_HEADS[size] + payload
+    if size < LONG:
+        return b"%c%c%b%b" % (WHOLE_TEXT, SHORT, size.to_bytes(2), payload)
+    return b"%c%c%b%b" % (WHOLE_TEXT, MEDIUM, size.to_bytes(8), payload)
+
+
+def whole_text(chunk: bytes) -> bytes | None:
+    """Return the payload of a chunk that is exactly one masked text frame of at most 64 KiB; None for all else."""
+    if len(chunk) < 2 + MASK_BYTES or chunk[0] != WHOLE_TEXT:
+        return None
+    size, mask = chunk[1] - MASKED, 2
+    if size == SHORT:
+        size, mask = int.from_bytes(chunk[2:4]), 4
+    payload = mask + MASK_BYTES
+    if not 0 <= size == len(chunk) - payload or chunk[1] == MASKED + MEDIUM:
+        return None
+    return apply_mask(chunk[payload:], chunk[mask:payload])

@@ -1,0 +1,49 @@
+"""Reports refused connections: one warning a second, with a count, and a counter by reason.
+
+Values from a stranger are cut short and escaped in the warning, because an Origin may be any text.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request
+
+from protocol.runtime.log_throttle import LogThrottle
+
+LOG_SECONDS = 1.0
+MAX_SHOWN_CHARS = 200
+# The other reasons are codes of errors.
+NO_TOKEN, FOREIGN_ORIGIN, NO_INTRODUCTION = "no_token", "origin", "no_introduction"
+
+log = logging.getLogger(__name__)
+
+
+class RefusedConnections:
+    """Counts and logs the connections that a process refuses; `whose` names the peers, such as `applications`."""
+
+    def __init__(self, whose: str, clock: Callable[[], float]) -> None:
+        self._whose = whose
+        self._lines = LogThrottle(LOG_SECONDS, clock)
+        self._counts: Counter[str] = Counter()
+
+    def note(
+        self, connection: ServerConnection, request: Request | None, reason: str, why: str, sub: str | None = None
+    ) -> None:
+        """Note one. `why` is a sentence of ours, `sub` the verified token's, if there is one."""
+        self._counts[reason] += 1
+        if count := self._lines.due():
+            origin = request.headers.get_all("Origin") if request is not None else []
+            parts = {"origin": ", ".join(origin), "address": _address(connection), "sub": sub}
+            about = " ".join(f"{name}={value[:MAX_SHOWN_CHARS]!r}" for name, value in parts.items() if value)
+            log.warning("refused %d %s, the last for %s: %s %s", count, self._whose, reason, why, about)
+
+    def counters(self) -> dict[str, int]:
+        """Return how many were refused since the start, by reason."""
+        return {f"connectionsRefused:{reason}": count for reason, count in self._counts.items()}
+
+
+def _address(connection: ServerConnection) -> str:
+    peer = connection.remote_address
+    return str(peer[0]) if isinstance(peer, tuple) else ""

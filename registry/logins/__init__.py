@@ -1,0 +1,1 @@
+"""Logins of agents to NATS, by the server's auth callout."""

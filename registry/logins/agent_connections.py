@@ -1,0 +1,156 @@
+"""The connections of agents to all NATS servers: found and ended by the servers' own requests (`$SYS`).
+
+They are open to users of the system account alone, so a registry has a second connection, which may do only this. A
+server numbers its own connections, and each server answers for itself; how many there are is told by any of them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from protocol import codec
+from protocol.errors import ConfigurationError, CredentialsRefused, Internal, Unavailable
+from protocol.runtime.nats.connection import Connection, connect
+from protocol.runtime.nats.servers import shown
+from protocol.runtime.settings import Settings, variable
+
+SYSTEM_USER = "system"
+
+SERVERS, CONNECTIONS = "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ"
+PAGE = 500
+ANSWER_SECONDS = 2.0
+PAUSE_SECONDS = 0.25  # a client that was on its way in may have come since
+CLEAN_LOOKS = 2
+MOST_LOOKS = 12
+KICKS_AT_ONCE = 64
+
+
+class _AnsweringServer(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _ServerStats(msgspec.Struct, frozen=True):
+    active_servers: int = 1
+
+
+class _Pong(msgspec.Struct, frozen=True):
+    statsz: _ServerStats
+
+
+class _OpenConnection(msgspec.Struct, frozen=True):
+    cid: int
+    authorized_user: str = ""
+
+
+class _ConnectionList(msgspec.Struct, frozen=True):
+    connections: list[_OpenConnection] = []
+
+
+class _ServerConnections(msgspec.Struct, frozen=True):
+    server: _AnsweringServer
+    data: _ConnectionList
+
+
+_pongs = msgspec.json.Decoder(_Pong)
+_lists = msgspec.json.Decoder(_ServerConnections)
+
+
+class AgentConnections:
+    """Finds and ends an agent's NATS connections. `system` is a connection of the system account."""
+
+    def __init__(self, system: Connection) -> None:
+        self._system = system
+        self._kicks = asyncio.Semaphore(KICKS_AT_ONCE)
+
+    async def end_all(self, user: str) -> int:
+        """End all connections of a NATS user, also those that come meanwhile; return how many there were.
+
+        Raises `Unavailable` if a server does not answer, or the user comes back as fast as it is sent away.
+        """
+        ended: set[tuple[str, int]] = set()
+        clean = 0
+        for _ in range(MOST_LOOKS):
+            found = await self.end(user)
+            ended |= found
+            clean = 0 if found else clean + 1
+            if clean == CLEAN_LOOKS:
+                return len(ended)
+            await asyncio.sleep(PAUSE_SECONDS)
+        raise Unavailable("the agent's connections to NATS come back as fast as they are ended; try again")
+
+    async def end(self, user: str) -> set[tuple[str, int]]:
+        """End the connections that a NATS user has now; return them by server and number. Raises `Unavailable`."""
+        found = await self._open(user)
+        await asyncio.gather(*(self._kick(server, number) for server, number in found))
+        return found
+
+    async def _open(self, user: str) -> set[tuple[str, int]]:
+        pong = codec.decode(_pongs, await self._ask(SERVERS), Internal)
+        body = codec.encode({"auth": True, "user": user, "limit": PAGE})
+        answers = await self._ask_all(CONNECTIONS, body, pong.statsz.active_servers)
+        return {
+            (answer.server.id, each.cid)
+            for answer in answers
+            for each in answer.data.connections
+            if each.authorized_user == user  # a server that ignored the filter must not cost others theirs
+        }
+
+    async def _kick(self, server: str, number: int) -> None:
+        async with self._kicks:
+            # It may have gone by itself, which the next look shows.
+            await self._ask(f"$SYS.REQ.SERVER.{server}.KICK", codec.encode({"cid": number}))
+
+    async def _ask(self, subject: str, body: bytes = b"") -> bytes:
+        try:
+            return (await self._system.request(subject, body, ANSWER_SECONDS)).data
+        except (nats.errors.NoRespondersError, TimeoutError) as exc:
+            raise Unavailable("NATS does not answer the registry's user `system`; see the log of nats-server") from exc
+
+    async def _ask_all(self, subject: str, body: bytes, count: int) -> list[_ServerConnections]:
+        """Return the answers of all servers; raise `Unavailable` if one of them does not answer."""
+        answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def take(msg: Msg) -> None:
+            answers.put_nowait(msg.data)
+
+        inbox = self._system.new_inbox()
+        subscription = await self._system.subscribe(inbox, take)
+        found: list[_ServerConnections] = []
+        try:
+            await self._system.publish(subject, body, reply=inbox)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while len(found) < count:
+                    found.append(codec.decode(_lists, await answers.get(), Internal))
+        except TimeoutError as exc:
+            raise Unavailable(
+                f"{count - len(found)} of {count} NATS servers did not say who is connected; try again"
+            ) from exc
+        finally:
+            with contextlib.suppress(nats.errors.Error):  # gone with the connection
+                await subscription.unsubscribe()
+        return found
+
+
+@contextlib.asynccontextmanager
+async def agent_connections(settings: Settings, password: str | None) -> AsyncIterator[AgentConnections | None]:
+    """Connect to the system account; None if there is no password for it.
+
+    Raises `ConfigurationError` if NATS refuses it.
+    """
+    if password is None:
+        yield None
+        return
+    own = msgspec.structs.replace(settings, nats_user=SYSTEM_USER, nats_password=password, nats_creds=None)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            system = await stack.enter_async_context(connect(own, "registry", SYSTEM_USER, drain=False))
+        except CredentialsRefused as exc:
+            raise ConfigurationError(
+                f"NATS at {shown(settings)} refuses the user `{SYSTEM_USER}`: set {variable('nats_system_password')} "
+                "to its password there; without one, agents on NATS cannot be disconnected"
+            ) from exc
+        yield AgentConnections(system)

@@ -1,0 +1,190 @@
+"""NATS's auth callout: servers ask here about each login, so that the token for HTTP logs an agent in to NATS.
+
+Service users have passwords of their own and never come here: without any registry they go on. Every registry hears of
+every login, and the server takes the first answer. In a queue group, each login that a frozen registry gets would take
+1.8 seconds and be refused. Each login is a task of its own, because verifying a token may wait for a key set. A server
+does not tell a client why it was refused, so the reason is counted and logged here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from protocol.access import Principal
+from protocol.errors import BridgeError, Unauthenticated, Unavailable
+from protocol.runtime.connections.turns import Turns, take_turn
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.agent_login import LOGINS_METADATA
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.nats.login_keys import BadKey, LoginKeys
+from protocol.runtime.tokens import Verifier
+from registry.logins import requests
+from registry.logins.requests import LoginRequest, UnreadableLogin
+from registry.logins.waiting import WaitingLogins
+
+SUBJECT = "$SYS.REQ.USER.AUTH"
+SERVER_CURVE_HEADER = "Nats-Server-Xkey"
+LOGINS_AT_ONCE = 64
+MAX_WAITING = 1024
+PATIENCE_SECONDS = 1.5  # less than the `timeout` of the servers' configuration
+LOG_SECONDS = 1.0
+LINES = ("refused", "unreadable", "late", "unanswered")
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+
+class _Opened:
+    """A decrypted request, the keys to answer with, and the server's key to seal the answer for."""
+
+    def __init__(self, request: LoginRequest, keys: LoginKeys, server_curve: str, reply: str) -> None:
+        self.request = request
+        self.keys = keys
+        self.server_curve = server_curve
+        self.reply = reply
+
+
+class Logins:
+    """The auth callout of one registry. `pairs` of keys are tried in their order; its tasks live in `tasks`."""
+
+    def __init__(
+        self, connection: Connection, tasks: asyncio.TaskGroup, verifier: Verifier, pairs: Sequence[LoginKeys]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._tasks = tasks
+        self._verifier = verifier
+        self._pairs = pairs
+        self._clock = loop.time
+        self._turns = Turns(loop.call_soon, loop.time)
+        self._waiting: WaitingLogins[_Opened] = WaitingLogins(MAX_WAITING, PATIENCE_SECONDS)
+        self._running = 0
+        self._admitted = self._refused = self._unreadable = self._late = 0
+        self._lines = {
+            kind: LogThrottle(LOG_SECONDS, loop.time) for kind in ("refused", "unreadable", "late", "unanswered")
+        }
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, drain_seconds: float) -> AsyncIterator[None]:
+        """Answer servers; at the orderly end take no more logins and finish those that wait, within a bound."""
+        subscription: Subscription | None = None
+        if self._pairs:
+            subscription = await self._connection.subscribe(SUBJECT, self._accept)
+        yield
+        if subscription is not None:
+            await subscription.drain()
+            async with asyncio.timeout(drain_seconds):
+                await self._idle.wait()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The service's metadata: whether this registry has keys to let agents in."""
+        return {LOGINS_METADATA: "on" if self._pairs else "off"}
+
+    def counters(self) -> dict[str, int]:
+        """Return how many logins there were since the start, by their outcome."""
+        return {
+            "loginsAdmitted": self._admitted,
+            "loginsRefused": self._refused,
+            "loginsUnreadable": self._unreadable,
+            "loginsDropped": self._waiting.dropped + self._late,
+        }
+
+    async def _accept(self, msg: Msg) -> None:
+        """Let a login wait, and see that somebody takes it."""
+        opened = self._open(msg)
+        if opened is None:
+            self._unreadable += 1
+            if count := self._lines["unreadable"].due():
+                log.error(
+                    "could not read %d logins: NATS is configured with keys that are not those of this registry", count
+                )
+            return
+        self._waiting.add(opened.request.host, opened, self._clock())
+        if self._running < LOGINS_AT_ONCE:
+            self._running += 1
+            self._idle.clear()
+            self._tasks.create_task(self._answer_newest(), name="answer logins")
+
+    def _open(self, msg: Msg) -> _Opened | None:
+        """Return a server's request with the keys that open it; the server accepts no answer by other keys."""
+        server_curve = (msg.headers or {}).get(SERVER_CURVE_HEADER, "")
+        try:
+            for keys in self._pairs:
+                opened = keys.open(msg.data, server_curve)
+                if opened is not None:
+                    return _Opened(requests.read(opened), keys, server_curve, msg.reply)
+        except UnreadableLogin:
+            log.debug("a login could not be decoded", exc_info=True)
+        return None
+
+    async def _answer_newest(self) -> None:
+        """Answer logins until none waits."""
+        try:
+            while True:
+                dropped = self._waiting.dropped
+                login = self._waiting.take(self._clock())
+                self._tell_late(self._waiting.dropped - dropped)
+                if login is None:
+                    break
+                await self._answer(login)
+                await asyncio.sleep(0)  # others run between two logins, though nothing in them may have waited
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _answer(self, login: _Opened) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):  # a key set may be slow to come
+                answer = await self._decide(login)
+            await self._connection.publish(login.reply, login.keys.seal(answer, login.server_curve))
+        except TimeoutError:
+            self._late += 1
+            self._tell_late(1)
+        except (Unavailable, BadKey) as exc:
+            if count := self._lines["unanswered"].due():
+                log.warning("left %d logins to NATS without an answer: %s", count, exc)
+        except Exception:
+            log.exception("a login failed")
+
+    async def _decide(self, login: _Opened) -> bytes:
+        """Return the answer to a server: the user that is let in, or the reason for the refusal.
+
+        Raises `Unavailable` if this registry cannot tell.
+        """
+        request, keys, host = login.request, login.keys, login.request.host
+        try:
+            principal = await self._verified(request)
+            answer = await self._in_turn(host, lambda: requests.admission(keys, request, principal, time.time()))
+        except Unavailable:  # another registry may know the keys
+            raise
+        except BridgeError as exc:
+            self._refused += 1
+            if count := self._lines["refused"].due():
+                log.warning("refused %d logins to NATS, the last from %s: %s", count, host, exc)
+            return requests.refusal(keys, request, f"{exc.code.value}: {exc}", time.time())
+        self._admitted += 1
+        return answer
+
+    async def _verified(self, request: LoginRequest) -> Principal:
+        """Return a login's principal; raise `Unauthenticated`, or `Unavailable` if the key set cannot be fetched."""
+        if request.token is None and not self._verifier.off:
+            raise Unauthenticated("log in with a token, as NATS token or as password")
+        known = await self._in_turn(request.host, lambda: self._verifier.verify_now(request.token))
+        return known or await self._verifier.verify(request.token)
+
+    async def _in_turn(self, host: str, work: Callable[[], R]) -> R:
+        return await take_turn(self._turns, (host, host), work)
+
+    def _tell_late(self, dropped: int) -> None:
+        if dropped and (count := self._lines["late"].due(dropped)):
+            log.warning("dropped %d logins to NATS that could not be answered in time", count)

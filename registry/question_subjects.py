@@ -1,0 +1,164 @@
+"""The subscriptions for agents' questions: one wildcard for all tenants, or one for each tenant during a flood.
+
+A wildcard cannot leave one tenant out. So if the questions of one tenant come faster than they can be dropped, each
+known tenant gets a subscription of its own. The flooded tenant hears *no responders* meanwhile. So do tenants that have
+no client and whose agents have not asked lately.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from protocol import subjects
+from protocol.errors import BridgeError
+from protocol.runtime.clients.mirror import Mirror
+from protocol.runtime.log_throttle import LogThrottle
+from protocol.runtime.nats.connection import Connection
+from protocol.runtime.nats.lag import QueueLag
+from protocol.runtime.nats.library.subscriptions import Drops
+from protocol.runtime.subject_floods import SubjectFloods
+
+QUEUE = "registry"
+MAX_APART = 3_000  # tenants; each takes a subscription for each question
+MAX_ASKERS = 1_000  # tenants whose agents have asked
+AT_ONCE = 100  # subscriptions in one turn of the loop
+UNKNOWN = ""  # stands for all tenants that nobody knows
+RETRY_SECONDS = 0.5
+END_SECONDS = 0.3  # for the server to send the last questions
+LOG_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+Handlers = Mapping[str, Callable[[Msg], None]]
+
+
+class QuestionSubjects:
+    """The subscriptions of one registry for questions; its task lives in `tasks`."""
+
+    def __init__(self, connection: Connection, tasks: asyncio.TaskGroup, mirror: Mirror) -> None:
+        loop = asyncio.get_running_loop()
+        self._left = 0
+        self._connection = connection
+        self._tasks = tasks
+        self._mirror = mirror
+        self._handlers: Handlers = {}
+        self._drops: Drops | None = None
+        self._clock = loop.time
+        self._floods = SubjectFloods(QueueLag(connection.flush).seconds)
+        self._askers: OrderedDict[str, None] = OrderedDict()
+        self._until: dict[str, float] = {}  # by tenant that is left: when it is served again
+        self._seconds: dict[str, float] = {}  # for how long those are left that still are subscribed to
+        self._wide: list[Subscription] = []
+        self._apart: dict[str, list[Subscription]] = {}
+        self._is_apart = False
+        self._changed = asyncio.Event()
+        self._lines = LogThrottle(LOG_SECONDS, loop.time)
+
+    async def serve(self, handlers: Handlers, drops: Drops) -> None:
+        """Take the questions of all tenants, each kind by its handler; not those that `drops` drops."""
+        self._handlers, self._drops = handlers, drops
+        self._wide = await self._subscribed("*")
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """At the orderly end take no more questions, and handle those that the server has sent, within a bound."""
+        yield
+        self._handlers = {}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._connection.leave_subscriptions([*self._wide, *_flat(self._apart.values())])
+
+    def counters(self) -> dict[str, int]:
+        """Return whether agents can ask now, and how often subjects were left since the start."""
+        return {"questionsConnected": int(self._connection.connected), "subjectsLeft": self._left}
+
+    def asked(self, tenant: str) -> None:
+        """Note that an agent of a tenant has asked something: the tenant is known for a while."""
+        self._askers[tenant] = None
+        self._askers.move_to_end(tenant)
+        if len(self._askers) > MAX_ASKERS:
+            self._askers.popitem(last=False)
+
+    def dropped(self, tenant: str, count: int = 1) -> None:
+        """Count questions that were dropped, and leave their tenant's subjects if that are too many."""
+        now = self._clock()
+        flooded = tenant if self._knows(tenant) else UNKNOWN
+        seconds = self._floods.dropped(flooded, now, count)
+        if not seconds or flooded in self._until:
+            return
+        self._until[flooded] = now + seconds
+        self._seconds[flooded] = seconds
+        self._left += 1
+        if count := self._lines.due():
+            whose = f"tenant {tenant}" if flooded else "tenants without clients"
+            log.warning("left the questions of %d tenants, the last for %.1f s: %s flooded", count, seconds, whose)
+        self._changed.set()
+        if not self._is_apart:
+            self._is_apart = True
+            self._tasks.create_task(self._serve_apart(), name="serve tenants apart")
+
+    def _knows(self, tenant: str) -> bool:
+        return tenant in self._askers or bool(self._mirror.clients(tenant))
+
+    async def _serve_apart(self) -> None:
+        """Serve each tenant that is known by itself, but for those that are left, until none is left any more."""
+        while self._handlers and self._until:
+            try:
+                await self._divide()
+            except (BridgeError, nats.errors.Error) as exc:
+                log.info("cannot serve tenants apart yet: %s", exc)
+            self._changed.clear()
+            await self._sleep(min(self._until.values()) - self._clock())
+            now = self._clock()
+            self._until = {tenant: until for tenant, until in self._until.items() if until > now}
+        await self._unite()
+
+    async def _divide(self) -> None:
+        for tenant in [*self._askers, *self._mirror.tenants()]:
+            if tenant not in self._apart and tenant not in self._until and len(self._apart) < MAX_APART:
+                self._apart[tenant] = await self._subscribed(tenant)
+                if len(self._apart) % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        left = [self._apart.pop(tenant) for tenant in self._until if tenant in self._apart]
+        seconds, self._seconds = self._seconds, {}
+        ended, self._wide = [*self._wide, *_flat(left)], []
+        await self._connection.leave_subscriptions(ended)  # after the others are in place: the server keeps the order
+        now = self._clock()  # the queue has been handled: the time begins now
+        self._until |= {tenant: now + each for tenant, each in seconds.items() if tenant in self._until}
+
+    async def _unite(self) -> None:
+        """Serve all tenants by the wildcard again."""
+        while self._handlers and not self._wide:
+            try:
+                self._wide = await self._subscribed("*")
+            except (BridgeError, nats.errors.Error) as exc:
+                log.info("cannot serve all tenants yet: %s", exc)
+                await asyncio.sleep(RETRY_SECONDS)
+        apart, self._apart = self._apart, {}
+        self._is_apart = False  # before the wait, because a flood that goes on makes it long
+        await self._connection.leave_subscriptions(_flat(apart.values()))
+
+    async def _subscribed(self, tenant: str) -> list[Subscription]:
+        return [
+            await self._connection.subscribe_directly(
+                subjects.registry(tenant, name), handler, queue=QUEUE, drops=self._drops
+            )
+            for name, handler in self._handlers.items()
+        ]
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, or wake up because another tenant is left."""
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+
+def _flat(lists: Iterable[list[Subscription]]) -> list[Subscription]:
+    return [each for subscriptions in lists for each in subscriptions]

@@ -1,0 +1,29 @@
+"""Decides when a tenant's store grows, and to which size. Pure.
+
+Stores begin small, because NATS reserves their whole size. One that is three quarters full is doubled, up to the
+setting. Four times as much must be free, so that the largest leave room for others: alone a store gets to about half of
+all that NATS may keep.
+"""
+
+from typing import NamedTuple
+
+from protocol.runtime.streams.jetstream import StreamInfo
+from registry.stores.configurations import has_own_size
+
+FREE_TIMES = 4
+
+
+class Growth(NamedTuple):
+    """The next size of a stream, and a size that there must be room for first."""
+
+    size: int
+    trial: int
+
+
+def growth_of(info: StreamInfo, ceiling: int) -> Growth | None:
+    """Return how a stream is to grow; None if it has room, is as large as it may be, or has an operator's size."""
+    present = info.config["max_bytes"]
+    if not has_own_size(info.config) or present >= ceiling or info.state.bytes * 4 < present * 3:
+        return None
+    size = min(2 * present, ceiling)
+    return Growth(size, present + FREE_TIMES * (size - present))

@@ -1,0 +1,229 @@
+"""The library where a gateway lets clients come back: over lost connections, reloads, duplicated tabs and frames."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page
+from support.played.resuming_gateway import ResumingGateway, resuming_gateway
+from support.processes.browser import open_browser, open_page
+from support.processes.pages import Site, site
+from support.wait import until
+
+pytestmark = pytest.mark.browser
+
+TOOLS = """
+const later = (name, annotations) => agentbridge.registerTool({name, annotations, description: 'Waits.',
+  execute: () => new Promise((done) => {
+    const runs = Number(localStorage.getItem(name)) + 1
+    localStorage.setItem(name, runs)
+    if (runs > 1) done('done again')
+    window.finish = () => done('done')
+  })})
+later('once')
+later('often', {idempotentHint: true})
+"""
+
+
+@pytest_asyncio.fixture
+async def gateway() -> AsyncIterator[ResumingGateway]:
+    async with resuming_gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def pages(gateway: ResumingGateway) -> Iterator[Site]:
+    with site(gateway.url) as served:
+        yield served
+
+
+async def begun(page: Page, name: str) -> None:
+    await until(lambda: page.evaluate(f"localStorage.getItem('{name}') === '1'"), 10)
+
+
+async def client_id(page: Page) -> str:
+    return str(
+        await until(lambda: page.evaluate("agentbridge.state.phase === 'ready' && agentbridge.state.clientId"), 15)
+    )
+
+
+async def test_first_connection_asks_to_come_back_and_later_ones_bring_the_token(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await client_id(page)
+        await page.reload()
+        await until(lambda: len(session.all("capability")) == 2, 15)
+    [first, second] = gateway.opened
+    assert first[0] == "resume="
+    assert [each.partition(".")[0] for each in first[1]] == ["agentbridge", "bearer"]
+    assert (second[0], second[1][2]) == ("", "resume.token-1")
+    assert len(gateway.sessions) == 1
+
+
+@pytest.mark.parametrize(
+    ("tool", "answer"),
+    [
+        ("once", {"status": "error", "code": "interrupted"}),
+        ("often", {"status": "success", "result": "done again"}),
+    ],
+)
+async def test_command_under_a_reload_is_answered_once(
+    gateway: ResumingGateway, pages: Site, tool: str, answer: dict[str, str]
+) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await session.command(tool, "r1")
+        await begun(page, tool)
+        before = await client_id(page)
+        await page.reload()
+        told = await session.answered("r1")
+        assert await client_id(page) == before
+        assert answer.items() <= {**told.get("error", {}), **told}.items()
+        kinds = [frame["type"] for frame in session.received]
+        assert kinds.index("capability", 1) < kinds.index("response"), "the gateway must know what is there now"
+
+
+async def test_command_that_never_arrived_is_sent_again(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await client_id(page)
+        session.awaiting["r1"] = {
+            "type": "command",
+            "requestId": "r1",
+            "target": "once",
+            "parameters": {},
+            "timeoutMs": 30_000,
+            "agent": {"id": "agent-1"},
+        }
+        assert session.socket is not None
+        await session.socket.close(1012)
+        await begun(page, "once")
+        await page.evaluate("finish()")
+        assert (await session.answered("r1"))["result"] == "done"
+
+
+async def test_command_goes_on_while_the_connection_is_lost(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await session.command("once", "r1")
+        await begun(page, "once")
+        gateway.is_away = True
+        assert session.socket is not None
+        session.socket.transport.abort()
+        await until(lambda: page.evaluate("agentbridge.state.phase === 'waiting'"), 10)
+        await page.evaluate("finish()")
+        gateway.is_away = False
+        assert (await session.answered("r1"))["result"] == "done"
+        assert len(gateway.sessions) == 1
+
+
+async def test_command_that_is_no_longer_awaited_is_aborted(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await page.evaluate("agentbridge.addEventListener('command', ({detail}) => window.last = detail.status)")
+        await session.command("once", "r1")
+        await begun(page, "once")
+        session.awaiting.clear()
+        assert session.socket is not None
+        await session.socket.close(1012)
+        await until(lambda: page.evaluate("window.last === 'cancelled'"), 10)
+        assert session.all("response") == []
+
+
+async def test_session_that_is_gone_is_followed_by_a_fresh_one(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await session.command("once", "r1")
+        await begun(page, "once")
+        session.token = "another"  # its grace is over
+        assert session.socket is not None
+        await session.socket.close(1012)
+        await gateway.session(1)
+        assert await client_id(page) == "client-2"
+        await until(lambda: page.evaluate("agentbridge.state.phase === 'ready'"), 10)
+
+
+async def test_duplicated_tab_is_somebody_else_and_the_first_stays(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_browser() as context:
+        first = await context.new_page()
+        await first.goto(pages.page(TOOLS))
+        assert await client_id(first) == "client-1"
+        async with context.expect_page() as opened:
+            await first.evaluate("window.open(location.href) && null")  # with a copy of the first tab's storage
+        second = await opened.value
+        assert await client_id(second) == "client-2"
+        await first.reload()
+        await second.reload()
+        assert [await client_id(first), await client_id(second)] == ["client-1", "client-2"]
+        assert len(gateway.sessions) == 2
+
+
+async def test_frame_of_the_same_origin_is_somebody_else(gateway: ResumingGateway, pages: Site) -> None:
+    framing = "const frame = document.createElement('iframe'); frame.src = '/frame'; document.body.append(frame);"
+    pages.page("", path="/frame")
+    top = f"if (window === window.top) {{ {framing} }}"
+    async with open_page(pages.page(TOOLS + top)) as page:
+        await gateway.session(1)
+        assert await client_id(page) == "client-1"
+        await page.reload()
+        await until(lambda: len(gateway.opened) == 4, 15)
+        assert await client_id(page) == "client-1"
+        assert len(gateway.sessions) == 2
+
+
+async def test_page_that_the_user_comes_back_to_is_the_same_client(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        assert await client_id(page) == "client-1"
+        await page.goto(f"{pages.url}/icon.svg")
+        await page.go_back()
+        session = gateway.sessions[0]
+        await until(lambda: page.evaluate("agentbridge.state.phase === 'ready'"), 15)
+        await session.command("once", "r1")
+        await begun(page, "once")
+        await page.evaluate("finish()")
+        assert (await session.answered("r1"))["result"] == "done"
+        assert len(gateway.sessions) == 1
+
+
+async def test_closing_ends_the_session_for_good(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        await gateway.session()
+        await client_id(page)
+        await page.evaluate("agentbridge.close()")
+        socket = gateway.sessions[0].socket
+        assert socket is not None
+        async with asyncio.timeout(10):
+            await socket.wait_closed()
+        assert socket.close_code == 1000
+        await page.evaluate("agentbridge.reconnect()")
+        await gateway.session(1)
+        assert gateway.opened[1][0] == "resume="
+
+
+async def test_stopped_agent_stays_stopped_at_a_gateway_that_does_not_know_of_it(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await client_id(page)
+        await page.evaluate(
+            "agentbridge.stop('agent-1', {seconds: 600}); agentbridge.stop(); agentbridge.allow('other')"
+        )
+        await until(lambda: len(session.all("allow")) == 1, 10)
+        session.token = "another"
+        await page.reload()
+        fresh = await gateway.session(1)
+        kinds = [frame["type"] for frame in fresh.received]
+        assert kinds[:3] == ["stop", "stop", "capability"]
+        [one, everybody] = fresh.all("stop")
+        assert one["agentId"] == "agent-1"
+        assert 500 < one["seconds"] <= 600
+        assert "agentId" not in everybody
+        await page.evaluate("agentbridge.allow()")
+        await until(lambda: len(fresh.all("allow")) == 1, 10)
+        fresh.token = "yet another"
+        await page.reload()
+        assert (await gateway.session(2)).all("stop") == []

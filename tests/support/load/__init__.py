@@ -1,0 +1,1 @@
+"""Load that keeps a ledger."""

@@ -1,0 +1,1 @@
+"""Real NATS servers, and what tests read and write in their streams."""

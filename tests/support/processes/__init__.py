@@ -1,0 +1,1 @@
+"""Real processes of ours, and what surrounds them."""

@@ -1,0 +1,144 @@
+"""How long an answer may wait to be read, by a clock that the test moves."""
+
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from agent_api.http.connections import HttpConnection
+from protocol.errors import Overloaded
+from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.unread import MIN_READ_BYTES
+
+PATIENCE = 30
+MAX_UNREAD_BYTES = 2 << 20
+
+
+class _Clock:
+    """As much of an event loop as this needs."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+class _Transport:
+    """Keeps some bytes that the system has not taken, beside those that it has."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.unwritten = 0
+        self.aborted = self.closed = False
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def get_extra_info(self, name: str) -> Any:
+        return self._sock if name == "socket" else None
+
+    def get_write_buffer_size(self) -> int:
+        return self.unwritten
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class _World:
+    """A connection whose peer has been written more than it takes."""
+
+    def __init__(self) -> None:
+        ours, self.peer = socket.socketpair()
+        ours.setblocking(False)
+        self.clock, self.transport = _Clock(), _Transport(ours)
+        config = uvicorn.Config(cast("Any", None), lifespan="off", log_config=None)
+        self.connection = HttpConnection(config, ServerState(), {}, cast("Any", self.clock))
+        self.connection.bounds = ConnectionBounds(100, 10, self.clock.time, max_unread_bytes=MAX_UNREAD_BYTES)
+        self.connection.connection_made(cast("Any", self.transport))
+        self.in_system = ours.send(bytes(1 << 20))
+        self.transport.unwritten = 1 << 20
+        self.connection.pause_writing()
+
+    def pass_time(self, seconds: float) -> bool:
+        """Move the clock and look; return whether the connection is still there."""
+        self.clock.now += seconds
+        self.connection.abort_where_unread(PATIENCE)
+        return not self.transport.aborted
+
+
+@pytest.fixture
+def world() -> Iterator[_World]:
+    made = _World()
+    yield made
+    made.peer.close()
+    made.transport.get_extra_info("socket").close()
+
+
+def test_answer_that_nobody_reads_is_cut_off(world: _World) -> None:
+    assert world.pass_time(PATIENCE)
+    assert not world.pass_time(0.1)
+
+
+def test_slow_but_steady_reader_gets_its_answer_however_long_that_takes(world: _World) -> None:
+    while world.transport.unwritten > MIN_READ_BYTES:
+        world.transport.unwritten -= MIN_READ_BYTES
+        assert world.pass_time(PATIENCE * 0.9)
+    world.connection.resume_writing()
+    assert world.pass_time(PATIENCE * 100)
+
+
+def test_what_the_peer_takes_from_the_system_counts_too(world: _World) -> None:
+    """The system takes more from us only when much of what it has is gone."""
+    read = 0
+    while read < world.in_system // 2:
+        for _ in range(16):
+            read += len(world.peer.recv(MIN_READ_BYTES // 4))
+        assert world.pass_time(PATIENCE * 0.9)
+
+
+def test_trickle_is_not_enough(world: _World) -> None:
+    for _ in range(100):
+        world.transport.unwritten -= 100
+        if not world.pass_time(1):
+            break
+    assert world.clock.now == pytest.approx(PATIENCE + 1)
+
+
+class _Neighbour:
+    """Another tenant's connection, whose peer reads slowly, too."""
+
+    def give_output_up(self) -> None:
+        raise AssertionError("it holds less than the other")
+
+
+def test_answer_that_takes_most_of_the_memory_gives_way_to_a_neighbour(world: _World) -> None:
+    world.transport.unwritten = (2 << 20) - 1
+    world.connection.pause_writing()
+    world.connection.bounds.hold_output(_Neighbour(), None, ("calm", "agent"), 1 << 19)
+    assert world.transport.aborted
+
+
+@pytest.mark.parametrize(
+    ("more_body", "others_wait", "is_told"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_request_that_is_whole_is_not_refused_for_what_waits_behind_it(
+    world: _World, more_body: bool, others_wait: bool, is_told: bool
+) -> None:
+    """Its command may be with the application, and a refusal says that it certainly was not executed."""
+    cycle = SimpleNamespace(more_body=more_body, response_started=False)
+    world.connection.cycle = cast("Any", cycle)
+    world.connection.pipeline.extend([cast("Any", (cycle, None))] * others_wait)
+    world.connection.give_up_message(Overloaded("too much waits"))
+    assert world.transport.closed
+    assert (b"overloaded" in world.transport.written) is is_told

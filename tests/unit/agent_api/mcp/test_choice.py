@@ -1,0 +1,73 @@
+"""What a client brings back when its user has chosen: good for this call alone, on every replica."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from support.settings import SECRET, settings_for
+
+from agent_api.mcp.choice import VALID_SECONDS, ChoiceSeal, chosen_client
+from agent_api.settings import ApiSettings
+from protocol.access import Principal
+from protocol.errors import InvalidRequest
+
+ANN = Principal("ann", "agent", "acme", 1e12)
+ARGUMENTS = {"a": msgspec.Raw(b"1"), "b": msgspec.Raw(b"2")}
+OTHER_SECRET = "another-secret-of-at-least-thirty-two-bytes"
+
+
+def seal(**settings: Any) -> ChoiceSeal:
+    return ChoiceSeal(settings_for(ApiSettings, **settings))
+
+
+def test_another_replica_opens_it() -> None:
+    state = seal().seal(ANN, "add", ARGUMENTS, 100)
+    seal().require(state, ANN, "add", dict(reversed(ARGUMENTS.items())), 100 + VALID_SECONDS)
+
+
+def test_it_is_good_while_secrets_change() -> None:
+    state = seal().seal(ANN, "add", ARGUMENTS, 100)
+    seal(jwt_secret=OTHER_SECRET, jwt_secrets_also=SECRET).require(state, ANN, "add", ARGUMENTS, 100)
+
+
+@pytest.mark.parametrize(
+    ("principal", "tool", "arguments", "now"),
+    [
+        (msgspec.structs.replace(ANN, sub="bob"), "add", ARGUMENTS, 100),
+        (msgspec.structs.replace(ANN, tenant="other"), "add", ARGUMENTS, 100),
+        (ANN, "remove", ARGUMENTS, 100),
+        (ANN, "add", {"a": msgspec.Raw(b"2")}, 100),
+        (ANN, "add", ARGUMENTS, 101 + VALID_SECONDS),
+    ],
+)
+def test_it_is_good_for_one_call(principal: Principal, tool: str, arguments: Any, now: float) -> None:
+    state = seal().seal(ANN, "add", ARGUMENTS, 100)
+    with pytest.raises(InvalidRequest):
+        seal().require(state, principal, tool, arguments, now)
+
+
+@pytest.mark.parametrize("state", [None, "", ".", "e30.e30", "é.é", "=", "a" * 5000])
+def test_what_nobody_sealed_is_refused(state: str | None) -> None:
+    with pytest.raises(InvalidRequest):
+        seal().require(state, ANN, "add", ARGUMENTS, 100)
+    with pytest.raises(InvalidRequest):
+        seal(jwt_secret=OTHER_SECRET).require(seal().seal(ANN, "add", {}, 100), ANN, "add", {}, 100)
+
+
+def test_without_a_shared_secret_nobody_is_asked() -> None:
+    assert not seal(jwt_secret=None, jwt_jwks_url="https://login.example.com/keys").works
+
+
+@pytest.mark.parametrize(
+    ("answer", "client_id"),
+    [
+        (SimpleNamespace(action="accept", content={"client": "c1"}), "c1"),
+        (SimpleNamespace(action="accept", content={"client": 7}), None),
+        (SimpleNamespace(action="accept", content=None), None),
+        (SimpleNamespace(action="decline", content={"client": "c1"}), None),
+    ],
+)
+def test_choice_of_the_user(answer: Any, client_id: str | None) -> None:
+    assert chosen_client({"client": answer}) == client_id
+    assert chosen_client({}) is None

@@ -1,0 +1,45 @@
+"""What a process says of faults that belong to no request."""
+
+import asyncio
+import logging
+import resource
+
+import nats.errors
+import pytest
+
+from protocol.errors import Unavailable
+from protocol.runtime.process.faults import FileWatch, log_faults_of
+
+
+@pytest.mark.parametrize("error", [nats.errors.FlushTimeoutError(), Unavailable("NATS is away"), OSError("cut off")])
+async def test_wait_that_an_outage_has_left_is_one_line(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    log_faults_of(loop)
+    for _ in range(3):
+        loop.call_exception_handler({"message": "Future exception was never retrieved", "exception": error})
+    (line,) = caplog.records
+    assert (line.levelno, line.exc_info) == (logging.WARNING, None)
+    assert str(error) in line.getMessage()
+
+
+async def test_fault_of_ours_keeps_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    log_faults_of(loop)
+    loop.call_exception_handler({"message": "a callback failed", "exception": ValueError("ours")})
+    (line,) = caplog.records
+    assert (line.levelno, line.exc_info is not None) == (logging.ERROR, True)
+
+
+async def test_running_out_of_files_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    watch = FileWatch()
+    assert watch.look()
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, former[1]))  # standard input, output and error
+    try:
+        assert not watch.look()
+        assert not watch.look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+    assert watch.look()
+    (line,) = caplog.records
+    assert (line.levelno, "ulimit -n" in line.getMessage()) == (logging.ERROR, True)
