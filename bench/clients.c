@@ -1,6 +1,6 @@
 // Simulated applications: many WebSocket clients in one epoll loop, cheap enough not to distort what is measured.
 //
-//   clients PORT PATH COUNT AT_ONCE ACKS IDS_FILE      the clients' token is in $TOKEN
+//   clients PORT PATH COUNT AT_ONCE ACKS IDS_FILE [BACK_PORT]      the clients' token is in $TOKEN
 //
 // Connects COUNT clients, at most AT_ONCE of them unfinished at a time; each registers one component and, where ACKS
 // is 1, waits for the acknowledgement. Then writes their ids to IDS_FILE, prints one line of JSON, and answers every
@@ -11,6 +11,9 @@
 // has the first CLIENTS of them publish events, each the next one when the last is through: with IDS 1 that is when
 // its `ack` has come, with 0 when a `ping` sent behind it is answered. One line of JSON tells what came of it. The end
 // of standard input ends the program.
+//
+// With BACK_PORT the clients resume their sessions: when the server closes their connections, all connect again at once,
+// there. One line of JSON tells when the last of them has registered again.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -35,14 +38,14 @@ struct client {
   int fd, filled;
   enum phase phase;
   uint64_t published_ns;
-  char id[72];
+  char id[72], resume[96];
   char *buffer;
 };
 
 static struct client *clients;
-static int port, total, at_once, acks, opened, greeted, ready, epoll_fd;
+static int port, back_port, total, at_once, acks, opened, greeted, ready, lost, back, resumed, renamed, epoll_fd;
 static const char *path, *ids_file, *token;
-static uint64_t started_ns, greeted_ns;
+static uint64_t started_ns, greeted_ns, lost_ns;
 
 static struct {
   int unfinished, with_ids;
@@ -213,26 +216,45 @@ static void choose_source(int fd, int index) {
   if (bind(fd, (void *)&source, sizeof source)) fail("cannot bind to a second address of loopback");
 }
 
-static void open_next(void) {
-  int index = opened++, one = 1;
+static void open_connection(int index) {
+  int one = 1;
   struct client *c = &clients[index];
   struct sockaddr_in server = {
       .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   char request[4096];
   c->fd = socket(AF_INET, SOCK_STREAM, 0);
-  c->buffer = malloc(BUFFER_BYTES);
+  if (!c->buffer) c->buffer = malloc(BUFFER_BYTES);
   if (c->fd < 0 || !c->buffer) fail("no more connections can be opened: raise the limit of open files (ulimit -n)");
   choose_source(c->fd, index);
   if (connect(c->fd, (void *)&server, sizeof server)) fail("nobody listens on the port");
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   fcntl(c->fd, F_SETFL, O_NONBLOCK);
   int length = snprintf(request, sizeof request,
-                        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                        "GET %s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YmVuY2htYXJrIGNsaWVudA==\r\n%s%s%s\r\n",
-                        path, port, token ? "Authorization: Bearer " : "", token ? token : "", token ? "\r\n" : "");
+                        path, back_port ? "?resume=" : "", c->resume, port, token ? "Authorization: Bearer " : "", token ? token : "", token ? "\r\n" : "");
   if (length >= (int)sizeof request) fail("the token is too long");
   send_all(c->fd, request, length);
   watch(c->fd, index);
+}
+
+static void open_next(void) { open_connection(opened++); }
+
+// Connect again, with all the others whose server has gone.
+static void come_back(struct client *c) {
+  if (!lost) lost_ns = now_ns();
+  lost += c->phase == READY;
+  close(c->fd);
+  c->filled = 0;
+  c->phase = UPGRADING;
+  port = back_port;
+  open_connection(c - clients);
+}
+
+static void one_is_back(void) {
+  if (++back < total) return;
+  printf("{\"back\":%.6f,\"resumed\":%d,\"renamed\":%d}\n", seconds_between(lost_ns, now_ns()), resumed, renamed);
+  fflush(stdout);
 }
 
 static void all_are_ready(void) {
@@ -248,14 +270,26 @@ static void all_are_ready(void) {
 
 static void one_is_ready(struct client *c) {
   c->phase = READY;
+  if (lost) {
+    one_is_back();
+    return;
+  }
   if (opened < total) open_next();
   if (++ready == total) all_are_ready();
 }
 
 static void greet(struct client *c, const char *payload, int length) {
-  char capabilities[1024];
-  if (!copy_value(payload, length, "\"clientId\"", c->id, sizeof c->id)) fail("the first frame names no clientId");
+  char capabilities[1024], id[sizeof c->id];
+  if (!copy_value(payload, length, "\"clientId\"", id, sizeof id)) fail("the first frame names no clientId");
+  if (back_port && !copy_value(payload, length, "\"resumeToken\"", c->resume, sizeof c->resume))
+    fail("the first frame has no resumeToken");
   if (++greeted == total) greeted_ns = now_ns();
+  if (lost) {
+    const char *again = value_of(payload, length, "\"resumed\"");
+    resumed += again && *again == 't';
+    renamed += strcmp(id, c->id) != 0;
+  }
+  memcpy(c->id, id, sizeof id);
   int size = snprintf(capabilities, sizeof capabilities, CAPABILITIES, acks ? "\"id\":\"r\"," : "");
   c->phase = REGISTERING;
   send_frame(c, TEXT, capabilities, size);
@@ -288,7 +322,7 @@ static void on_text(struct client *c, const char *payload, int length) {
 static void on_frame(struct client *c, int opcode, const char *payload, int length) {
   if (opcode == TEXT) on_text(c, payload, length);
   else if (opcode == PING) send_frame(c, PONG, payload, length);
-  else if (opcode == CLOSE) fail("the server closed a connection");
+  else if (opcode == CLOSE && !back_port) fail("the server closed a connection");
 }
 
 static int take_upgrade(struct client *c) {
@@ -319,6 +353,10 @@ static int take_frame(struct client *c, int at) {
 static void on_readable(struct client *c) {
   int taken, at = 0, got = read(c->fd, c->buffer + c->filled, BUFFER_BYTES - c->filled);
   if (got < 0 && errno == EAGAIN) return;
+  if (got <= 0 && back_port && (c->phase != READY || lost < total)) {  // a busy server gives up on some handshakes
+    come_back(c);
+    return;
+  }
   if (got <= 0) fail("the server closed a connection");
   c->filled += got;
   if (c->phase == UPGRADING) at = take_upgrade(c);
@@ -349,13 +387,14 @@ static void run(void) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 7) fail("usage: clients PORT PATH COUNT AT_ONCE ACKS IDS_FILE");
+  if (count != 7 && count != 8) fail("usage: clients PORT PATH COUNT AT_ONCE ACKS IDS_FILE [BACK_PORT]");
   port = atoi(arguments[1]);
   path = arguments[2];
   total = atoi(arguments[3]);
   at_once = atoi(arguments[4]);
   acks = atoi(arguments[5]);
   ids_file = arguments[6];
+  back_port = count == 8 ? atoi(arguments[7]) : 0;
   token = getenv("TOKEN");
   raise_file_limit();
   clients = calloc(total, sizeof *clients);

@@ -3,7 +3,7 @@
 
 All systems run at the same time, each with its own connected clients, but only one is under load: in each round and at
 each level of commands in flight they take turns, one right after the other, and each round begins with another one.
-So a ratio compares neighbours in time, and the median of the ratios is what to believe on a shared machine.
+So a ratio compares neighbours in time. On a shared machine, believe the median of the ratios.
 """
 
 import argparse
@@ -104,9 +104,9 @@ def _over_http(system: System, programs: Path, ids: Path) -> Callable[[int, floa
 
 
 class Turns:
-    """One level, all contestants in turn; where one refused a command, all are measured again, some times at most.
+    """One level, all contestants in turn. If one refused a command, all are measured again, a bounded number of times.
 
-    A gateway that a busy machine starves for a second says so by refusing; its figures would be the machine's. Where it
+    A gateway that a busy machine starves for a second refuses commands, and its figures would be the machine's. If it
     goes on refusing, the machine is not the cause.
     """
 
@@ -114,7 +114,7 @@ class Turns:
         self.repeated = 0
 
     def take(self, contestants: Sequence[Contestant], in_flight: int, seconds: float) -> list[Slice]:
-        """Measure; raise `Missing` where commands are refused again and again."""
+        """Measure; raise `Missing` if commands are refused again and again."""
         while True:
             slices = [_slice(contestant, in_flight, seconds) for contestant in contestants]
             refusing = next((one for one in slices if one.refused), None)
@@ -148,7 +148,7 @@ def _slice(contestant: Contestant, in_flight: int, seconds: float) -> Slice:
     )
 
 
-# --- what came of it ---
+# --- results ---
 
 
 def _outcome(slices: Sequence[Slice], levels: Sequence[int], names: Sequence[str]) -> Outcome:

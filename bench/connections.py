@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Connections: how long many clients take to connect and register, what they weigh, and what a command notices of it.
+"""Connections: the time to connect and register many clients, their memory, and the delay of a command meanwhile.
 
 Each round begins with a fresh bridge. While the clients connect, one of another process is called every few
 milliseconds over the agent API, each call counted from when it was due, so that a pause of any process on the way is
-seen in full. Memory is what the processes occupy when they have settled, less what they did before, by client; the
-kernel's part of a socket is in no process and not counted.
+seen in full. Memory is the growth of the processes after they have settled, by client. The kernel's part of a socket is
+in no process and not counted.
 """
 
 import argparse
@@ -34,7 +34,7 @@ KIB = 1024
 
 
 class Round(NamedTuple):
-    """What one storm of clients came to. Memory is in bytes a client, by process."""
+    """The figures of one storm of clients. Memory is in bytes a client, by process."""
 
     connected_seconds: float
     registered_seconds: float
@@ -90,7 +90,7 @@ def _round(system: System, programs: Path, given: argparse.Namespace) -> Round:
 
 
 def _calm(system: System, programs: Path, probed: Clients, every_ms: int) -> Load:
-    """Return what the probe sees when nothing else goes on, after a warm-up."""
+    """Return the probe's delays without other load, after a warm-up."""
     load.commands(system, programs, probed.ids, 1, WARM_UP_SECONDS)
     with load.probe(system, programs, probed.ids, every_ms, STORM_SECONDS) as probe:
         time.sleep(WARM_UP_SECONDS)
@@ -98,7 +98,7 @@ def _calm(system: System, programs: Path, probed: Clients, every_ms: int) -> Loa
 
 
 def _until_listed(system: System, count: int) -> tuple[float, float]:
-    """Return the seconds until the agent API lists all clients, and what the last, complete listing took."""
+    """Return the seconds until the agent API lists all clients, and the duration of the last, complete listing."""
     began = time.monotonic()
     took = 0.0
 
@@ -137,7 +137,7 @@ def _memory(system: System) -> dict[str, int]:
     return {name: resident_bytes(pid) for name, pid in system.pids.items()}
 
 
-# --- what came of it ---
+# --- results ---
 
 
 def _outcome(rounds: Sequence[Round], clients: int) -> Outcome:
@@ -161,7 +161,7 @@ def _outcome(rounds: Sequence[Round], clients: int) -> Outcome:
 
 
 def _noticed(when: str, loads: Sequence[Load]) -> list[tuple[str, Spread]]:
-    """Return the rows that tell what a command took."""
+    """Return the rows with the delays of a command."""
     fields = {"p50": "p50_us", "p99": "p99_us", "longest": "max_us"}
     return [
         (f"a command {when}, {what}, ms", spread(getattr(one, field) / 1000 for one in loads))

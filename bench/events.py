@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Events: how many get from applications to a subscriber on NATS and into the stream, and how long they take.
+"""Events: the rate from applications to a subscriber on NATS and into the stream, and the delay.
 
-Each publishing client has one event under way at a time. With an id that is until the gateway's `ack` says that the
-stream has it; without one, until a `ping` sent right behind it is answered, so that the gateway sets the pace. After
-each measurement everything is counted: what was sent, what the subscriber got, what the stream holds.
+Each publishing client has one event in flight at a time. With an id, that lasts until the gateway's `ack` says that the
+stream has it. Without one, it lasts until a `ping` sent right behind it is answered, so that the gateway sets the pace.
+After each measurement three counts are compared: events sent, received by the subscriber, held by the stream.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from measuring.systems import System, agentbridge
 from measuring.systems import nats as nats_server
 from measuring.tools import HERE, Missing
 
-from protocol.subjects import EVENTS_STREAM
+from protocol.runtime.streams.stores import events_of
 
 STORED_SECONDS = 20
 WARM_UP_SECONDS = 1.0
@@ -34,7 +34,7 @@ KINDS = {False: "without ids", True: "with ids"}
 
 
 class Received(NamedTuple):
-    """What the subscriber got: different events, repetitions, and microseconds from application to subscriber."""
+    """The subscriber's counts: different events, repetitions, and microseconds from application to subscriber."""
 
     events: int
     twice: int
@@ -135,7 +135,7 @@ def _slice(bench: Bench, publishers: int, seconds: float, *, ids: bool) -> Slice
 
 
 def _check(nats_url: str, sent: Published, got: Received, stored_before: int) -> None:
-    """Raise `Missing` where an event was refused, got lost or came twice, `TimeoutError` where the stream lacks one."""
+    """Raise `Missing` if an event was refused, lost or came twice, `TimeoutError` if the stream lacks one."""
     if sent.refused or got.twice or got.events != sent.events:
         raise Missing(f"{sent.events} events were sent, {sent.refused} refused; {got.events} came, {got.twice} twice")
     wait_for("the storing of all events", lambda: _stored(nats_url) - stored_before == sent.events, STORED_SECONDS)
@@ -148,10 +148,10 @@ def _stored(nats_url: str) -> int:
 
 async def _count_stored(nats_url: str) -> int:
     async with await nats.connect(nats_url) as client:
-        return (await client.jsm().stream_info(EVENTS_STREAM)).state.last_seq
+        return (await client.jsm().stream_info(events_of("default").stream)).state.last_seq
 
 
-# --- what came of it ---
+# --- results ---
 
 
 def _outcome(slices: Sequence[Slice], levels: Sequence[int]) -> Outcome:

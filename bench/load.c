@@ -206,10 +206,10 @@ static void report(void) {
   qsort(latencies_us, answered, sizeof *latencies_us, ascending);
   for (char *at = shown; *at; at++)
     if (*at < ' ' || *at == '"' || *at == '\\') *at = '\'';
-  printf("{\"answers\":%ld,\"seconds\":%.6f,\"p50_us\":%u,\"p99_us\":%u,\"max_us\":%u,\"wrong\":%ld,\"refused\":%ld,"
+  printf("{\"answers\":%ld,\"seconds\":%.6f,\"p50_us\":%u,\"p95_us\":%u,\"p99_us\":%u,\"max_us\":%u,\"wrong\":%ld,\"refused\":%ld,"
          "\"unanswered\":%d,\"cpu_seconds\":%.4f,\"shown\":\"%s\"}\n",
          answered, (until_ns - began_ns) / 1e9, answered ? latencies_us[answered / 2] : 0,
-         answered ? latencies_us[answered * 99 / 100] : 0, answered ? latencies_us[answered - 1] : 0, wrong, refused,
+         answered ? latencies_us[answered * 95 / 100] : 0, answered ? latencies_us[answered * 99 / 100] : 0, answered ? latencies_us[answered - 1] : 0, wrong, refused,
          in_flight, cpu, shown);
 }
 

@@ -1,1 +1,1 @@
-"""What the benches share: programs to build, systems to run, load to put on them, figures to draw and judge."""
+"""The parts that all benches share: building programs, running systems, load, figures and bars."""

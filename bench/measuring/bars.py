@@ -1,7 +1,7 @@
-"""The bars: what the benches are held against, in one table.
+"""The bars that the benches must reach, in one table.
 
-A floor must hold in every version; a goal is what the design is after. A figure is named by its bench and by what it
-is: ratios are ours divided by the peer's, so that of times less is better.
+A floor must hold in every version; a goal is the design's aim. A figure is named by its bench and its quantity. Ratios
+are ours divided by the peer's, so for durations less is better.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ FLOOR, GOAL = "floor", "goal"
 
 
 class Bar(NamedTuple):
-    """What a figure must reach at least, or at most."""
+    """The least or the greatest value that a figure may have."""
 
     kind: str
     figure: str
@@ -25,7 +25,7 @@ class Bar(NamedTuple):
 
     @property
     def needed(self) -> str:
-        """What it asks for, as a table shows it."""
+        """The bar as a table shows it."""
         return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
 
@@ -47,6 +47,17 @@ BARS = (
     Bar(GOAL, "connections.kib", "gateway memory a connection, KiB", at_most=16),
     Bar(FLOOR, "connections.10000.registered_seconds", "seconds until 10,000 clients are registered", at_most=8),
     Bar(GOAL, "connections.10000.registered_seconds", "seconds until 10,000 clients are registered", at_most=5),
+    Bar(FLOOR, "reconnects.kib", "gateway memory a connection that may resume, KiB", at_most=18),
+    Bar(FLOOR, "reconnects.10000.back_seconds", "seconds until 10,000 clients of a dead gateway are back", at_most=10),
+    Bar(FLOOR, "reconnects.10000.longest_pause_ms", "longest pause of a command meanwhile, ms", at_most=250),
+    Bar(FLOOR, "floods.p95_ratio", "a neighbour's p95 in any flood beside calm", at_most=3),
+    Bar(FLOOR, "floods.refused", "a neighbour's commands that were refused in any flood", at_most=0),
+    Bar(FLOOR, "floods.unanswered", "a neighbour's commands that nobody answered, or wrongly", at_most=0),
+    Bar(FLOOR, "floods.gateways_lost", "gateways that a registry took for lost", at_most=0),
+    Bar(FLOOR, "floods.tracebacks", "tracebacks in the logs of all processes", at_most=0),
+    Bar(FLOOR, "floods.ending_seconds", "longest end of a process after SIGTERM in a flood, s", at_most=1),
+    Bar(FLOOR, "floods.peak_mb", "most memory of a process in any flood, MB", at_most=700),
+    Bar(FLOOR, "floods.hold_ms", "longest hold of an event loop in any flood, CPU ms", at_most=20),
     Bar(FLOOR, "connections.10000.longest_pause_ms", "longest pause of a command meanwhile, ms", at_most=250),
 )
 

@@ -36,7 +36,7 @@ class DirectAgents:
 
 @contextlib.contextmanager
 def direct_agents(system: System, ids: Path, count: int) -> Iterator[DirectAgents]:
-    """Start agents with the NATS user that `up` made for them, for as long as the context lasts."""
+    """Start agents that log in to NATS with their token, for as long as the context lasts."""
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_agent()) for _ in range(count)]
         for number, process in enumerate(processes):
@@ -49,11 +49,8 @@ def direct_agents(system: System, ids: Path, count: int) -> Iterator[DirectAgent
 def _order(system: System, ids: Path, number: int) -> Order:
     run_file, token = system.run_file, system.agent_token
     assert run_file is not None
-    assert run_file.agent_nats_user is not None
-    assert run_file.agent_nats_password is not None
     assert token is not None
-    user, password = run_file.agent_nats_user, run_file.agent_nats_password
-    return Order(run_file.nats_url, user, password, token, str(ids), number * NUMBERS_EACH)
+    return Order(run_file.nats_url, token, str(ids), number * NUMBERS_EACH)
 
 
 @contextlib.contextmanager
@@ -76,6 +73,7 @@ def _together(found: list[dict[str, Any]], seconds: float) -> Load:
         answers=len(latencies),
         seconds=seconds,
         p50_us=percentile(latencies, 50),
+        p95_us=percentile(latencies, 95),
         p99_us=percentile(latencies, 99),
         max_us=latencies[-1] if latencies else 0,
         wrong=sum(one["wrong"] for one in found),

@@ -1,8 +1,8 @@
 """One agent that speaks NATS directly, in a process of its own, as `direct.py` starts it.
 
-The first line on standard input says, in JSON, where NATS is and who calls whom; each further line, `SECONDS
-IN_FLIGHT`, is answered with one line of JSON: what came of so much load. Every answer is checked for the number that
-its command carried. The process ends with its standard input.
+The first line on standard input is JSON with the URL of NATS, the token and the clients. Each further line, `SECONDS
+IN_FLIGHT`, is answered with one line of JSON: the result of that load. Every answer is checked for the number that its
+command carried. The process ends with its standard input.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from agentbridge.credentials import CommandSettings
+from agentbridge.cli.credentials import CommandSettings, user_of
 from protocol import codec
 from protocol.errors import BridgeError
 from protocol.messages import CommandRequest
-from protocol.runtime.auth import DEFAULT_TENANT
-from protocol.runtime.caller import Caller
-from protocol.runtime.nats import connect
+from protocol.runtime.commands.caller import Caller
+from protocol.runtime.nats.connection import connect
+from protocol.runtime.tokens import DEFAULT_TENANT
 from protocol.subjects import ClientAddress
 
 TIMEOUT_MS = 30_000
@@ -29,11 +29,9 @@ TEXT = "What an agent would like its user to read in this place"
 
 
 class Order(msgspec.Struct):
-    """Where NATS is, and who calls whom."""
+    """The URL of NATS, the caller's token and the clients to call."""
 
     nats_url: str
-    nats_user: str
-    nats_password: str
     token: str
     ids: str
     first: int
@@ -56,7 +54,7 @@ _result_decoder = msgspec.json.Decoder(_Result)
 
 
 class Agent:
-    """Calls clients in turn and keeps what each answer took."""
+    """Calls clients in turn and keeps the latencies."""
 
     def __init__(self, caller: Caller, order: Order) -> None:
         self._caller = caller
@@ -69,7 +67,7 @@ class Agent:
         self._shown = ""
 
     async def run(self, seconds: float, in_flight: int) -> bytes:
-        """Keep `in_flight` commands under way for a while and return what came of them, as JSON."""
+        """Keep `in_flight` commands in flight for a while and return the result as JSON."""
         self._latencies_us, self._wrong, self._refused, self._shown = [], 0, 0, ""
         cpu, until = time.process_time(), time.monotonic() + seconds
         async with asyncio.TaskGroup() as tasks:
@@ -107,16 +105,15 @@ async def _never_known(address: ClientAddress, token: str | None) -> bool:
 
 
 async def main() -> None:
-    """Connect, then do what standard input says until it ends."""
+    """Connect, then serve standard input until it ends."""
     order = msgspec.json.decode(sys.stdin.readline(), type=Order)
-    settings = CommandSettings(
-        nats_url=order.nats_url, nats_user=order.nats_user, nats_password=order.nats_password, log_level="error"
-    )
-    async with connect(settings, "bench-agent", order.nats_user) as connection:
+    settings = CommandSettings(nats_url=order.nats_url, log_level="error")
+    user = user_of(order.token)
+    async with connect(settings, "bench-agent", user, token=lambda: order.token) as connection:
         try:
             async with asyncio.TaskGroup() as tasks:
-                caller = Caller(connection, _never_known)
-                await caller.start(tasks)
+                caller = Caller(connection, _never_known, tasks)
+                await caller.start()
                 await _serve(Agent(caller, order))
                 raise _Done
         except* _Done:

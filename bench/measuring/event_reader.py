@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from measuring.figures import percentile
 from protocol import codec, subjects
-from protocol.runtime.auth import DEFAULT_TENANT
+from protocol.runtime.tokens import DEFAULT_TENANT
 
 PATIENCE_SECONDS = 10
 POLL_SECONDS = 0.005
@@ -51,7 +51,7 @@ class Reader:
         self._latencies_us.append((now - event.data.sent_ns) // 1000)
 
     async def found(self, count: int) -> bytes:
-        """Wait for `count` events and return what came, as JSON."""
+        """Wait for `count` events and return the result as JSON."""
         give_up = time.monotonic() + PATIENCE_SECONDS
         while len(self._seen) < count and time.monotonic() < give_up:
             await asyncio.sleep(POLL_SECONDS)
@@ -69,7 +69,7 @@ class Reader:
 
 
 async def main() -> None:
-    """Subscribe, then do what standard input says until it ends."""
+    """Subscribe, then serve standard input until it ends."""
     reader = Reader()
     async with await nats.connect(sys.argv[1]) as client:
         subject = subjects.events_of(DEFAULT_TENANT)

@@ -29,5 +29,5 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """Return a percentile of figures in ascending order; 0 where there are none."""
+    """Return a percentile of figures in ascending order; 0 if there are none."""
     return ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))] if ascending else 0.0

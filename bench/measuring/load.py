@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ AT_ONCE = 64
 
 
 class Load(NamedTuple):
-    """What came of load: right answers in the measured time, their latencies, refusals, and the first of them."""
+    """The result of load: right answers in the measured time, their latencies, the refusals, and the first refusal."""
 
     answers: int
     seconds: float
     p50_us: float
+    p95_us: float
     p99_us: float
     max_us: float
     wrong: int
@@ -29,7 +31,7 @@ class Load(NamedTuple):
     shown: str = ""
 
     def check(self, system: str) -> "Load":
-        """Return itself; raise `Missing` where an answer was wrong or never came, or where there is none at all."""
+        """Return itself; raise `Missing` if an answer was wrong or never came, or if there is none at all."""
         if self.wrong or self.unanswered or not self.answers:
             raise Missing(
                 f"{system}: {self.answers} right answers, {self.wrong} wrong ones, {self.unanswered} never came; the "
@@ -39,7 +41,7 @@ class Load(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What came of publishing: events that got through, and how long each waited for its acknowledgement."""
+    """The result of publishing: the acknowledged events, and the wait of each for its acknowledgement."""
 
     events: int
     seconds: float
@@ -47,6 +49,14 @@ class Published(NamedTuple):
     p99_us: float
     max_us: float
     refused: int
+
+
+class Back(NamedTuple):
+    """The return of clients whose gateway died: seconds until the last has registered, and how many have a new id."""
+
+    back: float
+    resumed: int
+    renamed: int
 
 
 class Clients:
@@ -64,12 +74,22 @@ class Clients:
         tell(self._process, f"publish {clients} {seconds} {int(ids)}")
         return Published(**said(self._process, "the clients"))
 
+    def come_back(self) -> Back:
+        """Wait until all have come back after the death of their gateway."""
+        return Back(**said(self._process, "the clients"))
+
 
 @contextlib.contextmanager
-def clients(system: System, programs: Path, name: str, count: int, at_once: int = AT_ONCE) -> Iterator[Clients]:
-    """Connect simulated applications to a system for as long as the context lasts."""
+def clients(
+    system: System, programs: Path, name: str, count: int, at_once: int = AT_ONCE, back_port: int | None = None
+) -> Iterator[Clients]:
+    """Connect simulated applications to a system for as long as the context lasts.
+
+    With `back_port` they resume their sessions: when their connections end, they connect again, at that port.
+    """
     ids = programs / f"{system.name}-{name}.ids"
     arguments = [system.socket_port, "/ws", count, at_once, int(system.acknowledges), ids]
+    arguments += [] if back_port is None else [back_port]
     with _program(programs / "clients", arguments, system.app_token) as process:
         yield Clients(process, ids, said(process, "the clients"))
 
@@ -88,10 +108,14 @@ class Probe:
         self._name = name
 
     def end(self) -> Load:
-        """Stop and return what was seen."""
+        """Stop and return the result; raise `Missing` for a wrong answer, or one that never came."""
+        return self.noticed().check(self._name)
+
+    def noticed(self) -> Load:
+        """Stop and return the result, whatever it is."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return Load(**said(self._process, "the probe")).check(self._name)
+        return Load(**said(self._process, "the probe"))
 
 
 @contextlib.contextmanager
@@ -100,6 +124,14 @@ def probe(system: System, programs: Path, ids: Path, every_ms: int, at_most_seco
     arguments = [system.api_port, ids, 1, at_most_seconds, every_ms]
     with _program(programs / "load", arguments, system.agent_token) as process:
         yield Probe(process, system.name)
+
+
+@contextlib.contextmanager
+def questions(nats_url: str, token: str, every_ms: int) -> Iterator[Probe]:
+    """Ask a registry a question every `every_ms`, counting from when each was due."""
+    program = Path(__file__).parent / "questioner.py"
+    with _program(Path(sys.executable), [program, nats_url, every_ms], token) as process:
+        yield Probe(process, "registry")
 
 
 @contextlib.contextmanager
@@ -122,7 +154,7 @@ def tell(process: subprocess.Popen[bytes], line: str) -> None:
 
 
 def said(process: subprocess.Popen[bytes], who: str) -> dict[str, Any]:
-    """Return the line of JSON that a program prints; raise `Missing` where it ends without one."""
+    """Return the line of JSON that a program prints; raise `Missing` if it ends without one."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

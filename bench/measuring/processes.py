@@ -1,4 +1,4 @@
-"""Processes that a bench starts, none of which outlives it, and what Linux tells about them in /proc."""
+"""Processes that a bench starts; none outlives it. Their figures come from Linux's /proc."""
 
 import contextlib
 import os
@@ -31,14 +31,14 @@ class Service:
         self._log = log
 
     def require_alive(self) -> None:
-        """Raise `Missing`, with the end of its log, where it has ended."""
+        """Raise `Missing`, with the end of its log, if it has ended."""
         code = self._process.poll()
         if code is not None:
             last = " | ".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:])
             raise Missing(f"{self.name} ended with exit code {code}: {last or 'it logged nothing'}")
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait until it is ready; raise `Missing` where it ends instead."""
+        """Wait until it is ready; raise `Missing` if it ends instead."""
 
         def is_ready() -> bool:
             self.require_alive()
@@ -47,11 +47,26 @@ class Service:
         wait_for(f"the start of {self.name}", is_ready)
 
     def wait_for_port(self, port: int) -> None:
-        """Wait until it listens on a port of loopback; raise `Missing` where it ends instead."""
+        """Wait until it listens on a port of loopback; raise `Missing` if it ends instead."""
         self.wait_until(lambda: _listens(port))
 
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text(errors="replace")
+
+    def ending_seconds(self) -> float:
+        """Ask it to end, and return how long that took; raise `Missing` if it does not."""
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Missing(f"{self.name} did not end within {END_SECONDS} s") from None
+        return time.monotonic() - began
+
     def end(self) -> None:
-        """Have it end, by force where it does not."""
+        """End it, by force if it does not end by itself."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(END_SECONDS)
@@ -64,7 +79,7 @@ class Service:
 def running(name: str, command: list[str], folder: Path, variables: Mapping[str, str]) -> Iterator[Service]:
     """Run a command, an absolute path first, for as long as the context lasts; its log is `folder/name.log`.
 
-    Where the bench is killed, the kernel kills the process. Settings of ours in the environment are not passed on.
+    If the bench is killed, the kernel kills the process. Our own settings in the environment are not passed on.
     """
     inherited = {key: value for key, value in environment().items() if not key.startswith(PREFIX)}
     guarded = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *command]
@@ -81,7 +96,7 @@ def running(name: str, command: list[str], folder: Path, variables: Mapping[str,
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Wait until a condition holds; raise `TimeoutError` naming what was waited for."""
+    """Wait until a condition holds; raise `TimeoutError` that names it."""
     give_up = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up:
@@ -143,3 +158,14 @@ def _parent(entry: Path) -> int:
         return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def forget_peak(pid: int) -> None:
+    """Have `peak_mb()` count from now on (proc(5), `clear_refs`)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most memory that a process has had resident since `forget_peak()`, in megabytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""What every bench does around its measuring: options, a folder to work in, tables or JSON, bars, the exit code."""
+"""The frame of every bench: options, a folder to work in, tables or JSON, bars, the exit code."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a bench has found: tables for people, figures for bars, and all of it for programs."""
+    """The results of a bench: tables for people, figures for bars, and everything for programs."""
 
     tables: Sequence[Table]
     figures: Mapping[str, float]
@@ -47,7 +47,7 @@ Measure = Callable[[argparse.Namespace, Path], Outcome]
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """Return a parser with what all benches understand."""
+    """Return a parser with the options of all benches."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
@@ -61,7 +61,7 @@ def options(description: str) -> argparse.ArgumentParser:
 
 
 def run(parser: argparse.ArgumentParser, measure: Measure) -> None:
-    """Measure in a folder of its own, print, and exit: 0, 1 for missed bars under --strict, 2 for what cannot run."""
+    """Measure in a folder of its own, print, and exit: 0, 1 for missed bars under --strict, 2 if it cannot run."""
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -84,12 +84,12 @@ def numbers(text: str) -> list[int]:
 
 
 def progress(text: str) -> None:
-    """Tell on standard error what is going on."""
+    """Print progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:
-    """Return what figures depend on."""
+    """Return the properties of the machine that figures depend on."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "processor": _processor(),

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from agentbridge import data_folder
-from agentbridge.data_folder import RunFile
+from agentbridge.deployment import data_folder
+from agentbridge.deployment.data_folder import RunFile
 from agentbridge.up import nats_server
 from measuring.processes import Service, family, free_port, running, short_name
 from measuring.tools import PEERS, install_peers, require
 from protocol.access import AGENT, APP
-from protocol.runtime.auth import mint
 from protocol.runtime.settings import variable
+from protocol.runtime.tokens import mint
 
 OURS = "agentbridge"
 MEMORY, REDIS = "express-memory", "express-redis"
@@ -24,7 +24,7 @@ TOKEN_SECONDS = 6 * 3600
 
 
 class System(NamedTuple):
-    """A system that runs: where it listens, who is let in, and the processes it consists of, by name."""
+    """A running system: its ports, its tokens, and its processes by name."""
 
     name: str
     api_port: int
@@ -41,7 +41,10 @@ def agentbridge(folder: Path, secret: str, nats_url: str | None = None) -> Itera
     """Run `agentbridge up` on free ports, authentication on; with NATS of its own unless `nats_url` is given."""
     data = folder / "data"
     settings: dict[str, object] = {"data_dir": data, "api_port": 0, "gateway_port": 0, "jwt_secret": secret}
-    settings |= {"log_level": "warning"} | ({"nats_url": nats_url} if nats_url else {})
+    settings["events_per_session"] = 0  # one client alone is measured, too, as fast as the gateway takes its events
+    settings |= {"log_level": "warning", "max_connections_per_user": 1_000_000}
+    settings["max_connections"] = 100_000  # all clients of a bench are one user's
+    settings |= {"nats_url": nats_url} if nats_url else {}
     variables = {variable(name): str(value) for name, value in settings.items()}
     with running(OURS, [sys.executable, "-P", "-m", "agentbridge", "up"], folder, variables) as process:
         found = _run_file(process, data)
@@ -89,7 +92,7 @@ PEER_SYSTEMS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Syste
 
 @contextlib.contextmanager
 def nats(folder: Path) -> Iterator[tuple[str, int]]:
-    """Run a nats-server without users, whose streams a bench may look into; give its URL and its process id."""
+    """Run a nats-server without users, so that a bench can read its streams; give its URL and its process id."""
     port = free_port()
     config = folder / "nats.conf"
     config.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n')
@@ -107,7 +110,7 @@ def _node(node: str, folder: Path, script: str, port: int, redis_port: int = 0) 
 
 
 def _run_file(up: Service, data: Path) -> RunFile:
-    """Wait until `up` says where everything is."""
+    """Wait for the run file of `up`."""
     up.wait_until(lambda: data_folder.read(data) is not None)
     found = data_folder.read(data)
     assert found is not None

@@ -12,11 +12,11 @@ DEBIAN_PACKAGES = {"gcc": "gcc libc6-dev", "node": "nodejs", "npm": "npm", "redi
 
 
 class Missing(Exception):
-    """The bench cannot run here; the text is a sentence that says what to do."""
+    """The bench cannot run here; the text is a sentence with the remedy."""
 
 
 def require(program: str, instead: str = "") -> str:
-    """Return the absolute path of a program. Raises `Missing`, which says how to get it, and what to do without."""
+    """Return the absolute path of a program. Raises `Missing` with a sentence about how to get it or do without."""
     found = shutil.which(program)
     if found is None:
         remedy = f"install it (Debian: apt-get install {DEBIAN_PACKAGES[program]})"
@@ -33,7 +33,7 @@ def build(folder: Path) -> None:
 
 
 def install_peers(instead: str) -> str:
-    """Install the peers' packages where they are not yet, and return the path of node."""
+    """Install the peers' packages if they are missing, and return the path of node."""
     node, npm = require("node", instead), require("npm", instead)
     if not INSTALLED.exists():
         command = [npm, "install", "--silent", "--no-audit", "--no-fund"]
