@@ -20,11 +20,12 @@ FROM ${PYTHON_IMAGE}
 ENV PATH=/opt/agentbridge/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     AGENTBRIDGE_GATEWAY_HOST=0.0.0.0 AGENTBRIDGE_API_HOST=0.0.0.0 \
+    AGENTBRIDGE_REGISTRY_HOST=0.0.0.0 AGENTBRIDGE_REGISTRY_PORT=8002 \
     AGENTBRIDGE_LOG_FORMAT=json
 COPY --from=build /opt/agentbridge /opt/agentbridge
 # A number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 WORKDIR /tmp
-EXPOSE 8000 8001
+EXPOSE 8000 8001 8002
 ENTRYPOINT ["agentbridge"]
 CMD ["--help"]
