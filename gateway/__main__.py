@@ -28,7 +28,7 @@ from gateway.reports import Reporter
 from gateway.server import GatewayServer
 from gateway.sessions.audit import GatewayAudit
 from gateway.sessions.claims import ClaimHandlers
-from gateway.sessions.core import SessionLimits
+from gateway.sessions.core.limits import SessionLimits
 from gateway.sessions.live import Handlers
 from gateway.sessions.replies import Replies
 from gateway.sessions.resumable import ResumableSessions, ResumeSettings, Sessions
@@ -91,8 +91,7 @@ async def serving(
 
         loop = asyncio.get_running_loop()
         turns = Turns(loop.call_soon, time.perf_counter)
-        timeout_ms = settings.command_timeout_ms
-        commands = CommandSubjects(connection, replies, verifier, idempotency, tasks, timeout_ms, turns)
+        commands = CommandSubjects(connection, replies, verifier, idempotency, tasks, limits, turns)
         tasks.create_task(commands.watch(), name="watch commands")
         handlers = Handlers(
             commands.handle, commands.drops, idempotency.ended, reporter.changed, reporter.ended, reporter.moved

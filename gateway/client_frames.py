@@ -16,7 +16,7 @@ from gateway.dialects.dialect import CapabilityChange, Farewell, MessageIds, Rep
 from gateway.events import Events
 from gateway.limits.client_rates import ClientRates, TooManyBytes
 from gateway.registrations import Registration
-from gateway.sessions.core import SessionState
+from gateway.sessions.core.session import SessionState
 from gateway.sessions.live import LiveSession
 from protocol.access import APP
 from protocol.errors import BridgeError, CloseCode, Internal, Overloaded, PayloadTooLarge, PermissionDenied, RateLimited

@@ -15,11 +15,13 @@ from gateway.freeze_detector import FreezeDetector
 from gateway.idempotency.commands import Idempotency, KeyedRequest
 from gateway.limits.flood_guard import FloodGuard
 from gateway.pending_operations import Pending, PendingOperations
-from gateway.sessions.core import Answer, InFlight
+from gateway.sessions.core.calls import Call, call_of
+from gateway.sessions.core.effects import Answer
+from gateway.sessions.core.limits import SessionLimits
+from gateway.sessions.core.progress import wanted_subject
+from gateway.sessions.core.snapshots import MovingCommand
 from gateway.sessions.live import LiveSession
-from gateway.sessions.progress import wanted_subject
 from gateway.sessions.replies import Replies
-from gateway.sessions.snapshots import MovingCommand
 from protocol import codec
 from protocol.access import Principal, require, require_agent
 from protocol.errors import (
@@ -81,7 +83,7 @@ class CommandSubjects:
         verifier: Verifier,
         idempotency: Idempotency,
         tasks: asyncio.TaskGroup,
-        default_timeout_ms: int,
+        limits: SessionLimits,
         turns: Turns,
     ) -> None:
         self._connection = connection
@@ -89,7 +91,7 @@ class CommandSubjects:
         self._verifier = verifier
         self._tasks = tasks
         self._idempotency = idempotency
-        self._default_timeout_ms = default_timeout_ms
+        self._limits = limits
         self._pending: PendingOperations = {}
         self._verifying = 0
         self._turns = turns
@@ -188,10 +190,8 @@ class CommandSubjects:
     def answer_lost(self, session: LiveSession, lost: MovingCommand) -> None:
         """Answer a command that another gateway had in flight when it lost the session."""
         error = ClientLost("the client was lost while the command was under way; it may have run")
-        began = self._loop.time() - lost.age_ms / 1000
-        command = InFlight("", lost.request_id, lost.sub, lost.reply, began, lost.asked)
         response = failure(lost.request_id, error, session.core.client_id, lost.age_ms)
-        self._replies.answer(session.core.view, Answer(command, response))
+        self._replies.answer(session.core.view, Answer(lost.call(self._loop.time()), response))
 
     @property
     def freezes(self) -> int:
@@ -276,8 +276,7 @@ class CommandSubjects:
         principal: Principal,
         request_id: str,
         *,
-        in_turn: bool = False,
-        held_up: bool = False,
+        held_up: bool,
     ) -> None:
         if not msg.reply:
             self._log_ignored(session, "it has no reply subject")
@@ -285,34 +284,33 @@ class CommandSubjects:
         require(principal, session.core.view)  # before anything that could tell a hidden client from none
         held_up = held_up or self._freeze_detector.backlog
         self._refuse_stale(command, held_up)
-        with logs.about(session.core.client_id, command.caller_request_id or request_id):
-            if not in_turn and not session.core.is_quick(command):
-                self._call_in_turn(session, msg, command, principal, request_id, held_up)
-                return
-            progress_to = wanted_subject(msg.headers, msg.reply)
-            if command.idempotency_key is not None:
-                request = KeyedRequest(session, principal, command, request_id, msg.reply, progress_to, held_up)
-                self._idempotency.take(request)
-                return
-            self._idempotency.require_unused(session.core.client_id, principal.sub, request_id)
-            effects = session.core.call(principal, command, request_id, msg.reply, self._loop.time(), progress_to)
-            session.perform(effects)
+        progress_to = wanted_subject(msg.headers, msg.reply)
+        call = call_of(principal, command, request_id, msg.reply, self._limits, self._loop.time(), progress_to)
+        with logs.about(session.core.client_id, call.own_id):
+            if session.core.is_quick(command):
+                self._dispatch(session, principal, command, call, held_up)
+            else:
+                self._dispatch_in_turn(session, msg, principal, command, call, held_up)
 
-    def _call_in_turn(
-        self,
-        session: LiveSession,
-        msg: Msg,
-        command: CommandRequest,
-        principal: Principal,
-        request_id: str,
-        held_up: bool,
+    def _dispatch(
+        self, session: LiveSession, caller: Principal, command: CommandRequest, call: Call, held_up: bool
+    ) -> None:
+        """Hand a command to its session, or have its idempotency key reserved first."""
+        if command.idempotency_key is not None:
+            self._idempotency.take(KeyedRequest(session, caller, command, call, held_up))
+            return
+        self._idempotency.require_unused(session.core.client_id, call.sub, call.request_id)
+        session.perform(session.core.call(caller, command, call, self._loop.time()))
+
+    def _dispatch_in_turn(
+        self, session: LiveSession, msg: Msg, caller: Principal, command: CommandRequest, call: Call, held_up: bool
     ) -> None:
         """Take a command with a costly check of its parameters when the turn of its tenant and agent has come.
 
         Raises `Overloaded` if the tenant's or the agent's share of waiting commands is used up.
         """
-        share, received = (principal.tenant, principal.sub), self._loop.time()
-        pending = self._begin(session, share, request_id)
+        share = (caller.tenant, caller.sub)
+        pending = self._begin(session, share, call.request_id)
         try:
             place = self._places.ask(share, 1)
         except Overloaded:
@@ -322,22 +320,17 @@ class CommandSubjects:
         def act() -> None:
             try:
                 pending.require_wanted()
-                left = self._with_time_left(command, self._loop.time() - received)
-                self._call(session, msg, left, principal, request_id, in_turn=True, held_up=held_up)
+                if self._loop.time() >= call.deadline:
+                    raise DeadlineExceeded("its parameters were not checked before its deadline; it was not executed")
+                with logs.about(session.core.client_id, call.own_id):
+                    self._dispatch(session, caller, command, call, held_up)
             except Exception as exc:
-                self._fail(session, msg, exc, command, principal, request_id)
+                self._fail(session, msg, exc, command, caller, call.request_id)
             finally:
                 place.release()
                 pending.end()
 
         self._turns.add(Work(share, act))
-
-    def _with_time_left(self, command: CommandRequest, waited_seconds: float) -> CommandRequest:
-        """Return a command with the time that its wait has left to it; raise `DeadlineExceeded` if there is none."""
-        left_ms = (command.timeout_ms or self._default_timeout_ms) - int(waited_seconds * 1000)
-        if left_ms <= 0:
-            raise DeadlineExceeded("its parameters were not checked before its deadline; it was not executed")
-        return msgspec.structs.replace(command, timeout_ms=left_ms)
 
     def _cancel(self, session: LiveSession, msg: Msg, cancel: CancelRequest, principal: Principal) -> None:
         pending = self._pending_of(session, msg, principal, cancel.request_id)
@@ -435,7 +428,7 @@ class CommandSubjects:
 
         A command with a key may have been executed before the freeze; its entry says so.
         """
-        timeout_ms = command.timeout_ms or self._default_timeout_ms
+        timeout_ms = command.timeout_ms or self._limits.command_timeout_ms
         # By whichever clock it is less late: a direct agent knows nothing of the registry's.
         now_ms = min(self._connection.clock.now_ms(), wall_ms())
         if is_past_deadline(command, timeout_ms, now_ms / 1000):

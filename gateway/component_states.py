@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.capabilities.changes import Properties, with_properties
 from gateway.limits.client_rates import ClientRates
-from gateway.sessions.core import SessionState
+from gateway.sessions.core.session import SessionState
 from gateway.sessions.live import LiveSession
 from protocol import codec
 from protocol.codec import require_shallow

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 import nats.errors
 
-from gateway.sessions.core import Session
+from gateway.sessions.core.session import Session
 from gateway.sessions.live import LiveSession
 from protocol import codec, subjects
 from protocol.errors import BridgeError

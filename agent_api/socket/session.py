@@ -59,6 +59,7 @@ from protocol.frames import AckFrame, AuthFrame, PingFrame, PongFrame
 from protocol.ids import is_token
 from protocol.messages import CommandResponse, ProgressMessage, failure
 from protocol.runtime.websocket.bad_frames import BadFrames
+from protocol.runtime.websocket.keepalive import Keepalive, KeepaliveStep
 from protocol.subjects import MAX_EVENT_NAME_BYTES
 
 MAX_IN_FLIGHT = 256
@@ -100,8 +101,7 @@ class AgentSession:
         self._streams: dict[str, Stream] = {}
         self._refreshing = False
         self._bad_frames = BadFrames()
-        self._heard = now
-        self._pinged: float | None = None
+        self._keepalive = Keepalive(now)
 
     @property
     def commands_in_flight(self) -> int:
@@ -148,8 +148,7 @@ class AgentSession:
 
     def heard(self, now: float) -> None:
         """Note a sign of life: a frame or a pong."""
-        self._heard = now
-        self._pinged = None
+        self._keepalive.heard(now)
 
     # --- from those who do what was asked ---
 
@@ -217,17 +216,16 @@ class AgentSession:
     # --- from the clock and the process ---
 
     def tick(self, now: float) -> list[AgentEffect]:
-        """Ping a silent agent; close where no pong comes."""
+        """Ping a silent agent; close if no pong comes."""
         if self.state is AgentState.CLOSED:
             return []
-        if self._pinged is not None:
-            if now - self._pinged < self._limits.ping_timeout_seconds:
+        match self._keepalive.check(now, self._limits.ping_interval_seconds, self._limits.ping_timeout_seconds):
+            case KeepaliveStep.WAIT:
                 return []
-            return self.close(CloseCode.INTERNAL, "no pong")
-        if now - self._heard < self._limits.ping_interval_seconds:
-            return []
-        self._pinged = now
-        return [PingAgent()]
+            case KeepaliveStep.PING:
+                return [PingAgent()]
+            case KeepaliveStep.LOST:
+                return self.close(CloseCode.INTERNAL, "no pong")
 
     def drain(self) -> list[AgentEffect]:
         """Take no more commands, and close once those in flight have their responses."""

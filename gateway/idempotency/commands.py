@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from gateway.idempotency.recording import Recording
 from gateway.idempotency.waiting import Reservation, Reservations, ReservationStage, Waiter
-from gateway.sessions.core import Answer, Effect, InFlight, SessionLimits
+from gateway.sessions.core.calls import Call
+from gateway.sessions.core.effects import Answer, Effect
+from gateway.sessions.core.limits import SessionLimits
 from gateway.sessions.live import LiveSession
 from gateway.sessions.replies import Replies
 from protocol.access import Principal, require
-from protocol.audit import asked_by
 from protocol.errors import (
     BridgeError,
     Cancelled,
@@ -55,15 +56,8 @@ class KeyedRequest(msgspec.Struct, frozen=True):
     session: LiveSession
     caller: Principal
     command: CommandRequest
-    request_id: str
-    reply: str
-    progress_to: str | None
+    call: Call
     held_up: bool = False  # it may be left over from a freeze: it may get its key's outcome, and begins nothing
-
-    @property
-    def own_id(self) -> str:
-        """The id by which the caller knows the request."""
-        return self.command.caller_request_id or self.request_id
 
 
 class _Refused(Exception):
@@ -103,14 +97,14 @@ class Idempotency:
         core, key = request.session.core, request.command.idempotency_key
         assert key is not None
         require(request.caller, core.view)
-        if core.is_in_flight(request.caller, request.request_id):
+        if core.is_in_flight(request.caller, request.call.request_id):
             raise Conflict("a command with this requestId is already in flight; use another id")
-        waiter = self._waiter(request)
+        waiter = Waiter(core.view, request.caller, request.call)
         reservation = self._reservations.join(entry_key(request.caller, key), self._entry(request), waiter)
         if reservation.response is not None:
             self._tell(reservation, reservation.response)
             return
-        waiter.timer = self._loop.call_at(waiter.deadline, self._expire, request.session, waiter)
+        waiter.timer = self._loop.call_at(waiter.call.deadline, self._expire, request.session, waiter)
         if reservation.first is waiter:
             self._tasks.create_task(self._pursue(reservation, request), name="reserve an idempotency key")
 
@@ -165,7 +159,7 @@ class Idempotency:
 
     async def _pursue(self, reservation: Reservation, request: KeyedRequest) -> None:
         """Reserve the key, then execute the command; or give all waiters the stored outcome or the error."""
-        with logs.about(request.session.core.client_id, request.own_id):
+        with logs.about(request.session.core.client_id, request.call.own_id):
             try:
                 ended = await self._reserve(reservation, request)
                 if ended is None:
@@ -247,7 +241,7 @@ class Idempotency:
         self._executed += 1
         deadline = reservation.deadline
         for waiter in reservation.waiters:
-            if waiter.deadline == deadline and waiter.timer is not None:
+            if waiter.call.deadline == deadline and waiter.timer is not None:
                 waiter.timer.cancel()  # the session keeps the command's deadline, and tells all
         request.session.perform(effects)
 
@@ -267,13 +261,13 @@ class Idempotency:
 
     def _call_as(self, lead: Waiter, reservation: Reservation, request: KeyedRequest) -> list[Effect]:
         now = self._loop.time()
-        command = replace(request.command, timeout_ms=max(1, round((reservation.deadline - now) * 1000)))
+        call = replace(lead.call, started=now, deadline=reservation.deadline)
         core, nonce = request.session.core, reservation.entry.reservation
-        return core.call(lead.caller, command, lead.own_id, lead.reply, now, lead.progress_to, nonce)
+        return core.call(lead.caller, request.command, call, now, nonce)
 
     def ended(self, effect: Answer) -> None:
         """Give the outcome to all waiters, and store it."""
-        reservation = self._reservations.end(effect.command.reservation, effect.response)
+        reservation = self._reservations.end(effect.reservation, effect.response)
         self._tell(reservation, effect.response)
         self._recording.remember(reservation, effect.response)
 
@@ -281,8 +275,8 @@ class Idempotency:
 
     def _tell(self, reservation: Reservation, response: CommandResponse) -> None:
         for waiter in self._reservations.dismiss(reservation):
-            own = replace(response, request_id=waiter.request_id)
-            self._answer(waiter, own if waiter is reservation.first else replayed(response, waiter.request_id))
+            own = replace(response, request_id=waiter.call.request_id)
+            self._answer(waiter, own if waiter is reservation.first else replayed(response, waiter.call.request_id))
 
     def _give_up(self, reservation: Reservation, answer: Callable[[Waiter], CommandResponse]) -> None:
         """Answer all waiters of a failed reservation, unless its command is at the client already."""
@@ -310,16 +304,7 @@ class Idempotency:
         if waiter.timer is not None:
             waiter.timer.cancel()
         self._replayed += response.replayed
-        command = InFlight("", waiter.request_id, waiter.caller.sub, waiter.reply, waiter.started, waiter.asked)
-        self._replies.answer(waiter.client, Answer(command, response))
-
-    def _waiter(self, request: KeyedRequest) -> Waiter:
-        now, limits = self._loop.time(), self._limits
-        timeout_ms = min(request.command.timeout_ms or limits.command_timeout_ms, limits.max_command_timeout_ms)
-        asked = asked_by(request.caller, request.command, with_parameters=limits.audits_parameters)
-        client, deadline = request.session.core.view, now + timeout_ms / 1000
-        progress_to = request.progress_to
-        return Waiter(client, request.caller, request.request_id, request.reply, now, deadline, asked, progress_to)
+        self._replies.answer(waiter.client, Answer(waiter.call, response))
 
     def _entry(self, request: KeyedRequest) -> IdempotencyEntry:
         core = request.session.core
@@ -332,7 +317,7 @@ class Idempotency:
             user=core.view.user,
             app=core.view.app,
             permissions=sorted(offer.permissions) if offer is not None else [],
-            request_id=request.own_id,
+            request_id=request.call.own_id,
             at=timestamp(time.time()),
         ).padded()
 
@@ -341,10 +326,10 @@ def _replay(ended: IdempotencyEntry, waiter: Waiter) -> CommandResponse:
     """Return an ended entry's answer for one of the waiters."""
     try:
         ended.require_visible(waiter.caller)
-        return ended.answer(waiter.request_id)
+        return ended.answer(waiter.call.request_id)
     except BridgeError as exc:
-        return failure(waiter.request_id, exc, waiter.client_id)
+        return failure(waiter.call.request_id, exc, waiter.client_id)
 
 
 def _refusal(error: BridgeError) -> Callable[[Waiter], CommandResponse]:
-    return lambda waiter: failure(waiter.request_id, error, waiter.client_id)
+    return lambda waiter: failure(waiter.call.request_id, error, waiter.client_id)

@@ -13,8 +13,8 @@ import enum
 
 import msgspec
 
+from gateway.sessions.core.calls import Call
 from protocol.access import ClientView, Principal
-from protocol.audit import Asked
 from protocol.errors import AGENT_LIMIT, Conflict, Overloaded
 from protocol.idempotency import IdempotencyEntry
 from protocol.messages import CommandResponse
@@ -37,16 +37,11 @@ class ReservationStage(enum.Enum):
 
 
 class Waiter(msgspec.Struct, eq=False):
-    """A request that waits. Times are monotonic, in seconds; `timer` is the shell's."""
+    """A request that waits for the command of its key; `timer` is the shell's."""
 
     client: ClientView
     caller: Principal
-    request_id: str
-    reply: str
-    started: float
-    deadline: float
-    asked: Asked
-    progress_to: str | None = None
+    call: Call
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -55,14 +50,9 @@ class Waiter(msgspec.Struct, eq=False):
         return self.client.client_id
 
     @property
-    def own_id(self) -> str:
-        """The id by which the caller knows the request."""
-        return self.asked.request_id or self.request_id
-
-    @property
     def key(self) -> WaiterKey:
         """The key by which the request is probed and cancelled."""
-        return (self.client_id, self.caller.sub, self.request_id)
+        return (self.client_id, self.caller.sub, self.call.request_id)
 
 
 class Reservation(msgspec.Struct, eq=False):
@@ -84,7 +74,7 @@ class Reservation(msgspec.Struct, eq=False):
     @property
     def deadline(self) -> float:
         """The latest deadline among the waiters."""
-        return max(waiter.deadline for waiter in self.waiters)
+        return max(waiter.call.deadline for waiter in self.waiters)
 
     def waiter(self, key: WaiterKey) -> Waiter | None:
         """Return the longest waiting request that goes by this key; a twin may have been sent under the same id."""

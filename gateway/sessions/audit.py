@@ -4,11 +4,11 @@ import time
 
 import msgspec
 
-from gateway.sessions.core import InFlight
+from gateway.sessions.core.effects import Answer
 from protocol.access import ClientView, Principal
 from protocol.audit import GATEWAY, MAX_CODE_CHARS, USER, AuditRecord, kept_parameters
 from protocol.errors import BridgeError, Code
-from protocol.messages import CommandRequest, CommandResponse, timestamp
+from protocol.messages import CommandRequest, timestamp
 from protocol.runtime.commands.audit_log import AuditLog
 
 
@@ -24,14 +24,15 @@ class GatewayAudit:
         """Whether records of answers wait to be sent: those answers must not be told again before."""
         return self._trail is not None and self._trail.is_behind
 
-    def publish(self, client: ClientView, command: InFlight, response: CommandResponse, answer: bytes) -> bool:
+    def publish(self, client: ClientView, effect: Answer, answer: bytes) -> bool:
         """Record a command that was the client's to execute, and publish the framed answer behind the record.
 
         Return False if nothing is recorded, nor published. Raises `Unavailable` if the answer could not be published.
         """
         if self._trail is None:
             return False
-        error, asked = response.error, command.asked
+        call, response = effect.call, effect.response
+        error, asked = response.error, call.asked
         record = AuditRecord(  # by position: by name takes ten times as long, which every command would feel
             timestamp(time.time()),
             client.tenant,
@@ -41,15 +42,15 @@ class GatewayAudit:
             client.client_id,
             client.user,
             client.app or None,
-            command.sub,
+            call.sub,
             asked.role,
             asked.target,
             asked.action,
-            asked.request_id or command.request_id,
+            call.own_id,
             None if error is None or error.code != Code.COMMAND_FAILED else _own_code(error.details),
             response.replayed,
             asked.parameters,
-            USER if command.confirmed else None,
+            USER if effect.confirmed else None,
         )
         self._trail.publish(record, answer)
         return True

@@ -16,8 +16,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from gateway.capabilities.contracts import NO_CONTRACT, Contract, Contracts
-from gateway.sessions.live import LiveSession, Part
-from gateway.sessions.resume import (
+from gateway.sessions.core.resume import (
     KEEP_SECONDS,
     REPEAT_SECONDS,
     SKEW_SECONDS,
@@ -39,7 +38,7 @@ from gateway.sessions.resume import (
     StandDown,
     Yield,
 )
-from gateway.sessions.snapshots import (
+from gateway.sessions.core.snapshots import (
     MAX_CLAIM_BYTES,
     SIGNATURE_HEADER,
     ClaimAnswer,
@@ -51,6 +50,7 @@ from gateway.sessions.snapshots import (
     read_signature,
     signature_text,
 )
+from gateway.sessions.live import LiveSession, Part
 from protocol import codec, subjects
 from protocol.errors import BridgeError, Overloaded, PayloadTooLarge, Unavailable
 from protocol.runtime.alarms import Alarms

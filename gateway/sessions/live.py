@@ -13,11 +13,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from gateway.dialects.dialect import Dialect, Farewell, Heartbeat
-from gateway.sessions.core import Answer, Arm, Changed, Close, Effect, Ping, Send, Session, SessionState
-from gateway.sessions.progress import PublishProgress, RemindProgress
+from gateway.sessions.core.effects import Answer, Arm, Changed, Close, Effect, Ping, Send
+from gateway.sessions.core.progress import PublishProgress, RemindProgress
+from gateway.sessions.core.resume import Loss, SessionClaim
+from gateway.sessions.core.session import Session, SessionState
+from gateway.sessions.core.snapshots import GrantParts, SessionSnapshot
 from gateway.sessions.replies import Replies
-from gateway.sessions.resume import Loss, SessionClaim
-from gateway.sessions.snapshots import GrantParts, SessionSnapshot
 from protocol import subjects
 from protocol.errors import CloseCode
 from protocol.frames import ConnectionLimits, ServerFrame
@@ -374,10 +375,10 @@ class LiveSession:
         self.close(CloseCode.REFUSED, "token expired", EndReason.TOKEN_EXPIRED)
 
     def _answer(self, effect: Answer) -> None:
-        alarm = self._alarms.pop(effect.command.wire_id, None)
+        alarm = self._alarms.pop(effect.wire_id, None)
         if alarm is not None:
             alarm.cancel()
-        if effect.command.reservation:
+        if effect.reservation:
             self._context.handlers.on_reservation_ended(effect)
         else:
             self._context.replies.answer(self.core.view, effect)

@@ -5,8 +5,9 @@ import logging
 from collections import Counter
 
 from gateway.sessions.audit import GatewayAudit
-from gateway.sessions.core import MESSAGE_TOO_LARGE, Answer, InFlight
-from gateway.sessions.progress import PublishProgress
+from gateway.sessions.core.effects import Answer
+from gateway.sessions.core.progress import PublishProgress
+from gateway.sessions.core.session import MESSAGE_TOO_LARGE
 from gateway.sessions.recent_outcomes import RecentOutcomes
 from protocol import codec
 from protocol.access import ClientView
@@ -32,16 +33,17 @@ class Replies:
 
     def answer(self, client: ClientView, effect: Answer) -> None:
         """Record a command and send its one answer, which is kept in case the caller does not get it."""
-        command, response = effect
+        call, response = effect.call, effect.response
         self._answered += 1
         self.count(response)
-        self._durations.note(self._loop.time() - command.started)
+        self._durations.note(self._loop.time() - call.started)
         try:
-            self._send(client, command, response)
+            self._send(client, effect)
         except PayloadTooLarge:
             details = {"code": MESSAGE_TOO_LARGE, "maxMessageBytes": self._connection.client.max_payload}
             error = PayloadTooLarge("the application's answer is larger than NATS takes", details=details)
-            self._send(client, command, failure(command.request_id, error, client.client_id, response.duration_ms))
+            failed = failure(call.request_id, error, client.client_id, response.duration_ms)
+            self._send(client, effect._replace(response=failed))
 
     def progress(self, progress: PublishProgress) -> None:
         """Publish progress. A message that cannot be published is missing from the caller's count."""
@@ -59,14 +61,15 @@ class Replies:
         """Count the outcome of a command, be it refused before any application was sent it."""
         self._by_outcome["success" if response.error is None else response.error.code] += 1
 
-    def _send(self, client: ClientView, command: InFlight, response: CommandResponse) -> None:
+    def _send(self, client: ClientView, effect: Answer) -> None:
         """Send an answer, behind its record and in the same write. Raises `PayloadTooLarge`, having done nothing."""
+        call, response = effect.call, effect.response
         body = codec.encode(response)
         headers = None if response.error is None else error_headers(response.error)
-        answer = self._connection.framed(command.reply, body, headers=headers)
-        self.outcomes.put((client.client_id, command.sub, command.request_id), body, self._loop.time())
+        answer = self._connection.framed(call.reply, body, headers=headers)
+        self.outcomes.put((client.client_id, call.sub, call.request_id), body, self._loop.time())
         try:
-            if not self.audit.publish(client, command, response, answer):
+            if not self.audit.publish(client, effect, answer):
                 self._connection.publish_framed_now(answer)
         except Unavailable:
-            log.info("kept the answer to request %s for the caller's probe: NATS is away", command.request_id)
+            log.info("kept the answer to request %s for the caller's probe: NATS is away", call.request_id)

@@ -20,17 +20,17 @@ from gateway.capabilities.contracts import Contracts
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.native import NATIVE
 from gateway.sessions.claims import Arrival, ClaimHandlers, ClaimOutcomes, ClaimService, now_ms
-from gateway.sessions.core import SessionState
-from gateway.sessions.live import NOWHERE, Grace, LiveSession, Socket
-from gateway.sessions.resume import ClaimKind, Loss
-from gateway.sessions.resume_tokens import ResumeToken, ResumeTokens
-from gateway.sessions.snapshots import (
+from gateway.sessions.core.resume import ClaimKind, Loss
+from gateway.sessions.core.resume_tokens import ResumeToken, ResumeTokens
+from gateway.sessions.core.session import SessionState
+from gateway.sessions.core.snapshots import (
     SIGNATURE_HEADER,
     AdoptRequest,
     SessionSnapshot,
     read_signature,
     signature_text,
 )
+from gateway.sessions.live import NOWHERE, Grace, LiveSession, Socket
 from gateway.sessions.table import SessionTable
 from protocol import PROTOCOL_VERSION, codec, subjects
 from protocol.access import APP, Principal

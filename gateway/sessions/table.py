@@ -8,7 +8,8 @@ from functools import partial
 
 from gateway.dialects.dialect import Dialect
 from gateway.limits.rate_limits import RateLimits
-from gateway.sessions.core import Session, SessionLimits, SessionState
+from gateway.sessions.core.limits import SessionLimits
+from gateway.sessions.core.session import Session, SessionState
 from gateway.sessions.live import NEVER, NOWHERE, Handlers, LiveContext, LiveSession, Socket
 from gateway.sessions.replies import Replies
 from protocol import subjects

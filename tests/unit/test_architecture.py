@@ -42,8 +42,9 @@ FOLDERS = {
     "gateway/limits": set[str](),
     "gateway/static": set[str](),
     "gateway/capabilities": {"gateway/limits"},
-    "gateway/sessions": {"gateway/dialects", "gateway/limits", "gateway/capabilities"},
-    "gateway/idempotency": {"gateway/sessions"},
+    "gateway/sessions/core": {"gateway/limits", "gateway/capabilities"},
+    "gateway/sessions": {"gateway/dialects", "gateway/limits", "gateway/capabilities", "gateway/sessions/core"},
+    "gateway/idempotency": {"gateway/sessions", "gateway/sessions/core"},
     "agent_api/clients": set[str](),
     "agent_api/commands": {"agent_api/clients"},
     "agent_api/tools": {"agent_api/clients", "agent_api/commands"},
@@ -80,6 +81,7 @@ PURE = (
     "collections.", "contextlib", "enum", "typing.", "json", "msgspec", "re", "urllib.parse.", "gateway.dialects.",
     "protocol.",
 )  # fmt: skip
+IMPURE = {"asyncio", "logging", "nats", "os", "random", "secrets", "socket", "time", "websockets"}
 METADATA = ("importlib.metadata", "importlib.resources")
 
 # The only folders that touch what a library keeps for itself, by the modules that make such things.
@@ -230,6 +232,13 @@ def test_dialects_are_pure() -> None:
     assert {name for name in names if not name.startswith(PURE)} == set()
     runtime = {name for name in names if name.startswith("protocol.runtime")}
     assert runtime == {"protocol.runtime.websocket.handshake.SUBPROTOCOL"}
+
+
+def test_core_of_sessions_does_no_input_or_output() -> None:
+    paths = list((ROOT / "gateway/sessions/core").glob("*.py"))
+    names = {name for path in paths for name in imports_of(path)}
+    assert not {name.split(".")[0] for name in names} & IMPURE
+    assert not [node for path in paths for node in ast.walk(tree_of(path)) if isinstance(node, ast.Await)]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/settings.py")), ids=lambda path: path.parent.name)

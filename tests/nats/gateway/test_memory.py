@@ -12,7 +12,7 @@ from support.played.app import application
 from support.played.running_gateway import running_gateway
 from support.wait import until
 
-from gateway.sessions.core import Session
+from gateway.sessions.core.session import Session
 from gateway.sessions.live import LiveSession
 from protocol.runtime.websocket.connection import BoundedSocket
 

@@ -11,7 +11,7 @@ from support.nats.nats_server import NatsServer
 from support.played.app import App, never
 from support.processes.bridge import Bridge, running_bridge
 
-from gateway.sessions.core import ABANDONED_SECONDS
+from gateway.sessions.core.session import ABANDONED_SECONDS
 
 NOTICED_SECONDS = ABANDONED_SECONDS + 10
 TIMEOUT_MS = 120_000  # which is not what ends the command

@@ -8,9 +8,12 @@ import msgspec
 
 from gateway.capabilities.contracts import Contracts
 from gateway.dialects.native import NATIVE
-from gateway.sessions.core import Answer, Arm, Changed, Close, Effect, Ping, Send, Session, SessionLimits
+from gateway.sessions.core.calls import call_of
+from gateway.sessions.core.effects import Answer, Arm, Changed, Close, Effect, Ping, Send
+from gateway.sessions.core.limits import SessionLimits
+from gateway.sessions.core.progress import PublishProgress, RemindProgress
+from gateway.sessions.core.session import Session
 from gateway.sessions.live import Handlers, LiveContext, LiveSession, Socket
-from gateway.sessions.progress import PublishProgress, RemindProgress
 from gateway.sessions.replies import Replies
 from protocol.access import AGENT, APP, Principal
 from protocol.frames import CommandFrame, ResponseFrame
@@ -57,6 +60,22 @@ def command(target: str = "add", **fields: Any) -> CommandRequest:
     """Return a command; `parameters` are plain Python."""
     parameters = msgspec.Raw(msgspec.json.encode(fields.pop("parameters", {})))
     return CommandRequest(target=target, parameters=parameters, **fields)
+
+
+def call(
+    core: Session,
+    caller: Principal,
+    sent: CommandRequest,
+    request_id: str,
+    reply: str,
+    now: float,
+    progress_to: str | None = None,
+    reservation: str = "",
+    limits: SessionLimits = LIMITS,
+) -> list[Effect]:
+    """Have a session take a command that has just come, as a gateway does."""
+    begun = call_of(caller, sent, request_id, reply, limits, now, progress_to)
+    return core.call(caller, sent, begun, now, reservation)
 
 
 def response(wire_id: str, result: Any = None) -> ResponseFrame:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.played.sessions import LIMITS
 
 from gateway.idempotency.waiting import (
     MAX_RESERVING,
@@ -16,8 +17,8 @@ from gateway.idempotency.waiting import (
     ReservationStage,
     Waiter,
 )
+from gateway.sessions.core.calls import call_of
 from protocol.access import AGENT, ClientView, Principal
-from protocol.audit import asked_by
 from protocol.errors import BridgeError, Conflict, Overloaded, PermissionDenied
 from protocol.idempotency import IdempotencyEntry
 from protocol.messages import CommandRequest, CommandResponse
@@ -29,8 +30,8 @@ _numbers = itertools.count()
 def waiter(request_id: str = "r1", client_id: str = "c1", **of_principal: Any) -> Waiter:
     caller = Principal(of_principal.pop("sub", "a"), AGENT, "default", float("inf"), **of_principal)
     client = ClientView("default", client_id, "u", "")
-    asked = asked_by(caller, CommandRequest(target="f"), with_parameters=False)
-    return Waiter(client, caller, request_id, "_INBOX.x", 0.0, 1.0, asked)
+    call = call_of(caller, CommandRequest(target="f", timeout_ms=1000), request_id, "_INBOX.x", LIMITS, 0.0)
+    return Waiter(client, caller, call)
 
 
 def entry(body: str = "b", client_id: str = "c1", **more: Any) -> IdempotencyEntry:

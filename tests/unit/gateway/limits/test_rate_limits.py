@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from support.played.sessions import AGENT_1, AGENT_2, CLIENT_ID, REPLY, STRANGER, command, session
+from support.played.sessions import AGENT_1, AGENT_2, CLIENT_ID, REPLY, STRANGER, call, command, session
 
 from gateway.limits.rate_limits import RateLimits
-from gateway.sessions.core import Session
+from gateway.sessions.core.session import Session
 from protocol.errors import Conflict, InvalidParameters, RateLimited, UnknownCapability
 from protocol.records import Offer, Rate
 
@@ -60,38 +60,38 @@ def test_what_one_limit_refuses_is_not_counted_by_the_other() -> None:
 def test_limit_comes_after_the_target_and_before_parameters() -> None:
     core = paced(None, SLOW)
     with pytest.raises(UnknownCapability):
-        core.call(AGENT_1, command("fast"), "r0", REPLY, 0)
+        call(core, AGENT_1, command("fast"), "r0", REPLY, 0)
     for request_id in ("r1", "r2"):  # refused parameters count: to check them is what the limit protects, too
         with pytest.raises(InvalidParameters):
-            core.call(AGENT_1, command("slow"), request_id, REPLY, 0)
+            call(core, AGENT_1, command("slow"), request_id, REPLY, 0)
     with pytest.raises(RateLimited, match="'slow'"):
-        core.call(AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 0)
-    core.call(AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 5)
+        call(core, AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 0)
+    call(core, AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 5)
 
 
 def test_limit_comes_before_the_room_in_flight() -> None:
     core = paced(Rate(per_second=1, burst=2), "add")
-    core.call(AGENT_1, command(), "r1", REPLY, 0)
+    call(core, AGENT_1, command(), "r1", REPLY, 0)
     with pytest.raises(Conflict):
-        core.call(AGENT_1, command(), "r1", REPLY, 0)
+        call(core, AGENT_1, command(), "r1", REPLY, 0)
     with pytest.raises(RateLimited):
-        core.call(AGENT_1, command(), "r1", REPLY, 0)
+        call(core, AGENT_1, command(), "r1", REPLY, 0)
     assert core.commands_in_flight == 1
 
 
 def test_a_client_that_registers_again_does_not_refill_its_limit() -> None:
     core = paced(None, SLOW)
     for request_id in ("r1", "r2"):
-        core.call(AGENT_1, command("slow", parameters={"x": 1}), request_id, REPLY, 0)
+        call(core, AGENT_1, command("slow", parameters={"x": 1}), request_id, REPLY, 0)
     core.register(session(SLOW, "more").contract, None, None, None)
     with pytest.raises(RateLimited):
-        core.call(AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 0)
+        call(core, AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 0)
     core.register(session({**SLOW, "rateLimit": 3}).contract, None, None, None)
-    core.call(AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 0)
+    call(core, AGENT_1, command("slow", parameters={"x": 1}), "r3", REPLY, 0)
 
 
 def test_nothing_is_kept_where_nothing_is_limited() -> None:
     core = session("add")
-    core.call(AGENT_1, command(), "r1", REPLY, 0)
+    call(core, AGENT_1, command(), "r1", REPLY, 0)
     assert (len(core._rate_limits._agents), len(core._rate_limits._capabilities)) == (0, 0)
     assert core.client_id == CLIENT_ID

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.sessions.resume_tokens import ResumeToken, ResumeTokens
+from gateway.sessions.core.resume_tokens import ResumeToken, ResumeTokens
 from protocol.access import APP, Principal
 from protocol.runtime.derived_keys import DerivedKeys
 from protocol.subjects import ClientAddress

@@ -13,6 +13,7 @@ from support.played.sessions import (
     REPLY,
     STRANGER,
     USER,
+    call,
     codes,
     command,
     dispatched,
@@ -21,7 +22,8 @@ from support.played.sessions import (
 )
 
 from gateway.capabilities.contracts import Contracts
-from gateway.sessions.core import Answer, Arm, Changed, Close, Effect, Ping, Send, Session, SessionState
+from gateway.sessions.core.effects import Answer, Arm, Changed, Close, Effect, Ping, Send
+from gateway.sessions.core.session import Session, SessionState
 from protocol.access import AGENT, Principal
 from protocol.errors import (
     BridgeError,
@@ -59,7 +61,7 @@ LIST = {"type": "component", "id": "list", "actions": {"clear": {"parameters": {
 
 def test_command_is_sent_and_its_deadline_armed() -> None:
     core = session("add")
-    effects = core.call(AGENT_1, command(action="call", parameters={"a": 1}, timeout_ms=1500), "r1", REPLY, 10)
+    effects = call(core, AGENT_1, command(action="call", parameters={"a": 1}, timeout_ms=1500), "r1", REPLY, 10)
     wire_id = dispatched(effects)
     frame = CommandFrame(wire_id, "add", "call", msgspec.Raw(b'{"a":1}'), 1500, AgentIdentity("agent-1"))
     assert effects == [Send(frame), Arm(wire_id, 11.5)]
@@ -69,7 +71,7 @@ def test_command_is_sent_and_its_deadline_armed() -> None:
 
 @pytest.mark.parametrize(("given", "used"), [(None, 30_000), (1, 1), (300_000, 300_000), (300_001, 300_000)])
 def test_timeout_has_a_default_and_a_maximum(given: int | None, used: int) -> None:
-    send, arm = session("add").call(AGENT_1, command(timeout_ms=given), "r1", REPLY, 0)
+    send, arm = call(session("add"), AGENT_1, command(timeout_ms=given), "r1", REPLY, 0)
     assert isinstance(send, Send)
     assert isinstance(send.frame, CommandFrame)
     assert isinstance(arm, Arm)
@@ -97,7 +99,7 @@ def test_timeout_has_a_default_and_a_maximum(given: int | None, used: int) -> No
 def test_refused_command_raises_and_changes_nothing(caller: Principal, sent: Any, error: type[BridgeError]) -> None:
     core = session("add", GUARDED, LIST)
     with pytest.raises(error) as caught:
-        core.call(caller, sent, "r1", REPLY, 0)
+        call(core, caller, sent, "r1", REPLY, 0)
     assert type(caught.value) is error
     assert core.commands_in_flight == 0
     assert core.end(0) == []
@@ -106,7 +108,7 @@ def test_refused_command_raises_and_changes_nothing(caller: Principal, sent: Any
 def test_checks_are_made_in_the_order_of_the_contract() -> None:
     """Each step mends what the former refusal named; the next one must then be the answer."""
     core = session(GUARDED, LIST, max_in_flight=1)
-    core.call(AGENT_2, command("list", action="show"), "r1", REPLY, 0)
+    call(core, AGENT_2, command("list", action="show"), "r1", REPLY, 0)
     limited = Principal("agent-1", AGENT, "default", 0)
     granted = Principal("agent-1", AGENT, "default", 0, frozenset({"a", "b"}))
     for caller, sent, error in [
@@ -117,11 +119,11 @@ def test_checks_are_made_in_the_order_of_the_contract() -> None:
         (granted, command("guarded", parameters={"x": 1}), Overloaded),
     ]:
         with pytest.raises(error):
-            core.call(caller, sent, "r1", REPLY, 0)
+            call(core, caller, sent, "r1", REPLY, 0)
 
 
 def test_function_takes_any_action_and_passes_it_on() -> None:
-    effects = session("add").call(AGENT_1, command(action="whatever"), "r1", REPLY, 0)
+    effects = call(session("add"), AGENT_1, command(action="whatever"), "r1", REPLY, 0)
     assert isinstance(effects[0], Send)
     assert isinstance(effects[0].frame, CommandFrame)
     assert effects[0].frame.action == "whatever"
@@ -129,12 +131,12 @@ def test_function_takes_any_action_and_passes_it_on() -> None:
 
 def test_client_takes_so_many_commands_at_once() -> None:
     core = session("add", max_in_flight=2)
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
-    core.call(AGENT_1, command(), "r2", REPLY, 0)
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
+    call(core, AGENT_1, command(), "r2", REPLY, 0)
     with pytest.raises(Overloaded):
-        core.call(AGENT_1, command(), "r3", REPLY, 0)
+        call(core, AGENT_1, command(), "r3", REPLY, 0)
     core.response(response(wire_id), 0)
-    core.call(AGENT_1, command(), "r3", REPLY, 0)
+    call(core, AGENT_1, command(), "r3", REPLY, 0)
 
 
 def test_command_without_room_is_overloaded_and_changes_nothing() -> None:
@@ -147,7 +149,7 @@ def test_command_without_room_is_overloaded_and_changes_nothing() -> None:
 
     core = session("add", require_room=require_room)
     with pytest.raises(Overloaded):
-        core.call(AGENT_1, command(parameters={"text": "x" * 1000}), "r1", REPLY, 0)
+        call(core, AGENT_1, command(parameters={"text": "x" * 1000}), "r1", REPLY, 0)
     assert not core.is_in_flight(AGENT_1, "r1")
     assert core.end(0) == []
     assert 1000 < sizes[0] < 2000
@@ -162,14 +164,14 @@ def test_command_without_room_leaves_its_id_free() -> None:
 
     core = session("add", require_room=require_room)
     with pytest.raises(Overloaded):
-        core.call(AGENT_1, command(), "r1", REPLY, 0)
-    dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+        call(core, AGENT_1, command(), "r1", REPLY, 0)
+    dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
 
 
 def test_frames_other_than_commands_need_no_room() -> None:
     asked: list[int] = []
     core = session("add", require_room=asked.append)
-    core.call(AGENT_1, command(), "r1", REPLY, 0)
+    call(core, AGENT_1, command(), "r1", REPLY, 0)
     assert codes(core.cancel(AGENT_1, "r1", "enough", 0)) == ["cancel", "cancelled"]
     assert codes(core.describe({}, "m1")) == ["changed", "ack"]
     assert codes(core.refuse_frame(InvalidFrame("what?"), 0)) == ["error"]
@@ -179,17 +181,17 @@ def test_frames_other_than_commands_need_no_room() -> None:
 @pytest.mark.parametrize("max_in_flight", [1, 64])
 def test_request_id_in_flight_is_a_conflict_even_where_the_client_is_full(max_in_flight: int) -> None:
     core = session("add", max_in_flight=max_in_flight)
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     with pytest.raises(Conflict):
-        core.call(AGENT_1, command(), "r1", REPLY, 0)
+        call(core, AGENT_1, command(), "r1", REPLY, 0)
     core.response(response(wire_id), 0)
-    dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
 
 
 def test_callers_may_use_the_same_request_id() -> None:
     core = session("add")
-    first = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
-    second = dispatched(core.call(AGENT_2, command(), "r1", REPLY, 0))
+    first = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
+    second = dispatched(call(core, AGENT_2, command(), "r1", REPLY, 0))
     assert first != second
 
 
@@ -198,7 +200,7 @@ def test_callers_may_use_the_same_request_id() -> None:
 
 def test_answer_of_the_client_ends_the_command() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 1))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 1))
     (answer,) = core.response(response(wire_id, {"sum": 3}), 1.25)
     assert isinstance(answer, Answer)
     assert answer.response == CommandResponse(
@@ -208,7 +210,7 @@ def test_answer_of_the_client_ends_the_command() -> None:
         client_id=CLIENT_ID,
         duration_ms=250,
     )
-    assert (answer.command.reply, answer.command.sub) == (REPLY, "agent-1")
+    assert (answer.call.reply, answer.call.sub) == (REPLY, "agent-1")
     assert core.commands_in_flight == 0
 
 
@@ -223,7 +225,7 @@ def test_answer_of_the_client_ends_the_command() -> None:
 @pytest.mark.parametrize("status", ["error", "failed"])
 def test_error_of_the_client_is_command_failed(status: str, fault: Any, message: str, details: Any) -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     (answer,) = core.response(ResponseFrame(wire_id, status, error=fault), 0)
     assert isinstance(answer, Answer)
     error = answer.response.error
@@ -233,11 +235,11 @@ def test_error_of_the_client_is_command_failed(status: str, fault: Any, message:
 
 def test_late_second_and_foreign_responses_are_dropped_and_counted() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     assert core.response(response("r1"), 0) == [], "the caller's own id means nothing to the client"
     assert codes(core.response(response(wire_id), 0)) == ["success"]
     assert core.response(response(wire_id), 0) == []
-    cancelled = dispatched(core.call(AGENT_1, command(), "r2", REPLY, 0))
+    cancelled = dispatched(call(core, AGENT_1, command(), "r2", REPLY, 0))
     core.cancel(AGENT_1, "r2", "enough", 0)
     assert core.response(response(cancelled), 0) == []
     assert core.late_responses == 3
@@ -248,7 +250,7 @@ def test_late_second_and_foreign_responses_are_dropped_and_counted() -> None:
 
 def test_deadline_cancels_at_the_client_and_answers_timeout() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     effects = core.deadline_passed(wire_id, 30)
     assert codes(effects) == ["cancel", "timeout"]
     assert effects[0] == Send(CancelFrame(wire_id, "timeout"))
@@ -258,7 +260,7 @@ def test_deadline_cancels_at_the_client_and_answers_timeout() -> None:
 
 def test_cancel_reaches_the_client_with_its_reason() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     effects = core.cancel(AGENT_1, "r1", "enough", 1)
     assert codes(effects) == ["cancel", "cancelled"]
     assert effects[0] == Send(CancelFrame(wire_id, "enough"))
@@ -267,7 +269,7 @@ def test_cancel_reaches_the_client_with_its_reason() -> None:
 
 def test_cancel_of_another_principal_has_no_effect() -> None:
     core = session("add")
-    core.call(AGENT_1, command(), "r1", REPLY, 0)
+    call(core, AGENT_1, command(), "r1", REPLY, 0)
     assert core.cancel(AGENT_2, "r1", "", 0) == []
     with pytest.raises(ClientNotFound):
         core.cancel(STRANGER, "r1", "", 0)
@@ -277,8 +279,8 @@ def test_cancel_of_another_principal_has_no_effect() -> None:
 
 def test_end_answers_client_lost_to_all_that_waits_and_nothing_comes_after() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
-    core.call(AGENT_2, command(), "r1", REPLY, 1)
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
+    call(core, AGENT_2, command(), "r1", REPLY, 1)
     effects = core.end(2)
     assert codes(effects) == ["client_lost", "client_lost"]
     assert [effect.response.duration_ms for effect in effects if isinstance(effect, Answer)] == [2000, 1000]
@@ -287,17 +289,17 @@ def test_end_answers_client_lost_to_all_that_waits_and_nothing_comes_after() -> 
     assert core.deadline_passed(wire_id, 3) == []
     assert core.cancel(AGENT_1, "r1", "", 3) == []
     with pytest.raises(ClientNotFound):
-        core.call(AGENT_1, command(), "r2", REPLY, 3)
+        call(core, AGENT_1, command(), "r2", REPLY, 3)
 
 
 def test_draining_session_finishes_what_it_has_and_takes_nothing_more() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     core.drain()
     with pytest.raises(Unavailable):
-        core.call(AGENT_1, command(), "r2", REPLY, 0)
+        call(core, AGENT_1, command(), "r2", REPLY, 0)
     with pytest.raises(ClientNotFound):
-        core.call(STRANGER, command(), "r2", REPLY, 0)
+        call(core, STRANGER, command(), "r2", REPLY, 0)
     assert codes(core.response(response(wire_id), 0)) == ["success"]
     core.end(0)
     core.drain()
@@ -312,8 +314,8 @@ def test_registration_replaces_the_whole_list_and_is_acknowledged_by_its_id() ->
     effects = core.register(Contracts().read([msgspec.Raw(b'"sub"')], OWNER, 0), AppInfo("todo", "1"), {"k": 1}, "f1")
     assert effects == [Changed(), Send(AckFrame("f1"))]
     with pytest.raises(UnknownCapability):
-        core.call(AGENT_1, command("add"), "r1", REPLY, 0)
-    dispatched(core.call(AGENT_1, command("sub"), "r1", REPLY, 0))
+        call(core, AGENT_1, command("add"), "r1", REPLY, 0)
+    dispatched(call(core, AGENT_1, command("sub"), "r1", REPLY, 0))
     assert core.record("gw-1", "now") == ClientRecord(
         client_id=CLIENT_ID,
         tenant="default",
@@ -375,7 +377,7 @@ def test_refused_registration_leaves_everything_as_it_was(capabilities: list[Any
     with pytest.raises(InvalidFrame, match=field):
         core.register(contract, AppInfo("other"), metadata, "f1")
     assert core.record("gw-1", "now") == before
-    dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
 
 
 def test_metadata_is_replaced_and_bounded_at_16_kilobytes() -> None:
@@ -413,7 +415,7 @@ def test_lost_client_is_unavailable_to_those_who_may_see_it(reason: EndReason, e
     core.end(0, reason)
     for caller, refusal in ((AGENT_1, error), (STRANGER, ClientNotFound)):
         with pytest.raises(refusal):
-            core.call(caller, command("add"), "r1", REPLY, 0)
+            call(core, caller, command("add"), "r1", REPLY, 0)
 
 
 def test_refreshed_token_is_acknowledged_and_counts_from_now_on() -> None:
@@ -437,7 +439,7 @@ def test_more_than_200_bad_frames_in_10_seconds_close() -> None:
 
 def test_unreadable_answer_fails_its_command_and_names_it_to_the_client() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     answer, error = core.refuse_frame(InvalidFrame("`status`: what?"), 1, answers=(wire_id,))
     assert isinstance(answer, Answer)
     assert answer.response.error is not None
@@ -454,7 +456,7 @@ def test_unreadable_answer_fails_its_command_and_names_it_to_the_client() -> Non
 def test_application_with_a_broken_function_is_not_sent_away_for_it() -> None:
     core = session("add")
     for number in range(300):
-        wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, number / 100))
+        wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, number / 100))
         effects = core.refuse_frame(InvalidFrame("what?"), number / 100, answers=(wire_id,))
         assert codes(effects) == ["command_failed", "error"]
     bad = [codes(core.refuse_frame(InvalidFrame("what?"), 3, answers=("none",))) for _ in range(201)]
@@ -463,13 +465,13 @@ def test_application_with_a_broken_function_is_not_sent_away_for_it() -> None:
 
 def test_answer_that_a_fault_of_ours_keeps_from_being_read_is_no_fault_of_the_applications() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     assert codes(core.refuse_frame(Internal("the gateway failed"), 1, answers=(wire_id,))) == ["internal", "error"]
 
 
 def test_commands_that_are_lost_with_too_large_a_message_say_so() -> None:
     core = session("add", max_message_bytes=20_000)
-    core.call(AGENT_1, command(), "r1", REPLY, 0)
+    call(core, AGENT_1, command(), "r1", REPLY, 0)
     (answer,) = core.end(1, EndReason.MESSAGE_TOO_LARGE)
     assert isinstance(answer, Answer)
     assert answer.response.error is not None
@@ -535,7 +537,7 @@ def test_interval_may_be_shorter_than_the_patience_with_an_unanswered_command(in
 def test_command_unanswered_for_2_seconds_on_a_silent_socket_is_a_reason_to_ping() -> None:
     core = session("add")
     core.heard(10)
-    core.call(AGENT_1, command(), "r1", REPLY, 10)
+    call(core, AGENT_1, command(), "r1", REPLY, 10)
     assert core.tick(11.9) == []
     assert core.tick(12) == [Ping()]
     assert core.tick(16.9) == []
@@ -544,7 +546,7 @@ def test_command_unanswered_for_2_seconds_on_a_silent_socket_is_a_reason_to_ping
 
 def test_client_that_is_heard_is_not_pinged_for_a_slow_command() -> None:
     core = session("add")
-    core.call(AGENT_1, command(), "slow", REPLY, 0)
+    call(core, AGENT_1, command(), "slow", REPLY, 0)
     for now in range(1, 20):
         core.heard(now)
         assert core.tick(now + 0.9) == []
@@ -552,16 +554,16 @@ def test_client_that_is_heard_is_not_pinged_for_a_slow_command() -> None:
 
 def test_fresh_command_is_no_reason_to_ping() -> None:
     core = session("add")
-    core.call(AGENT_1, command(), "r1", REPLY, 20)
+    call(core, AGENT_1, command(), "r1", REPLY, 20)
     assert core.tick(21.9) == []
     assert core.tick(22) == [Ping()]
 
 
 def test_answered_commands_are_no_reason_to_ping() -> None:
     core = session("add")
-    wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+    wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
     core.response(response(wire_id), 1)
-    core.call(AGENT_1, command(), "r2", REPLY, 9)
+    call(core, AGENT_1, command(), "r2", REPLY, 9)
     assert core.tick(10.9) == []
 
 
@@ -575,7 +577,7 @@ def test_every_way_to_end_a_command_is_its_only_answer() -> None:
     }
     for first, ending in endings.items():
         core = session("add")
-        wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0))
+        wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0))
         told = codes(ending(core, wire_id))
         told += [word for later in endings.values() for word in codes(later(core, wire_id))]
         assert [word for word in told if word != "cancel"] == [first]

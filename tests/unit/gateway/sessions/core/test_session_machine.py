@@ -7,9 +7,10 @@ import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from support.played.sessions import AGENT_1, AGENT_2, REPLY, STRANGER, command, response, session
+from support.played.sessions import AGENT_1, AGENT_2, REPLY, STRANGER, call, command, response, session
 
-from gateway.sessions.core import Answer, Arm, Close, Effect, Send, SessionState
+from gateway.sessions.core.effects import Answer, Arm, Close, Effect, Send
+from gateway.sessions.core.session import SessionState
 from protocol.access import Principal
 from protocol.errors import BridgeError, InvalidFrame
 from protocol.frames import CancelFrame, CommandFrame, ResponseFrame
@@ -42,7 +43,7 @@ class SessionMachine(RuleBasedStateMachine):
         free = (caller.sub, request_id) not in self.open.values()
         acceptable = self.core.state is SessionState.ACTIVE and caller is not STRANGER and name == "add" and free
         try:
-            effects = self.core.call(caller, command(name), request_id, REPLY, self.now)
+            effects = call(self.core, caller, command(name), request_id, REPLY, self.now)
         except BridgeError:
             assert not (acceptable and len(self.open) < 3)
             assert self.open == before
@@ -121,8 +122,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert not self.open
         assert set(self.answers) == set(self.sent)
         assert set(self.answers.values()) <= {1}
-        assert not self.core._in_flight
-        assert not self.core._by_caller
+        assert self.core.commands_in_flight == 0
 
     def perform(self, effects: list[Effect], frames: set[str]) -> None:
         """Note what the effects say; frames other than these are a fault."""
@@ -137,9 +137,10 @@ class SessionMachine(RuleBasedStateMachine):
                     assert wire_id in self.open
                 case Send(frame=frame):
                     assert frame.__struct_config__.tag in frames
-                case Answer(command=answered, response=answer):
-                    assert self.open.pop(answered.wire_id) == (answered.sub, answer.request_id)
-                    self.answers[answered.wire_id] += 1
+                case Answer(call=answered, response=answer, wire_id=wire_id):
+                    assert self.open.pop(wire_id) == (answered.sub, answer.request_id)
+                    assert self.core._in_flight.of(answered.sub, answer.request_id) is None
+                    self.answers[wire_id] += 1
                     msgspec.json.encode(answer)
                 case Arm(wire_id=wire_id, at=at):
                     assert wire_id == self.sent[-1]

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway.sessions.resume import (
+from gateway.sessions.core.resume import (
     SILENCE_SECONDS,
     SKEW_SECONDS,
     Activate,

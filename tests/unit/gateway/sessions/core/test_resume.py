@@ -1,6 +1,6 @@
 """Claims, one case at a time; the machine beside this file looks for orders that nobody has thought of."""
 
-from gateway.sessions.resume import (
+from gateway.sessions.core.resume import (
     REPEAT_SECONDS,
     SILENCE_SECONDS,
     SKEW_SECONDS,

@@ -5,10 +5,22 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.played.sessions import AGENT_1, AGENT_2, CLIENT_ID, REPLY, codes, command, dispatched, response, session
+from support.played.sessions import (
+    AGENT_1,
+    AGENT_2,
+    CLIENT_ID,
+    REPLY,
+    call,
+    codes,
+    command,
+    dispatched,
+    response,
+    session,
+)
 
-from gateway.sessions.core import Answer, Effect, Session
-from gateway.sessions.progress import INTERVAL_SECONDS, PublishProgress, RemindProgress, wanted_subject
+from gateway.sessions.core.effects import Answer, Effect
+from gateway.sessions.core.progress import INTERVAL_SECONDS, PublishProgress, RemindProgress, wanted_subject
+from gateway.sessions.core.session import Session
 from protocol.errors import InvalidRequest
 from protocol.frames import ProgressFrame
 from protocol.messages import ProgressMessage
@@ -61,7 +73,7 @@ class Shell:
 def begun(*, listens: bool = True) -> tuple[Session, str]:
     """Return a session with a command in flight, and its wire id."""
     core = session("add", "other")
-    return core, dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0, INBOX if listens else None))
+    return core, dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0, INBOX if listens else None))
 
 
 @given(
@@ -133,7 +145,6 @@ def test_message_carries_all_that_the_application_said_under_the_caller_s_own_id
 
 def test_progress_that_nobody_asked_for_costs_nothing() -> None:
     core, wire_id = begun(listens=False)
-    assert core._in_flight[wire_id].progress is None
     assert core.progress(ProgressFrame(wire_id, 1), 1) == []
     assert core.progress_due(wire_id, 1) == []
     assert codes(core.response(response(wire_id), 1)) == ["success"]
@@ -151,7 +162,7 @@ def test_late_and_invented_progress_is_counted_and_dropped() -> None:
 
 def test_progress_does_not_extend_the_deadline() -> None:
     core = session("add")
-    _, arm = core.call(AGENT_1, command(timeout_ms=1000), "r1", REPLY, 0, INBOX)
+    _, arm = call(core, AGENT_1, command(timeout_ms=1000), "r1", REPLY, 0, INBOX)
     wire_id = dispatched([_, arm])
     assert codes(core.progress(ProgressFrame(wire_id, 1), 0.99)) == ["progress 1: 1"]
     assert codes(core.deadline_passed(wire_id, 1)) == ["cancel", "timeout"]
@@ -159,7 +170,7 @@ def test_progress_does_not_extend_the_deadline() -> None:
 
 def test_each_command_has_its_own_pace() -> None:
     core, first = begun()
-    second = dispatched(core.call(AGENT_2, command("other"), "r1", REPLY, 0, "_INBOX.agent.p2"))
+    second = dispatched(call(core, AGENT_2, command("other"), "r1", REPLY, 0, "_INBOX.agent.p2"))
     for wire_id in (first, second):
         assert codes(core.progress(ProgressFrame(wire_id, 1), 1)) == ["progress 1: 1"]
 

@@ -1,21 +1,23 @@
 """A session without a connection, with another one, and at another gateway."""
 
 import pytest
-from support.played.sessions import (
+from support.played.sessions import (  # fmt: skip
     AGENT_1,
     AGENT_2,
     LIMITS,
     REPLY,
     USER,
+    call,
     codes,
     command,
     dispatched,
     response,
     session,
-)  # fmt: skip
+)
 
 from gateway.capabilities.contracts import NO_CONTRACT
-from gateway.sessions.core import Answer, Arm, Send, Session, SessionState
+from gateway.sessions.core.effects import Answer, Arm, Send
+from gateway.sessions.core.session import Session, SessionState
 from protocol.errors import InvalidFrame, Overloaded, PermissionDenied, Unavailable
 from protocol.frames import CommandFrame, StopFrame, UnknownFrame
 from protocol.shares import GiveBack, Piece, Shares
@@ -41,8 +43,8 @@ def no_bound(size: int) -> None:
     """Take any size."""
 
 
-def call(core: Session, request_id: str = "r1", now: float = NOW, **fields: object) -> str:
-    return dispatched(core.call(AGENT_1, command(**fields), request_id, REPLY, now))  # type: ignore[arg-type]
+def called(core: Session, request_id: str = "r1", now: float = NOW, **fields: object) -> str:
+    return dispatched(call(core, AGENT_1, command(**fields), request_id, REPLY, now))  # type: ignore[arg-type]
 
 
 def away(core: Session) -> None:
@@ -56,10 +58,10 @@ def back(core: Session, now: float = NOW) -> list[str]:
 
 def test_commands_are_refused_while_the_client_is_away_and_those_under_way_wait() -> None:
     core, _ = keeping()
-    wire_id = call(core)
+    wire_id = called(core)
     away(core)
     with pytest.raises(Unavailable):
-        core.call(AGENT_1, command(), "r2", REPLY, NOW)
+        call(core, AGENT_1, command(), "r2", REPLY, NOW)
     assert core.tick(NOW + 1000) == []
     assert core.record("gw", "then").state == "detached"
     assert back(core) == [wire_id]
@@ -69,7 +71,7 @@ def test_commands_are_refused_while_the_client_is_away_and_those_under_way_wait(
 
 def test_unknown_command_is_sent_once_more_with_the_time_that_is_left() -> None:
     core, shares = keeping()
-    wire_id = call(core, timeout_ms=5000, parameters={"a": 1})
+    wire_id = called(core, timeout_ms=5000, parameters={"a": 1})
     away(core)
     back(core)
     (sent,) = core.unknown(UnknownFrame(wire_id), NOW + 2)
@@ -84,7 +86,7 @@ def test_unknown_command_is_sent_once_more_with_the_time_that_is_left() -> None:
 
 def test_unknown_command_without_its_frame_is_lost() -> None:
     core, shares = keeping(room=600)
-    wire_id = call(core)
+    wire_id = called(core)
     shares.ask(("elsewhere", "bob"), 300, lambda _: None)  # the frame of the largest holder gives way
     away(core)
     back(core)
@@ -94,7 +96,7 @@ def test_unknown_command_without_its_frame_is_lost() -> None:
 
 def test_unknown_is_for_commands_of_a_former_connection() -> None:
     core, _ = keeping()
-    wire_id = call(core)
+    wire_id = called(core)
     with pytest.raises(InvalidFrame):
         core.unknown(UnknownFrame(wire_id), NOW)
     assert codes(core.unknown(UnknownFrame("never-sent", "f1"), NOW)) == ["ack"]
@@ -103,7 +105,7 @@ def test_unknown_is_for_commands_of_a_former_connection() -> None:
 
 def test_deadline_ends_a_command_while_the_client_is_away() -> None:
     core, _ = keeping()
-    wire_id = call(core)
+    wire_id = called(core)
     away(core)
     assert codes(core.deadline_passed(wire_id, NOW)) == ["cancel", "timeout"]
     assert back(core) == []
@@ -111,13 +113,13 @@ def test_deadline_ends_a_command_while_the_client_is_away() -> None:
 
 def test_session_moves_with_what_is_in_flight() -> None:
     core, shares = keeping()
-    wire_id = call(core, timeout_ms=5000)
-    core.call(AGENT_2, command(), "r2", REPLY, NOW, "_INBOX.progress")
+    wire_id = called(core, timeout_ms=5000)
+    call(core, AGENT_2, command(), "r2", REPLY, NOW, "_INBOX.progress")
     snapshot = core.snapshot("then", None, None, NOW + 1)
     assert core.leave(NOW + 1) == []
     assert (core.state, core.commands_in_flight, shares.held) == (SessionState.ENDED, 0, 0)
     with pytest.raises(Unavailable):
-        core.call(AGENT_1, command(), "r3", REPLY, NOW)
+        call(core, AGENT_1, command(), "r3", REPLY, NOW)
 
     there = Session(core.client_id, USER, LIMITS, 0)
     effects = there.arrive(snapshot, core.contract, 50.0)
@@ -129,12 +131,12 @@ def test_session_moves_with_what_is_in_flight() -> None:
     (answer,) = there.response(response(wire_id), 50.5)
     assert isinstance(answer, Answer)
     assert answer.response.duration_ms == 1500
-    assert dispatched(there.call(AGENT_1, command(), "r4", REPLY, 51.0)) not in (wire_id, *there.awaited)
+    assert dispatched(call(there, AGENT_1, command(), "r4", REPLY, 51.0)) not in (wire_id, *there.awaited)
 
 
 def test_command_under_a_key_is_lost_when_the_session_moves() -> None:
     core, _ = keeping()
-    core.call(AGENT_1, command(), "r1", REPLY, NOW, reservation="nonce")
+    call(core, AGENT_1, command(), "r1", REPLY, NOW, reservation="nonce")
     assert core.holds_keys
     assert core.moving(NOW) == []
     assert codes(core.leave(NOW)) == ["client_lost"]
@@ -142,14 +144,14 @@ def test_command_under_a_key_is_lost_when_the_session_moves() -> None:
 
 def test_session_that_begins_anew_uses_no_number_again() -> None:
     core = session("add")
-    before = {call(core, f"r{number}") for number in range(3)}
+    before = {called(core, f"r{number}") for number in range(3)}
     anew = Session(core.client_id, USER, LIMITS, 0)
     anew.begin_anew(1_700_000_000_000)
     with pytest.raises(Unavailable):  # not `unknown_capability`: what the client offers is not known yet
-        anew.call(AGENT_1, command(), "r1", REPLY, NOW)
+        call(anew, AGENT_1, command(), "r1", REPLY, NOW)
     anew.register(core.contract, None, None, None)
     assert anew.contract is not NO_CONTRACT
-    assert call(anew) not in before
+    assert called(anew) not in before
     assert anew.revision > core.revision
 
 
@@ -161,5 +163,5 @@ def test_stop_of_the_user_moves_with_the_session() -> None:
     there.arrive(core.snapshot("then", None, None, NOW + 1), core.contract, 50.0)
     there.attach(USER, no_bound, 50.0)
     with pytest.raises(PermissionDenied):
-        there.call(AGENT_1, command(), "r2", REPLY, 50.0 + 58)
-    assert call(there, "r3", 50.0 + 60)
+        call(there, AGENT_1, command(), "r2", REPLY, 50.0 + 58)
+    assert called(there, "r3", 50.0 + 60)

@@ -2,17 +2,17 @@
 
 import msgspec
 import pytest
-from support.played.sessions import AGENT_1, REPLY, command, session
+from support.played.sessions import AGENT_1, REPLY, call, command, session
 
-from gateway.sessions.resume import Grant, Kept, Rank
-from gateway.sessions.snapshots import PART_BYTES, ClaimAnswer, GrantParts, KeptMessage, encode_grant
+from gateway.sessions.core.resume import Grant, Kept, Rank
+from gateway.sessions.core.snapshots import PART_BYTES, ClaimAnswer, GrantParts, KeptMessage, encode_grant
 from protocol.errors import InvalidRequest
 
 
 def grant(size: int) -> Grant:
     core = session("add")
     core.keep_frames(lambda size, give_back: None)
-    core.call(AGENT_1, command(parameters={"a": 1}), "r1", REPLY, 1.0, "_INBOX.progress")
+    call(core, AGENT_1, command(parameters={"a": 1}), "r1", REPLY, 1.0, "_INBOX.progress")
     state = core.snapshot("then", None, 1500, 2.0)
     kept = Kept(0.0, b"i" * 8, KeptMessage(b"i" * 8, "s", "r", {"A": "b"}, b"\x00\xff" * size))
     return Grant(Rank(7, "n"), True, 3, ((0.5, b"t" * 8), (9.25, b"u" * 8)), (kept,), state)

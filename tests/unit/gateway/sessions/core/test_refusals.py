@@ -1,6 +1,6 @@
 """What a client is told of refusals that come in numbers."""
 
-from gateway.sessions.refusals import TOLD, Refusals
+from gateway.sessions.core.refusals import TOLD, Refusals
 from protocol.frames import ErrorFrame
 
 LIMITED = ErrorFrame("rate_limited", "slowly", "e1", {"retryAfterMs": 5})

@@ -6,7 +6,7 @@ for which only the newest is kept, and the last one, which goes before the answe
 
 from typing import NamedTuple
 
-from gateway.sessions.snapshots import MovingProgress
+from gateway.sessions.core.snapshots import MovingProgress
 from protocol.errors import InvalidRequest
 from protocol.frames import ProgressFrame
 from protocol.messages import PROGRESS_HEADER, ProgressMessage

@@ -1,10 +1,10 @@
 """Which agents work at a client, how often it is told, and whom its user has stopped."""
 
 import pytest
-from support.played.sessions import AGENT_1, AGENT_2, REPLY, codes, command, dispatched, session
+from support.played.sessions import AGENT_1, AGENT_2, REPLY, call, codes, command, dispatched, session
 
-from gateway.sessions.core import Answer, Effect, Send
-from gateway.sessions.presence import MAX_AGENTS, Presence, StoppedAgents
+from gateway.sessions.core.effects import Answer, Effect, Send
+from gateway.sessions.core.presence import MAX_AGENTS, Presence, StoppedAgents
 from protocol.errors import PermissionDenied
 from protocol.frames import ActiveAgent, AgentsFrame, AllowFrame, ResponseFrame, ServerFrame, StopFrame
 
@@ -91,18 +91,18 @@ def test_memory_of_who_is_stopped_is_bounded() -> None:
 
 def test_session_tells_agents_only_to_a_client_that_wants_it() -> None:
     core = session("add")
-    assert codes(core.call(AGENT_1, command(), "r1", REPLY, 1.0)) == ["command", "arm"]
+    assert codes(call(core, AGENT_1, command(), "r1", REPLY, 1.0)) == ["command", "arm"]
     core.want_agents(True, EPOCH)
     assert sent(core.tick(1.5)) == [told(ActiveAgent("agent-1", 1, "2026-01-01T00:00:01.000Z"))]
-    assert codes(core.call(AGENT_2, command(), "r2", REPLY, 2.0)) == ["command", "arm", "agents"]
+    assert codes(call(core, AGENT_2, command(), "r2", REPLY, 2.0)) == ["command", "arm", "agents"]
     core.want_agents(False, EPOCH)
-    assert codes(core.call(AGENT_2, command(), "r3", REPLY, 9.0)) == ["command", "arm"]
+    assert codes(call(core, AGENT_2, command(), "r3", REPLY, 9.0)) == ["command", "arm"]
 
 
 def test_user_stops_one_agent_and_the_others_go_on() -> None:
     core = session("add")
-    core.call(AGENT_1, command(), "r1", REPLY, 0.0)
-    core.call(AGENT_2, command(), "r2", REPLY, 0.0)
+    call(core, AGENT_1, command(), "r1", REPLY, 0.0)
+    call(core, AGENT_2, command(), "r2", REPLY, 0.0)
 
     effects = core.user_wishes(StopFrame("agent-1", id="f1"), 1.0)
 
@@ -111,19 +111,19 @@ def test_user_stops_one_agent_and_the_others_go_on() -> None:
     assert answer.error is not None
     assert answer.error.details == {"by": "user"}
     with pytest.raises(PermissionDenied):
-        core.call(AGENT_1, command(), "r3", REPLY, 2.0)
-    core.call(AGENT_2, command(), "r4", REPLY, 2.0)
+        call(core, AGENT_1, command(), "r3", REPLY, 2.0)
+    call(core, AGENT_2, command(), "r4", REPLY, 2.0)
     assert codes(core.user_wishes(AllowFrame("agent-1", "f2"), 3.0)) == ["ack"]
-    core.call(AGENT_1, command(), "r5", REPLY, 3.0)
+    call(core, AGENT_1, command(), "r5", REPLY, 3.0)
 
 
 def test_answer_that_the_user_has_confirmed_is_known_as_that() -> None:
     core = session("add")
     for confirmed, expected in (("user", True), ("nobody", False), (7, False)):
-        wire_id = dispatched(core.call(AGENT_1, command(), "r1", REPLY, 0.0))
+        wire_id = dispatched(call(core, AGENT_1, command(), "r1", REPLY, 0.0))
         [answer] = core.response(ResponseFrame(wire_id, "success", confirmed=confirmed), 1.0)
         assert isinstance(answer, Answer)
-        assert answer.command.confirmed is expected
+        assert answer.confirmed is expected
 
 
 def sent(effects: list[Effect]) -> list[ServerFrame]:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.sessions.resume import Claim, ClaimKind, Grant, Kept, Rank
+from gateway.sessions.core.calls import Call
+from gateway.sessions.core.resume import Claim, ClaimKind, Grant, Kept, Rank
 from protocol import codec
 from protocol.audit import Asked
 from protocol.errors import InvalidRequest
@@ -93,6 +94,11 @@ class MovingCommand(msgspec.Struct, frozen=True, rename="camel"):
     probed: bool
     frame: CommandFrame | None
     name: str | None = None
+
+    def call(self, now: float) -> Call:
+        """Return the call of a command, by this process's clock."""
+        started, deadline = now - self.age_ms / 1000, now + self.left_ms / 1000
+        return Call(self.sub, self.request_id, self.reply, started, deadline, self.asked, self.name)
 
 
 class SessionSnapshot(msgspec.Struct, frozen=True, rename="camel"):

@@ -13,20 +13,22 @@ changes nothing.
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from gateway.capabilities.contracts import NO_CONTRACT, Contract
 from gateway.limits.rate_limits import RateLimits
-from gateway.sessions.presence import Presence, StoppedAgents
-from gateway.sessions.progress import Progress, PublishProgress, RemindProgress
-from gateway.sessions.refusals import Refusals
-from gateway.sessions.snapshots import MovingCommand, SessionSnapshot
+from gateway.sessions.core.calls import Call
+from gateway.sessions.core.effects import Answer, Arm, Changed, Close, Effect, Ping, Send
+from gateway.sessions.core.in_flight import FRAME_BYTES, CommandsInFlight, InFlight, KeepFrame
+from gateway.sessions.core.limits import SessionLimits
+from gateway.sessions.core.presence import Presence, StoppedAgents
+from gateway.sessions.core.refusals import Refusals
+from gateway.sessions.core.snapshots import MovingCommand, SessionSnapshot
 from protocol import codec
 from protocol.access import ClientView, Principal, require
-from protocol.audit import Asked, asked_by
 from protocol.errors import (
     BridgeError,
     Cancelled,
@@ -35,7 +37,6 @@ from protocol.errors import (
     CloseCode,
     Code,
     CommandFailed,
-    Conflict,
     DeadlineExceeded,
     InvalidFrame,
     Overloaded,
@@ -48,11 +49,9 @@ from protocol.frames import (
     AppInfo,
     CancelFrame,
     CommandFrame,
-    ConnectionLimits,
     ErrorFrame,
     ProgressFrame,
     ResponseFrame,
-    ServerFrame,
     StopFrame,
     UnknownFrame,
     fault_of,
@@ -61,7 +60,7 @@ from protocol.messages import CommandRequest, CommandResponse, failure
 from protocol.records import MAX_METADATA_BYTES, CapabilityList, ClientRecord, tells_visible
 from protocol.reports import EndReason, is_lost
 from protocol.runtime.websocket.bad_frames import BadFrames
-from protocol.shares import GiveBack, Piece
+from protocol.runtime.websocket.keepalive import Keepalive, KeepaliveStep
 
 ABANDONED = "the caller is gone: it promised to ask after the command, and no longer does"
 INVALID_RESPONSE = "invalid_response"  # `details.code` of a command whose answer cannot be read
@@ -71,7 +70,6 @@ UNANSWERED_PONG_SECONDS = 5.0
 ABANDONED_SECONDS = 10.0
 NOT_KEPT = "the client lost its connection before the command reached it, and there was no room to keep the command"
 MOVED_WITH_KEY = "the client moved to another gateway while the command was under way; it may have run"
-FRAME_BYTES = 512  # the bytes of a command's frame beside its parameters, in round figures
 
 
 class SessionState(enum.Enum):
@@ -83,116 +81,15 @@ class SessionState(enum.Enum):
     ENDED = "ended"
 
 
-class SessionLimits(NamedTuple):
-    """The settings that a session obeys."""
-
-    command_timeout_ms: int
-    max_command_timeout_ms: int
-    max_in_flight: int
-    ping_interval_seconds: float
-    ping_timeout_seconds: float
-    max_message_bytes: int
-    audits_parameters: bool = False
-
-    @property
-    def told(self) -> ConnectionLimits:
-        """The limits that a client is told."""
-        return ConnectionLimits(self.max_message_bytes, self.ping_interval_seconds)
-
-
-class Send(NamedTuple):
-    """Send a frame to the client."""
-
-    frame: ServerFrame
-
-
-class Answer(NamedTuple):
-    """Give a command its one terminal answer."""
-
-    command: "InFlight"
-    response: CommandResponse
-
-
-class Arm(NamedTuple):
-    """Call `deadline_passed` at this time, unless the command is answered before."""
-
-    wire_id: str
-    at: float
-
-
-class Changed(NamedTuple):
-    """The record is not what the registry knows any more. `focused`: the client has just said that its user sees it."""
-
-    focused: bool = False
-
-
-class Ping(NamedTuple):
-    """Send a WebSocket ping, and call `heard` when its pong comes."""
-
-
-class Close(NamedTuple):
-    """Close the socket with a sentence for people; `end` is the reason for programs."""
-
-    code: int
-    reason: str
-    end: EndReason
-
-
-Effect = Send | Answer | Arm | Changed | Ping | Close | PublishProgress | RemindProgress
-
-
-# Returns room for so many bytes, which may have to be given back, or None if there is none.
-KeepFrame = Callable[[int, GiveBack], Piece | None]
-
-
-class InFlight(msgspec.Struct):
-    """A command that is at the client and not answered yet.
-
-    `heard` is the time of its caller's last probe; None if the caller does not promise to probe. `confirmed` says that
-    the application has asked its user, `name` is the agent's. `frame` is kept if it may have to be sent again and there
-    was room; `kept` is that room.
-    """
-
-    wire_id: str
-    request_id: str
-    sub: str
-    reply: str
-    started: float
-    asked: Asked
-    progress: Progress | None = None
-    reservation: str = ""
-    heard: float | None = None
-    name: str | None = None
-    confirmed: bool = False
-    deadline: float = 0.0
-    frame: CommandFrame | None = None
-    kept: Piece | None = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The caller and the id under which the command is known outside: its reservation, if several wait for it."""
-        return (self.sub, self.reservation or self.request_id)
-
-    @property
-    def own_key(self) -> tuple[str, str | None]:
-        """The caller and its own id for the command, if that differs from the id here."""
-        return (self.sub, self.asked.request_id)
-
-
 class Session:
     """One client. Make it when the client is let in, feed it everything that happens, end it once."""
 
     __slots__ = (
-        "_awaited",
         "_bad_frames",
-        "_by_caller",
-        "_heard",
         "_in_flight",
         "_is_anew",
-        "_keeps",
+        "_keepalive",
         "_limits",
-        "_next_wire_id",
-        "_pinged",
         "_presence",
         "_rate_limits",
         "_refusals",
@@ -235,22 +132,17 @@ class Session:
         self._limits = limits
         self._rate_limits = rate_limits or RateLimits()
         self._require_unread_room = require_room
-        self._in_flight: dict[str, InFlight] = {}
-        self._by_caller: dict[tuple[str, str], InFlight] = {}
+        self._in_flight = CommandsInFlight(client_id)
+        self._keepalive = Keepalive(now)
         self._bad_frames: BadFrames | None = None
         self._refusals: Refusals | None = None
         self._presence: Presence | None = None
         self._stopped: StoppedAgents | None = None
-        self._next_wire_id = 0
-        self._heard = now
-        self._pinged: float | None = None
-        self._keeps: KeepFrame | None = None
-        self._awaited: set[str] = set()
         self._is_anew = False
 
-    def keep_frames(self, keeps: "KeepFrame") -> None:
+    def keep_frames(self, keeps: KeepFrame) -> None:
         """Keep the frames of commands from now on, as far as `keeps` has room: the client may lose its connection."""
-        self._keeps = keeps
+        self._in_flight.keep_frames(keeps)
 
     @property
     def commands_in_flight(self) -> int:
@@ -270,16 +162,9 @@ class Session:
     # --- from agents ---
 
     def call(
-        self,
-        caller: Principal,
-        command: CommandRequest,
-        request_id: str,
-        reply: str,
-        now: float,
-        progress_to: str | None = None,
-        reservation: str = "",
+        self, caller: Principal, command: CommandRequest, call: Call, now: float, reservation: str = ""
     ) -> list[Effect]:
-        """Take a command, in the order of checks that the protocol fixes. Progress goes to `progress_to`, if anywhere.
+        """Take a command, in the order of checks that the protocol fixes.
 
         A command under an idempotency key is known by its `reservation`, for callers come and go while it is under way.
 
@@ -287,14 +172,7 @@ class Session:
         `InvalidParameters`, `Overloaded` or `Conflict`; then nothing was sent to the client.
         """
         require(caller, self.view)
-        if self.state is SessionState.ENDED:
-            raise Unavailable.while_client_is_away() if self.lost else ClientNotFound()
-        if self.state is SessionState.DRAINING:
-            raise Unavailable("the gateway of this client is shutting down; try again in a moment")
-        if self.state is SessionState.DETACHED:
-            raise Unavailable("the client lost its connection a moment ago and is expected back; try again in a moment")
-        if self._is_anew:
-            raise Unavailable("the client has just come back and has not registered yet; try again in a moment")
+        self._require_here()
         offer = self.contract.offer(command.target, command.action)
         if offer.permissions:
             require(caller, self.view, offer)
@@ -303,15 +181,9 @@ class Session:
         if offer.rate is not None or self._rate_limits.per_agent is not None:
             self._rate_limits.keep(caller, self.client_id, offer, now)
         self.contract.check(offer, command.action, command.parameters)
-        key = (caller.sub, reservation or request_id)
-        if key in self._by_caller or (not reservation and self._has_own_id(caller.sub, command.caller_request_id)):
-            raise Conflict("a command with this requestId is already in flight; use another id")
+        self._in_flight.require_unused(call, reservation)
         self._require_room(command)  # last: a full client must not say "certainly not executed" of a command it runs
-        effects = self._dispatch(caller, command, request_id, reply, now, reservation)
-        if progress_to is not None:
-            own_id = command.caller_request_id or request_id
-            self._by_caller[key].progress = Progress(progress_to, self.client_id, own_id)
-        return effects
+        return self._dispatch(command, call, reservation, now)
 
     def is_quick(self, command: CommandRequest) -> bool:
         """Tell whether the parameters of a command can be checked in less than half a millisecond."""
@@ -330,7 +202,7 @@ class Session:
 
     def give_up(self, caller: Principal, request_id: str, now: float) -> list[Effect]:
         """Answer `timeout` for a command before its own deadline; no effects if it is not in flight."""
-        command = self._by_caller.get((caller.sub, request_id))
+        command = self._in_flight.of(caller.sub, request_id)
         return [] if command is None else self.deadline_passed(command.wire_id, now)
 
     def is_in_flight(self, caller: Principal, request_id: str) -> bool:
@@ -352,7 +224,7 @@ class Session:
         """
         return [
             effect
-            for command in list(self._in_flight.values())
+            for command in self._in_flight.all()
             if command.heard is not None and now - max(command.heard, reachable_since) > ABANDONED_SECONDS
             for effect in self._withdraw(command, Cancelled(ABANDONED), "the caller is gone", now)
         ]
@@ -374,19 +246,18 @@ class Session:
         if command is None:
             self.late_responses += 1
             return []
-        duration_ms = _milliseconds(command, now)
-        command.confirmed = frame.confirmed == "user"
+        duration_ms, request_id = command.call.duration_ms(now), command.call.request_id
         if frame.status == "success":
             response = CommandResponse(
-                request_id=command.request_id,
+                request_id=request_id,
                 status="success",
                 result=frame.result,
                 client_id=self.client_id,
                 duration_ms=duration_ms,
             )
         else:
-            response = failure(command.request_id, _command_failed(frame), self.client_id, duration_ms)
-        return self._settle(command, response)
+            response = failure(request_id, _command_failed(frame), self.client_id, duration_ms)
+        return self._settle(command, response, confirmed=frame.confirmed == "user")
 
     def progress(self, frame: ProgressFrame, now: float) -> list[Effect]:
         """Pass on a command's progress if its caller asked for it; late progress is counted and dropped."""
@@ -422,8 +293,8 @@ class Session:
             self._presence = None
         elif self._presence is None:
             self._presence = Presence(wall_offset)
-            for command in self._in_flight.values():
-                self._presence.began(command.sub, command.name, command.started)
+            for command in self._in_flight.all():
+                self._presence.began(command.call.sub, command.call.name, command.call.started)
 
     def user_wishes(self, frame: StopFrame | AllowFrame, now: float) -> list[Effect]:
         """Cancel an agent's commands and refuse its new ones for a while, or take them again; of all without an id."""
@@ -435,8 +306,8 @@ class Session:
         error = Cancelled("the user of this client has stopped the agent", details={"by": "user"})
         withdrawn = [
             effect
-            for command in list(self._in_flight.values())
-            if frame.agent_id in (None, command.sub)
+            for command in self._in_flight.all()
+            if frame.agent_id in (None, command.call.sub)
             for effect in self._withdraw(command, error, "stopped by the user", now)
         ]
         return [*withdrawn, *_acknowledge(frame.id)]
@@ -471,8 +342,7 @@ class Session:
 
     def heard(self, now: float) -> None:
         """Note a sign of life: a frame or a pong."""
-        self._heard = now
-        self._pinged = None
+        self._keepalive.heard(now)
 
     # --- from the clock and the process ---
 
@@ -494,17 +364,17 @@ class Session:
 
     def _keep_alive(self, now: float) -> list[Effect]:
         """Ping a silent client, sooner while a command waits for it; close if no pong comes."""
-        if self._pinged is not None:
-            patience = UNANSWERED_PONG_SECONDS if self._in_flight else self._limits.ping_timeout_seconds
-            if now - self._pinged < patience:
+        silent_seconds = self._limits.ping_interval_seconds
+        if self._has_unanswered(now):
+            silent_seconds = min(silent_seconds, UNANSWERED_SECONDS)
+        pong_seconds = UNANSWERED_PONG_SECONDS if self._in_flight else self._limits.ping_timeout_seconds
+        match self._keepalive.check(now, silent_seconds, pong_seconds):
+            case KeepaliveStep.WAIT:
                 return []
-            return [Close(CloseCode.INTERNAL, "no pong", EndReason.NO_PONG)]
-        silent = now - self._heard
-        needed = silent >= UNANSWERED_SECONDS and self._has_unanswered(now)
-        if not needed and silent < self._limits.ping_interval_seconds:
-            return []
-        self._pinged = now
-        return [Ping()]
+            case KeepaliveStep.PING:
+                return [Ping()]
+            case KeepaliveStep.LOST:
+                return [Close(CloseCode.INTERNAL, "no pong", EndReason.NO_PONG)]
 
     def drain(self) -> None:
         """Take no more commands; those in flight go on."""
@@ -524,7 +394,7 @@ class Session:
         self.principal = principal
         self.revision += 1
         self._require_unread_room = require_room
-        self._awaited = set(self._in_flight)
+        self._in_flight.connection_changed()
         self.heard(now)
         if self._presence is not None:
             self._presence.tell_anew()
@@ -533,7 +403,7 @@ class Session:
     @property
     def awaited(self) -> list[str]:
         """The commands that were sent on a connection before this one, and are not answered."""
-        return [wire_id for wire_id in self._in_flight if wire_id in self._awaited]
+        return self._in_flight.from_before
 
     def unknown(self, frame: UnknownFrame, now: float) -> list[Effect]:
         """Send a command again that has not reached the client; without its frame, it is lost.
@@ -545,33 +415,15 @@ class Session:
         if command is None:
             self.late_responses += 1
             return _acknowledge(frame.id)
-        if frame.request_id not in self._awaited:
+        if not self._in_flight.take_from_before(frame.request_id):
             raise InvalidFrame("`requestId`: the command was sent on this connection; answer it")
-        self._awaited.discard(frame.request_id)
         if command.frame is None:
             return [*self._lose(command, ClientLost(NOT_KEPT), now), *_acknowledge(frame.id)]
-        left_ms = max(1, round((command.deadline - now) * 1000))
-        return [Send(replace(command.frame, timeout_ms=left_ms)), *_acknowledge(frame.id)]
+        return [Send(replace(command.frame, timeout_ms=max(1, command.call.left_ms(now)))), *_acknowledge(frame.id)]
 
     def moving(self, now: float) -> list[MovingCommand]:
         """Return the commands in flight for the gateway that the session moves to. Commands under a key stay behind."""
-        return [
-            MovingCommand(
-                command.wire_id,
-                command.request_id,
-                command.sub,
-                command.reply,
-                _milliseconds(command, now),
-                round((command.deadline - now) * 1000),
-                command.asked,
-                None if command.progress is None else command.progress.moving(),
-                command.heard is not None,
-                command.frame,
-                command.name,
-            )
-            for command in self._in_flight.values()
-            if not command.reservation
-        ]
+        return self._in_flight.moving(now)
 
     def leave(self, now: float) -> list[Effect]:
         """End here because the session has moved to another gateway, which answers the commands in flight.
@@ -580,14 +432,11 @@ class Session:
         """
         effects = [
             effect
-            for command in list(self._in_flight.values())
+            for command in self._in_flight.all()
             if command.reservation
             for effect in self._lose(command, ClientLost(MOVED_WITH_KEY), now)
         ]
-        for command in self._in_flight.values():
-            _let_go(command)
         self._in_flight.clear()
-        self._by_caller.clear()
         self.state, self.lost = SessionState.ENDED, True
         return effects
 
@@ -596,11 +445,12 @@ class Session:
         self.contract, self.app, self.metadata = contract, snapshot.app, snapshot.metadata
         self.view = self._view()
         self.revision = snapshot.revision
-        self._next_wire_id = snapshot.next_wire_id
+        self._in_flight.next_wire_id = snapshot.next_wire_id
         for sub, seconds in snapshot.stopped:
             self._stopped = self._stopped or StoppedAgents()
             self._stopped.stop(sub, seconds, now)
-        return [effect for moved in snapshot.commands for effect in self._take_over(moved, now)]
+        commands = [self._in_flight.take_over(moved, now) for moved in snapshot.commands]
+        return [Arm(command.wire_id, command.call.deadline) for command in commands]
 
     def adopt(self, principal: Principal) -> None:
         """Be this user's session, which another gateway has handed over."""
@@ -610,7 +460,7 @@ class Session:
     @property
     def holds_keys(self) -> bool:
         """Whether a command under an idempotency key is in flight: it cannot move to another gateway."""
-        return any(command.reservation for command in self._in_flight.values())
+        return self._in_flight.holds_keys
 
     def begin_anew(self, now_ms: int) -> None:
         """Begin under an id that was used before, with sequence numbers that were not used.
@@ -618,7 +468,7 @@ class Session:
         The former capabilities are not known, so commands are refused until the client has registered.
         """
         self._is_anew = True
-        self.revision = self._next_wire_id = now_ms
+        self.revision = self._in_flight.next_wire_id = now_ms
 
     def snapshot(self, connected_at: str, focused_at: str | None, grace_ms: int | None, now: float) -> SessionSnapshot:
         """Return all that another gateway needs to go on."""
@@ -636,7 +486,7 @@ class Session:
             connected_at,
             focused_at,
             grace_ms,
-            self._next_wire_id,
+            self._in_flight.next_wire_id,
             self.moving(now),
             [] if self._stopped is None else self._stopped.left(now),
             self._presence is not None,
@@ -647,42 +497,10 @@ class Session:
         self.state = SessionState.ENDED
         self.lost = is_lost(reason)
         lost = self._loss(reason)
-        return [effect for command in list(self._in_flight.values()) for effect in self._lose(command, lost, now)]
+        return [effect for command in self._in_flight.all() for effect in self._lose(command, lost, now)]
 
     def _lose(self, command: InFlight, error: BridgeError, now: float) -> list[Effect]:
-        return self._settle(command, failure(command.request_id, error, self.client_id, _milliseconds(command, now)))
-
-    def _take_over(self, moved: MovingCommand, now: float) -> list[Effect]:
-        progress = moved.progress
-        deadline = now + moved.left_ms / 1000
-        command = InFlight(
-            moved.wire_id,
-            moved.request_id,
-            moved.sub,
-            moved.reply,
-            now - moved.age_ms / 1000,
-            moved.asked,
-            None if progress is None else Progress(progress.subject, self.client_id, progress.request_id, progress.seq),
-            heard=now if moved.probed else None,
-            name=moved.name,
-            deadline=deadline,
-        )
-        self._in_flight[command.wire_id] = command
-        self._by_caller[command.key] = command
-        if moved.frame is not None:
-            self._keep(command, moved.frame)
-        return [Arm(command.wire_id, deadline)]
-
-    def _keep(self, command: InFlight, frame: CommandFrame) -> None:
-        """Keep a command's frame, if there is room for it until the command is answered."""
-        if self._keeps is None:
-            return
-
-        def give_back(_: Overloaded) -> None:
-            command.frame = command.kept = None
-
-        command.kept = self._keeps(FRAME_BYTES + len(memoryview(frame.parameters)), give_back)
-        command.frame = frame if command.kept is not None else None
+        return self._settle(command, self._failure(command, error, now))
 
     def _loss(self, reason: EndReason) -> ClientLost:
         """Return the error for the commands that are lost with the client, with the limit if it sent too much."""
@@ -721,68 +539,53 @@ class Session:
 
     def _own(self, caller: Principal, request_id: str) -> InFlight | None:
         """Return a command of this caller. Another tenant's caller with the same `sub` has none here."""
-        return self._by_caller.get((caller.sub, request_id)) if caller.tenant == self.principal.tenant else None
+        return self._in_flight.of(caller.sub, request_id) if caller.tenant == self.principal.tenant else None
 
-    def _has_own_id(self, sub: str, own_id: str | None) -> bool:
-        """Tell whether a command is in flight that its caller knows by this id, under whichever it has come."""
-        return own_id is not None and (
-            (sub, own_id) in self._by_caller
-            or any(each.own_key == (sub, own_id) for each in self._in_flight.values() if not each.reservation)
-        )
+    def _require_here(self) -> None:
+        """Raise `ClientNotFound` or `Unavailable` unless the client is connected and has registered."""
+        if self.state is SessionState.ENDED:
+            raise Unavailable.while_client_is_away() if self.lost else ClientNotFound()
+        if self.state is SessionState.DRAINING:
+            raise Unavailable("the gateway of this client is shutting down; try again in a moment")
+        if self.state is SessionState.DETACHED:
+            raise Unavailable("the client lost its connection a moment ago and is expected back; try again in a moment")
+        if self._is_anew:
+            raise Unavailable("the client has just come back and has not registered yet; try again in a moment")
 
     def _require_room(self, command: CommandRequest) -> None:
         if len(self._in_flight) >= self._limits.max_in_flight:
             raise Overloaded(f"the client has {len(self._in_flight)} commands in flight; try again in a moment")
         self._require_unread_room(FRAME_BYTES + len(memoryview(command.parameters)))
 
-    def _dispatch(
-        self, caller: Principal, command: CommandRequest, request_id: str, reply: str, now: float, reservation: str
-    ) -> list[Effect]:
-        self._next_wire_id += 1
-        wire_id = f"{self.client_id[:8]}-{self._next_wire_id:x}"
-        timeout_ms = min(command.timeout_ms or self._limits.command_timeout_ms, self._limits.max_command_timeout_ms)
-        asked = asked_by(caller, command, with_parameters=self._limits.audits_parameters)
-        heard = now if command.probed else None
-        deadline = now + timeout_ms / 1000
-        in_flight = InFlight(
-            wire_id,
-            request_id,
-            caller.sub,
-            reply,
-            now,
-            asked,
-            reservation=reservation,
-            heard=heard,
-            name=caller.name,
-            deadline=deadline,
-        )
-        self._in_flight[wire_id] = in_flight
-        self._by_caller[in_flight.key] = in_flight
+    def _dispatch(self, command: CommandRequest, call: Call, reservation: str, now: float) -> list[Effect]:
+        in_flight = self._in_flight.begin(call, reservation, now if command.probed else None)
         frame = CommandFrame(
-            wire_id,
+            in_flight.wire_id,
             command.target,
             command.action,
             command.parameters,
-            timeout_ms,
-            AgentIdentity(caller.sub, caller.name),
+            max(1, call.left_ms(now)),
+            AgentIdentity(call.sub, call.name),
         )
-        if self._keeps is not None:
-            self._keep(in_flight, frame)
+        self._in_flight.keep(in_flight, frame)
+        effects: list[Effect] = [Send(frame), Arm(in_flight.wire_id, call.deadline)]
         if self._presence is None:
-            return [Send(frame), Arm(wire_id, deadline)]
-        self._presence.began(caller.sub, caller.name, now)
-        return [Send(frame), Arm(wire_id, deadline), *self._tell_agents(now)]
+            return effects
+        self._presence.began(call.sub, call.name, now)
+        return [*effects, *self._tell_agents(now)]
 
-    def _settle(self, command: InFlight, response: CommandResponse) -> list[Effect]:
-        del self._in_flight[command.wire_id]
-        del self._by_caller[command.key]
+    def _settle(self, command: InFlight, response: CommandResponse, *, confirmed: bool = False) -> list[Effect]:
+        self._in_flight.end(command)
+        call = command.call
         if self._presence is not None:
-            self._presence.ended(command.sub, command.started + response.duration_ms / 1000)
-        if command.kept is not None:
-            _let_go(command)
+            self._presence.ended(call.sub, call.started + response.duration_ms / 1000)
+        answer = Answer(call, response, command.wire_id, command.reservation, confirmed)
         if command.progress is None:
-            return [Answer(command, response)]
-        return [*command.progress.last(), Answer(command, response)]
+            return [answer]
+        return [*command.progress.last(), answer]
+
+    def _failure(self, command: InFlight, error: BridgeError, now: float) -> CommandResponse:
+        return failure(command.call.request_id, error, self.client_id, command.call.duration_ms(now))
 
     def _tell_agents(self, now: float) -> list[Effect]:
         """Return the frame about agents at work. The end of a command is reported by the next tick."""
@@ -797,11 +600,10 @@ class Session:
         if error.code is not Code.INTERNAL:
             sentence = f"the application's answer cannot be read: {error.message}"
             error = CommandFailed(sentence, details={"code": INVALID_RESPONSE})
-        return self._settle(command, failure(command.request_id, error, self.client_id, _milliseconds(command, now)))
+        return self._settle(command, self._failure(command, error, now))
 
     def _withdraw(self, command: InFlight, error: BridgeError, reason: str, now: float) -> list[Effect]:
-        response = failure(command.request_id, error, self.client_id, _milliseconds(command, now))
-        return [Send(CancelFrame(command.wire_id, reason)), *self._settle(command, response)]
+        return [Send(CancelFrame(command.wire_id, reason)), *self._lose(command, error, now)]
 
     def _describe(self, metadata: dict[str, Any], ident: str | None, *, focused: bool) -> list[Effect]:
         self.metadata = metadata
@@ -809,15 +611,8 @@ class Session:
         return [Changed(focused), *_acknowledge(ident)]
 
     def _has_unanswered(self, now: float) -> bool:
-        oldest = next(iter(self._in_flight.values()), None)
-        return oldest is not None and now - oldest.started >= UNANSWERED_SECONDS
-
-
-def _let_go(command: InFlight) -> None:
-    """Keep a command's frame no longer."""
-    if command.kept is not None:
-        command.kept.release()
-    command.frame = command.kept = None
+        oldest = self._in_flight.oldest
+        return oldest is not None and now - oldest.call.started >= UNANSWERED_SECONDS
 
 
 def _refusal(error: BridgeError, ident: str | None, request_id: str | None) -> ErrorFrame:
@@ -856,7 +651,3 @@ def _command_failed(frame: ResponseFrame) -> CommandFailed:
     fault = fault_of(frame)
     details = {"code": fault.code, "details": fault.details}
     return CommandFailed(fault.message, details={name: value for name, value in details.items() if value is not None})
-
-
-def _milliseconds(command: InFlight, now: float) -> int:
-    return max(0, round((now - command.started) * 1000))
