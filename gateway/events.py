@@ -24,10 +24,12 @@ from protocol.runtime.nats.connection import Connection
 from protocol.runtime.streams import jetstream
 from protocol.runtime.streams.stores import TenantStore, events_of
 from protocol.runtime.streams.tenant_stores import TenantStores, is_missing
+from protocol.shares import Piece, Shares
 
 MAX_UNACKNOWLEDGED_PER_SESSION = 64
 STORE_TIMEOUT_SECONDS = 5.0
 MAX_WAITING_BYTES = 8 * 1024 * 1024  # of events of all tenants whose streams may not exist yet
+WAITING_FULL = "too many events wait for their tenant's stream; try again in a moment"
 
 
 class _OutgoingEvent(NamedTuple):
@@ -40,14 +42,6 @@ class _OutgoingEvent(NamedTuple):
     ident: str | None
 
 
-class _WaitingEvents:
-    """The events of a tenant whose stream may not exist yet."""
-
-    def __init__(self) -> None:
-        self.events: list[_OutgoingEvent] = []
-        self.size = 0
-
-
 class _Unstored(NamedTuple):
     event: _OutgoingEvent
     timer: asyncio.TimerHandle
@@ -57,11 +51,14 @@ class _Unstored(NamedTuple):
 class Events:
     """Publishes events."""
 
-    def __init__(self, connection: Connection, stores: TenantStores) -> None:
+    def __init__(
+        self, connection: Connection, stores: TenantStores, store_timeout_seconds: float = STORE_TIMEOUT_SECONDS
+    ) -> None:
         self._connection = connection
+        self._store_timeout_seconds = store_timeout_seconds
         self._stores = stores
-        self._waiting: dict[TenantStore, _WaitingEvents] = {}
-        self._waiting_bytes = 0
+        self._waiting: dict[TenantStore, list[tuple[_OutgoingEvent, Piece]]] = {}
+        self._waiting_shares = Shares(MAX_WAITING_BYTES, WAITING_FULL)
         self._loop = asyncio.get_running_loop()
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
@@ -123,25 +120,24 @@ class Events:
             event.session.events_in_flight += 1
 
     def _wait(self, event: _OutgoingEvent) -> None:
-        """Raise `Overloaded` if a tenant would hold more than is left free, `Unavailable` while NATS is away."""
+        """Raise `Overloaded` if the tenant's or the user's share is used up, `Unavailable` while NATS is away."""
         if not self._connection.connected:
             raise Unavailable("NATS is away; try again in a moment")
-        waiting, size = self._waiting.get(event.store), len(event.body)
-        if waiting is None:
-            waiting = self._waiting[event.store] = _WaitingEvents()
-            self._loop.call_soon(self._stores.make, event.store, partial(self._on_store, event.store))
-        elif waiting.size + size > MAX_WAITING_BYTES - self._waiting_bytes:
+        owner = event.session.core.principal
+        try:
+            piece = self._waiting_shares.ask((owner.tenant, owner.sub), len(event.body))
+        except Overloaded:
             self._overloaded += 1
-            raise Overloaded("too many events wait for their tenant's stream; try again in a moment")
-        self._waiting_bytes += size
-        waiting.size += size
-        waiting.events.append(event)
+            raise
+        if event.store not in self._waiting:
+            self._waiting[event.store] = []
+            self._loop.call_soon(self._stores.make, event.store, partial(self._on_store, event.store))
+        self._waiting[event.store].append((event, piece))
 
     def _on_store(self, store: TenantStore, why: str) -> None:
         """Publish the waiting events, even if no registry confirms the stream: it may exist all the same."""
-        waiting = self._waiting.pop(store)
-        self._waiting_bytes -= waiting.size
-        for event in waiting.events:
+        for event, piece in self._waiting.pop(store):
+            piece.release()
             try:
                 self._publish(event, why)
             except BridgeError as exc:
@@ -157,7 +153,7 @@ class Events:
         headers = {MESSAGE_ID_HEADER: f"{event.session.key}.{event.ident}"}
         reply = f"{self._inbox}.{number}"
         self._connection.publish_now(event.subject, event.body, reply=reply, headers=headers)
-        timer = self._loop.call_later(STORE_TIMEOUT_SECONDS, self._on_silence, number)
+        timer = self._loop.call_later(self._store_timeout_seconds, self._on_silence, number)
         # Its body is not kept: 64 of the largest for each session would be too much.
         self._unstored[number] = _Unstored(event._replace(body=b""), timer, why)
 
@@ -180,6 +176,7 @@ class Events:
     def _on_silence(self, number: str) -> None:
         store = self._unstored[number].event.store
         self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
+        self._stores.forget(store.stream)  # while somebody taps the events, a deleted stream is silent, too
         self._settle(number, False)
 
     def _settle(self, number: str, stored: bool) -> None:

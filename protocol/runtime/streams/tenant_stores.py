@@ -4,7 +4,8 @@ Asking first is safer than publishing first. Where a stream is missing, NATS ans
 the subject; beside a tap there is silence. A registry that runs answers within milliseconds. If none does, we publish
 all the same, because the store may well exist.
 
-What is known is forgotten at each reconnect, because NATS may come back empty, and if a publish hears *no responders*.
+What is known is forgotten at each reconnect, because NATS may come back empty, and if a publish hears *no responders*
+or nothing.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ class TenantStores:
         self._known.add(stream)
 
     def forget(self, stream: str) -> None:
-        """Note that a publish to a store heard *no responders*: its stream is gone."""
+        """Note that a publish to a store heard *no responders* or nothing at all: its stream may be gone."""
         self._known.discard(stream)
 
     def make(self, store: TenantStore, done: Done) -> None:
