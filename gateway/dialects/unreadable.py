@@ -11,14 +11,14 @@ LOOKED_AT_BYTES = 2048
 # beginning otherwise, which took 50 ms. Brackets side by side are one token: one each took 1.7 ms for 2,048 of them.
 _TOKEN = re.compile(rb'"((?:[^"\\]|\\.)*)(?:(")(\s*:)?|\\?\Z)|[\[{\]}][\[{\]},\s]*', re.DOTALL)
 _FIELDS = ("type", "id", "requestId", "correlationId")
-_TYPE = re.compile(rb'"type"\s*:\s*"(response|[a-z_]+_result)"')
-_ANSWERED = re.compile(rb'"(requestId|correlationId)"\s*:\s*"([!-~]+?)"')
+_TYPE = re.compile(rb"""["']type["']\s*:\s*["'](response|[a-z_]+_result)["']""")
+_ANSWERED = re.compile(rb"""["'](requestId|correlationId)["']\s*:\s*["']([!-&(-~]+?)["']""")
 
 
 def fields_of(data: bytes) -> dict[str, str]:
     """Return the type and the ids of a message as far as they are found; each a text without escapes."""
     found = _fields_of_head(data[:LOOKED_AT_BYTES])
-    if len(data) > LOOKED_AT_BYTES:
+    if not found or len(data) > LOOKED_AT_BYTES:  # without any, it may be a list, or written as Python writes a dict
         for name, value in _fields_of_tail(data[-LOOKED_AT_BYTES:]).items():
             found.setdefault(name, value)
     return found

@@ -19,6 +19,8 @@ HEAD = b'{"type":"response","requestId":"r1",'
         (b'{"type":"response","requestId":"r1\\', {"type": "response"}),
         (b'{"type":"response","requestId":"r1\\"', {"type": "response"}),
         (b"[" * 5000, {}),
+        (b'[{"type":"response","requestId":"r1","result":1}]', {"type": "response", "requestId": "r1"}),
+        (b"{'type': 'response', 'requestId': 'r1', 'result': None}", {"type": "response", "requestId": "r1"}),
         (b'{"a":"' + b"x" * 5000 + b'","requestId":"r2","type":"response"', {"type": "response", "requestId": "r2"}),
     ],
     ids=lambda data: str(data)[:40],
@@ -29,7 +31,7 @@ def test_fields_of_the_outermost_object_are_found_if_they_are_whole(data: bytes,
 
 @pytest.mark.parametrize(
     "piece",
-    [b'\\"', b'"', b"[", b"[]", b"{ }, ", b'"":', b'{"requestId":"', b'"type":"a_'],
+    [b'\\"', b'"', b"'", b"[", b"[]", b"{ }, ", b'"":', b'{"requestId":"', b'"type":"a_'],
     ids=lambda piece: str(piece),
 )
 def test_no_input_takes_long(piece: bytes) -> None:
