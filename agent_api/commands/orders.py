@@ -19,10 +19,10 @@ _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which clients are meant, as discovery filters them."""
+    """Which clients are meant, as discovery filters them. A `null` is refused: it would be everybody's command."""
 
-    user: str | None = None
-    app: str | None = None
+    user: str | msgspec.UnsetType = msgspec.UNSET
+    app: str | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, str | int | float | bool] = {}
 
 
@@ -193,7 +193,8 @@ def require_askable(field: str, count: int) -> None:
 
 def _query(match: Match) -> Query:
     metadata = {key: str(text_of(value)) for key, value in match.metadata.items()}
-    return Query(user=match.user, app=match.app, metadata=metadata)
+    user, app = (None if given is msgspec.UNSET else given for given in (match.user, match.app))
+    return Query(user=user, app=app, metadata=metadata)
 
 
 def _need(gather: str | float | None) -> int | None:

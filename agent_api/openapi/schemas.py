@@ -41,12 +41,16 @@ def json_of(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def refusals(codes: Iterable[Code]) -> dict[str, Any]:
-    """Return a response for each status of the codes; all have one body."""
+def refusals(codes: Iterable[Code], headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a response for each status of the codes; all have one body, and may have these headers."""
     by_status: dict[int, list[Code]] = {}
     for code in codes:
         by_status.setdefault(MEANINGS[code].http_status, []).append(code)
-    return {str(status): refusal(*by_status[status]) for status in sorted(by_status)}
+    described = {str(status): refusal(*by_status[status]) for status in sorted(by_status)}
+    if headers:
+        for response in described.values():
+            response["headers"] = response.get("headers", {}) | headers
+    return described
 
 
 def refusal(*codes: Code, description: str = "", example: str = "") -> dict[str, Any]:
@@ -186,8 +190,8 @@ SCHEMAS: dict[str, Any] = {
         "description": "Every field narrows; as the filters of `/api/clients`.",
         "additionalProperties": False,
         "properties": {
-            "user": _nullable("string", description="the `sub` of the application's token"),
-            "app": _nullable("string"),
+            "user": {"type": "string", "description": "the `sub` of the application's token"},
+            "app": {"type": "string"},
             "metadata": {
                 "type": "object",
                 "description": "values that the client's metadata must have",
@@ -394,10 +398,11 @@ METRICS = {
         },
     ),
 }
+REPLAYED = {"Idempotency-Replayed": header("`true` if another request with this idempotency key was executed")}
 _ANSWERED = success(
     "the application's answer; if several clients were asked, their responses by client id",
     {"anyOf": [ref("CommandResult"), ref("Gathered")]},
-    {"Idempotency-Replayed": header("`true` if another request with this idempotency key was executed")},
+    REPLAYED,
 )
 _STREAMED = {
     "text/event-stream": {
@@ -427,7 +432,7 @@ COMMAND = {
     "requestBody": {"required": True, "content": json_of(ref("CommandBody"))},
     "responses": {
         "200": {**_ANSWERED, "content": _ANSWERED["content"] | _STREAMED},
-        **refusals(code for code in Code if code is not Code.INVALID_FRAME),
+        **refusals((code for code in Code if code is not Code.INVALID_FRAME), REPLAYED),
         "415": {
             **refusal(
                 description="`invalid_request`: the body is not `application/json`, or is compressed",

@@ -6,6 +6,7 @@ from agent_api.openapi import examples
 from agent_api.openapi.schemas import (
     COMMAND,
     COMMANDS,
+    REPLAYED,
     header,
     json_of,
     parameter,
@@ -74,8 +75,9 @@ CALL: dict[str, Any] = {
                     },
                 ]
             },
+            REPLAYED,
         ),
-        **refusals(code for code in Code if code is not Code.INVALID_FRAME),
+        **refusals((code for code in Code if code is not Code.INVALID_FRAME), REPLAYED),
         "415": refusal(description="`invalid_request`: the body is not `application/json`", example=examples.NOT_JSON),
     },
 }

@@ -77,6 +77,8 @@ def test_one_of_those_who_fit_may_be_meant(more: dict[str, Any], any_of: AnyOf) 
         ({"across_users": True}, "`across_users`: there is no such field; did you mean `acrossUsers`?"),
         ({"parameters": {}}, "`parameters`: there is no such field; did you mean `command.parameters`?"),
         ({"user": "ann"}, "`user`: there is no such field; did you mean `match.user`?"),
+        ({"match": {"user": None}}, "`match.user`: expected `str`, got `null`"),
+        ({"any": True, "match": {"app": None}}, "`match.app`: expected `str`, got `null`"),
         ({"match": {"usr": "ann"}}, "`match.usr`: there is no such field; did you mean `match.user`?"),
         (
             {"command": {"target": "f", "arguments": {}}},

@@ -187,7 +187,7 @@ def test_what_is_refused_is_described_as_wrong(document: dict[str, Any], body: d
         {"clientIds": ["c1", "c2"], "gather": 5},
         {"clientIds": ["c1"], "gather": "all", "any": False},
         {"match": {}, "gather": None},
-        {"match": {"user": "ann", "app": None, "metadata": {"room": 1, "big": True}}, "gather": "first"},
+        {"match": {"user": "ann", "metadata": {"room": 1, "big": True}}, "gather": "first"},
     ],
 )
 def test_each_way_to_say_whom_is_described_and_accepted(document: dict[str, Any], whom: dict[str, Any]) -> None:
