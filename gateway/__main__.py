@@ -94,7 +94,13 @@ async def serving(
         commands = CommandSubjects(connection, replies, verifier, idempotency, tasks, limits, turns)
         tasks.create_task(commands.watch(), name="watch commands")
         handlers = Handlers(
-            commands.handle, commands.drops, idempotency.ended, reporter.changed, reporter.ended, reporter.moved
+            commands.handle,
+            commands.drops,
+            idempotency.ended,
+            reporter.changed,
+            reporter.ended,
+            commands.used_up,
+            reporter.moved,
         )
         rate_limits = RateLimits(settings.rate_per_agent)
         sessions = SessionTable(gateway_id, connection, tasks, limits, replies, handlers, rate_limits)

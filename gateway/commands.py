@@ -173,6 +173,10 @@ class CommandSubjects:
         except Exception as exc:
             self._fail(session, msg, exc, operation, principal, request_id)
 
+    def used_up(self, session: LiveSession) -> None:
+        """Subscribe a session anew whose messages came faster than they could be handled, or leave it for a while."""
+        self._guard.used_up(session)
+
     def lose(self, session: LiveSession, msg: Msg) -> None:
         """Answer a command that another gateway may have executed; anything but a command is handled as usual."""
         if self._is_command(msg):

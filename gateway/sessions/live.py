@@ -109,6 +109,7 @@ class Handlers(NamedTuple):
     on_reservation_ended: Callable[[Answer], None]
     on_changed: Callable[["LiveSession"], None]
     on_ended: Callable[["LiveSession", EndReason], None]
+    on_used_up: Callable[["LiveSession"], None]
     on_moved: Callable[["LiveSession"], None] = lambda session: None
 
 

@@ -24,6 +24,7 @@ from protocol.runtime.nats.connection import Connection
 LINGER_SECONDS = 1.0
 LAST_LINGER_SECONDS = 0.1  # of a process that ends: nothing new is sent to it, and what is queued is answered
 TICK_SECONDS = 1.0
+CREDIT = 2_000  # messages to a client that NATS may send before they are handled: some 10 ms of a flood
 DRAIN_POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,8 @@ class SessionTable:
         # Claims bring no token, so a flood's filter would take them for a part of it.
         drops = self._handlers.drops if session.part is None else None
         handler = partial(session.on_message, session)
-        session.subscription = await self._connection.subscribe_confirmed(subject, handler, drops)
+        used_up = partial(self._handlers.on_used_up, session)
+        session.subscription = await self._connection.subscribe_confirmed(subject, handler, drops, CREDIT, used_up)
 
     def _leave_subject(self, session: LiveSession, seconds: float) -> None:
         """Unsubscribe a session for a while. What NATS has sent before is handled: commands may be among it."""
