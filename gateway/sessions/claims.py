@@ -15,7 +15,7 @@ from typing import NamedTuple, assert_never
 import msgspec
 from nats.aio.msg import Msg
 
-from gateway.capabilities.contracts import NO_CONTRACT, Contract, Contracts
+from gateway.capabilities.contracts import Contract
 from gateway.sessions.core.resume import (
     KEEP_SECONDS,
     REPEAT_SECONDS,
@@ -51,6 +51,7 @@ from gateway.sessions.core.snapshots import (
     signature_text,
 )
 from gateway.sessions.live import LiveSession, Part
+from gateway.sessions.moved_lists import MovedLists
 from protocol import codec, subjects
 from protocol.errors import BridgeError, Overloaded, PayloadTooLarge, Unavailable
 from protocol.runtime.alarms import Alarms
@@ -109,7 +110,7 @@ class ClaimService:
         self,
         connection: Connection,
         keys: DerivedKeys,
-        contracts: Contracts,
+        lists: MovedLists,
         tasks: asyncio.TaskGroup,
         handlers: ClaimHandlers,
         outcomes: ClaimOutcomes,
@@ -117,7 +118,7 @@ class ClaimService:
         self.forged = 0
         self._connection = connection
         self._keys = keys
-        self._contracts = contracts
+        self._lists = lists
         self._tasks = tasks
         self._handlers = handlers
         self._outcomes = outcomes
@@ -283,27 +284,12 @@ class ClaimService:
         part.reading += 1
         try:
             if grant.state is not None:
-                grant = grant._replace(state=Arrived(grant.state, await self._read(grant.state)))
+                grant = grant._replace(state=Arrived(grant.state, await self._lists.read(grant.state)))
             self._perform(session, part.holding.hear_grant(grant, self._loop.time()))
         except Exception:
             log.exception("a granted session could not be taken")
         finally:
             part.reading -= 1
-
-    async def _read(self, snapshot: SessionSnapshot) -> Contract:
-        items = msgspec.json.decode(snapshot.capabilities, type=list[msgspec.Raw])
-        try:
-            steps = self._contracts.steps(items, (snapshot.tenant, snapshot.sub), self._loop.time())
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    contract: Contract = done.value
-                    return contract
-                await asyncio.sleep(0)
-        except BridgeError as exc:
-            log.warning("the capabilities of client %s are not taken over: %s", snapshot.client_id, exc.message)
-            return NO_CONTRACT
 
     # --- decisions of the core ---
 

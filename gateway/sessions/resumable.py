@@ -31,6 +31,7 @@ from gateway.sessions.core.snapshots import (
     signature_text,
 )
 from gateway.sessions.live import NOWHERE, Grace, LiveSession, Socket
+from gateway.sessions.moved_lists import MovedLists
 from gateway.sessions.table import SessionTable
 from protocol import PROTOCOL_VERSION, codec, subjects
 from protocol.access import APP, Principal
@@ -39,6 +40,7 @@ from protocol.frames import ConnectionFrame
 from protocol.ids import new_client_id
 from protocol.reports import EndReason
 from protocol.runtime.alarms import Alarms
+from protocol.runtime.connections.turns import Turns
 from protocol.runtime.derived_keys import DerivedKeys
 from protocol.runtime.nats.connection import Connection
 from protocol.runtime.websocket.handshake import TurnedAway
@@ -91,6 +93,7 @@ class ResumableSessions:
         table: SessionTable,
         connection: Connection,
         contracts: Contracts,
+        turns: Turns,
         tasks: asyncio.TaskGroup,
         handlers: ClaimHandlers,
     ) -> None:
@@ -101,7 +104,8 @@ class ResumableSessions:
         self._tokens = ResumeTokens(DerivedKeys(settings.secrets, "resume tokens"))
         self._keys = DerivedKeys(settings.secrets, "claims")
         outcomes = ClaimOutcomes(self._held, self._lost)
-        self._claims = ClaimService(connection, self._keys, contracts, tasks, handlers, outcomes)
+        self._lists = MovedLists(contracts, turns, tasks, self._turn_away)
+        self._claims = ClaimService(connection, self._keys, self._lists, tasks, handlers, outcomes)
         self._shares = Shares(MAX_BYTES, "too many sessions wait for their clients; connect again")
         self._loop = asyncio.get_running_loop()
         self._alarms = Alarms()
@@ -121,6 +125,7 @@ class ResumableSessions:
         return {
             "sessionsDetached": len(self._detached()),
             "sessionsResumed": self._resumed,
+            "listsUnread": self._lists.waiting,
             **self._claims.counters(),
         }
 
@@ -223,6 +228,15 @@ class ResumableSessions:
         """End a detached session after its grace, or because its place is needed."""
         self._table.end(session, session.end_reason or EndReason.CONNECTION_LOST)
 
+    def _turn_away(self, session: LiveSession) -> None:
+        """End a session whose capability list can neither be read now nor wait."""
+        if session.grace is not None:
+            self._give_up(session)
+        else:
+            session.close(
+                CloseCode.TOO_MANY, "the gateway has no room for the session; connect again", EndReason.GATEWAY_FAILED
+            )
+
     def _detached(self) -> list[LiveSession]:
         return [session for session in self._table if session.grace is not None]
 
@@ -258,9 +272,10 @@ class ResumableSessions:
         session.perform(effects)
         if is_for_peer:
             self._keep_for_peer(session, arrival)
-            return
-        self._begin_connection(session, session.core.principal, resumed=arrival.resumed)
-        self._table.enter(session)
+        else:
+            self._begin_connection(session, session.core.principal, resumed=arrival.resumed)
+            self._table.enter(session)
+        self._lists.read_later(session)
 
     def _adopt_identity(self, session: LiveSession, snapshot: SessionSnapshot) -> None:
         expires_at = float("inf") if snapshot.expires_at is None else snapshot.expires_at
