@@ -108,6 +108,7 @@ async def serving(
                 commands.lose,
                 commands.refuse_held_up,
                 commands.answer_lost,
+                commands.sender,
                 lambda: commands.freezes,
                 lambda: commands.has_backlog,
             )

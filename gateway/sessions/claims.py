@@ -58,7 +58,7 @@ from protocol.runtime.alarms import Alarms
 from protocol.runtime.derived_keys import DerivedKeys
 from protocol.runtime.log_throttle import LogThrottle
 from protocol.runtime.nats.connection import Connection
-from protocol.shares import Shares
+from protocol.shares import Holder, Shares
 
 LOOK_SECONDS = SKEW_SECONDS
 MAX_KEPT_BYTES = 16 * 1024 * 1024  # of messages that wait for the end of a claim
@@ -86,12 +86,16 @@ class Arrival(NamedTuple):
 
 
 class ClaimHandlers(NamedTuple):
-    """The gateway's handlers of kept messages and of claims that ended."""
+    """The gateway's handlers of kept messages and of claims that ended.
+
+    `sender` names the share of a message's sender, or is None for one of a flood that is dropped.
+    """
 
     on_command: Callable[[LiveSession, Msg], None]
     on_lost: Callable[[LiveSession, Msg], None]
     on_held_up: Callable[[LiveSession, Msg], None]
     on_forsaken: Callable[[LiveSession, MovingCommand], None]
+    sender: Callable[[LiveSession, Msg], Holder | None]
     freezes: Callable[[], int]
     has_backlog: Callable[[], bool]
 
@@ -214,19 +218,21 @@ class ClaimService:
             self._perform(session, part.holding.doubt(self._loop.time()))
 
     def _keep(self, session: LiveSession, part: Part, ident: bytes, msg: Msg) -> None:
-        """Keep a message until the claim has ended. One without room is not answered: another may execute it."""
+        """Keep a message until the claim has ended. One without room is not answered: another may execute it.
+
+        The room is shared by the agents, so one agent's messages leave some for those of others.
+        """
+        sender = self._handlers.sender(session, msg)
+        if sender is None:
+            return
         headers = msg.headers
         kept = KeptMessage(ident, msg.subject, msg.reply, headers, msg.data, self._handlers.has_backlog())
-        principal = session.core.principal
         try:
-            piece = self._kept.ask((principal.tenant, principal.sub), len(msg.data) + MESSAGE_BYTES)
+            part.keep(sender, self._kept, len(msg.data) + MESSAGE_BYTES)
         except Overloaded:
             self._not_kept += 1
             return
-        if part.holding.take(ident, kept, self._loop.time()) is Fate.KEEP:
-            part.kept.append(piece)
-        else:
-            piece.release()
+        if part.holding.take(ident, kept, self._loop.time()) is not Fate.KEEP:
             self._not_kept += 1
 
     def _hear_claim(self, session: LiveSession, part: Part, msg: Msg) -> None:

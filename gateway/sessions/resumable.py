@@ -241,11 +241,12 @@ class ResumableSessions:
         return [session for session in self._table if session.grace is not None]
 
     def _keep_frames(self, session: LiveSession) -> None:
-        session.core.keep_frames(partial(self._room_for_frame, session.core.principal))
+        session.core.keep_frames(partial(self._room_for_frame, session.core.principal.tenant))
 
-    def _room_for_frame(self, principal: Principal, size: int, give_back: GiveBack) -> Piece | None:
+    def _room_for_frame(self, tenant: str, agent: str, size: int, give_back: GiveBack) -> Piece | None:
+        """Return room in the agent's share, so that one agent's commands do not push out those of others."""
         try:
-            return self._shares.ask((principal.tenant, principal.sub), size, give_back)
+            return self._shares.ask((tenant, agent), size, give_back)
         except Overloaded:
             return None
 

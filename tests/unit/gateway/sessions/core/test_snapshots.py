@@ -11,7 +11,7 @@ from protocol.errors import InvalidRequest
 
 def grant(size: int) -> Grant:
     core = session("add")
-    core.keep_frames(lambda size, give_back: None)
+    core.keep_frames(lambda agent, size, give_back: None)
     call(core, AGENT_1, command(parameters={"a": 1}), "r1", REPLY, 1.0, "_INBOX.progress")
     state = core.snapshot("then", None, 1500, 2.0)
     kept = Kept(0.0, b"i" * 8, KeptMessage(b"i" * 8, "s", "r", {"A": "b"}, b"\x00\xff" * size))
