@@ -454,16 +454,21 @@ class CommandSubjects:
         if self._freeze_detector.observe(self._loop.time()):
             self._freezes += 1
             log.warning("this process was frozen; refusing the commands that were sent meanwhile")
-            self._tasks.create_task(self._wait_out_backlog(), name="wait out the backlog")
+            self._tasks.create_task(self._wait_out_backlog(self._freezes), name="wait out the backlog")
 
-    async def _wait_out_backlog(self) -> None:
-        """Messages that NATS held for us arrive before the answer to a flush that is sent now."""
+    async def _wait_out_backlog(self, freeze: int) -> None:
+        """Messages that NATS held for us arrive before the answer to a flush that is sent now.
+
+        If the process has been frozen again meanwhile, the wait for that freeze goes on.
+        """
         try:
             await self._connection.flush()
         except Unavailable:
             log.info("NATS left while this process was frozen: what it held for us is gone")
         await asyncio.sleep(BACKLOG_SETTLE_SECONDS)
-        self._freeze_detector.backlog_done()
+        self._observe()  # the last freeze may have ended just now
+        if freeze == self._freezes:
+            self._freeze_detector.backlog_done()
 
     # --- replies ---
 
