@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import NamedTuple, assert_never
 
 import msgspec
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from gateway.capabilities.contracts import Contract
@@ -206,8 +207,8 @@ class ClaimService:
             return
         ident = blake2b(msg.reply.encode() + b"\n" + msg.data, digest_size=8).digest()
         if part.holding.standing is HolderState.ACTIVE:
-            part.holding.take(ident, None, self._loop.time())
-            self._handlers.on_command(session, msg)
+            if part.holding.take(ident, None, self._loop.time()) is Fate.EXECUTE:
+                self._handlers.on_command(session, msg)
         elif part.holding.standing is HolderState.CLAIMING:
             self._keep(session, part, ident, msg)
 
@@ -215,7 +216,8 @@ class ClaimService:
         """Doubt if this process may have missed something since the last look."""
         if part.verified != self._present:
             part.verified = self._present
-            self._perform(session, part.holding.doubt(self._loop.time()))
+            has_client = session.grace is None
+            self._perform(session, part.holding.doubt(self._loop.time(), has_client=has_client))
 
     def _keep(self, session: LiveSession, part: Part, ident: bytes, msg: Msg) -> None:
         """Keep a message until the claim has ended. One without room is not answered: another may execute it.
@@ -243,6 +245,8 @@ class ClaimService:
             return
         message = codec.decode(_claims, msg.data)
         if message.stage == "claim":
+            if part.reading and msg.reply == self._reply_of(part):
+                return  # its own, which would end the claim before the grant that has come is read
             self._perform(session, part.holding.hear_claim(message.claim, msg.reply, self._loop.time()))
         elif part.holding.standing is not HolderState.PASSIVE:
             self._answer(msg.reply, ClaimAnswer("here"))
@@ -277,6 +281,7 @@ class ClaimService:
             case "here":
                 _tell(part.look, False)
             case "held":
+                part.tell(answer.told)
                 self._perform(session, part.holding.hear_held(answer.generation, now))
             case "refused":
                 self._perform(session, part.holding.hear_refusal())
@@ -310,7 +315,8 @@ class ClaimService:
                 case Pass(to=to, grant=grant):
                     self._send_grant(to, grant)
                 case Held(to=to, generation=generation):
-                    self._answer(to, ClaimAnswer("held", generation))
+                    told = [] if session.part is None else list(session.part.told)
+                    self._answer(to, ClaimAnswer("held", generation, told=told))
                 case Refuse(to=to):
                     self._answer(to, ClaimAnswer("refused"))
                 case Activate():
@@ -349,6 +355,7 @@ class ClaimService:
         self._end_claim(part, None)
         for kept in effect.lose:
             self._handlers.on_lost(session, self._message(kept))
+        part.tell(kept.reply for kept in effect.lose if kept.reply)
         for kept in effect.execute:
             handle = self._handlers.on_held_up if kept.held_up else self._handlers.on_command
             handle(session, self._message(kept))
@@ -367,9 +374,15 @@ class ClaimService:
         self._alarms.after(KEEP_SECONDS, self._claimants.pop, part.inbox, None)  # late grants are to be heard
 
     def _forsake(self, session: LiveSession, states: Sequence[Arrived]) -> None:
+        """Tell the callers of a state's commands that these are lost, unless they have heard it."""
+        part = session.part
         for state in states:
-            for command in state.snapshot.commands:
+            told = () if part is None else part.told
+            lost = [command for command in state.snapshot.commands if command.reply not in told]
+            for command in lost:
                 self._handlers.on_forsaken(session, command)
+            if part is not None:
+                part.tell(command.reply for command in lost)
 
     def _message(self, kept: KeptMessage) -> Msg:
         return Msg(self._connection.client, kept.subject, kept.reply, kept.data, kept.headers)
@@ -394,7 +407,7 @@ class ClaimService:
         self._claimants[part.inbox] = session
         message = {"op": "claim", "stage": stage, "kind": claim.kind, "generation": claim.rank.generation}
         body = codec.encode({**message, "nonce": claim.rank.nonce, "serial": claim.serial})
-        reply = f"{self._inbox}.{part.inbox}"
+        reply = self._reply_of(part)
         self._publish(subject, body, f"{subject}\n{reply}", reply)
 
     def _send_grant(self, to: str, grant: Grant) -> None:
@@ -426,8 +439,20 @@ class ClaimService:
         """
         return (self._connection.breaks + self._connection.reconnects, self._handlers.freezes())
 
+    def _reply_of(self, part: Part) -> str:
+        return f"{self._inbox}.{part.inbox}"
+
     def _new_inbox(self, session: LiveSession) -> str:
         return secrets.token_hex(11)
+
+
+def _without(grant: Grant, told: tuple[str, ...]) -> Grant:
+    """Return a grant without the commands whose callers have heard that they are lost."""
+    if grant.state is None or not told:
+        return grant
+    snapshot: SessionSnapshot = grant.state.snapshot
+    commands = [command for command in snapshot.commands if command.reply not in told]
+    return grant._replace(state=grant.state._replace(snapshot=replace(snapshot, commands=commands)))
 
 
 def now_ms() -> int:

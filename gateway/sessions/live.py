@@ -133,7 +133,8 @@ class Part:
     """The part of one gateway in a session that several gateways could hold.
 
     `verified` names the connection to NATS, and the time since the last freeze, in which it was sure to be the holder.
-    `claimed` is set when the claim of a new session has ended: None if it was won.
+    `claimed` is set when the claim of a new session has ended: None if it was won. `told` are the replies of commands
+    whose callers have heard that they are lost: a former holder, which has them in flight, must not tell it again.
     """
 
     __slots__ = (
@@ -313,8 +314,13 @@ class LiveSession:
 
     def leave_gateway(self, *, moved: bool) -> None:
         """End here because another gateway holds the session; `moved` says that it answers the commands in flight."""
-        now = self._context.clock()
-        self.perform(self.core.leave(now) if moved else self.core.end(now, EndReason.GATEWAY_FAILED))
+        now, told = self._context.clock(), () if self.part is None else self.part.told
+        effects = self.core.leave(now) if moved else self.core.end(now, EndReason.GATEWAY_FAILED)
+        self.perform(
+            effect
+            for effect in effects
+            if not (isinstance(effect, Answer) and not effect.reservation and effect.call.reply in told)
+        )
         for alarm in self._alarms.values():
             alarm.cancel()
         self._alarms.clear()

@@ -40,7 +40,10 @@ class ClaimMessage(msgspec.Struct, frozen=True, tag_field="op", tag="claim", ren
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An answer to a claim. A grant comes in parts, which `giver` and `generation` tell from those of another."""
+    """An answer to a claim. A grant comes in parts, which `giver` and `generation` tell from those of another.
+
+    `told` are replies of commands whose callers have heard from the holder that they are lost.
+    """
 
     says: Literal["here", "held", "refused", "granted"]
     generation: int = 0
@@ -48,6 +51,7 @@ class ClaimAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     part: int = 0
     parts: int = 1
     data: bytes = b""
+    told: list[str] = []
 
 
 class AdoptRequest(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,7 +65,8 @@ class AdoptRequest(msgspec.Struct, frozen=True, rename="camel"):
 class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
     """A message that has waited for the end of a claim, as it came from NATS.
 
-    `held_up` tells that it may have been sent while the gateway was frozen.
+    `held_up` tells that it may have been sent while the gateway was frozen, `age_ms` for how long it had waited when it
+    was handed over.
     """
 
     ident: bytes
@@ -70,6 +75,7 @@ class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
     headers: dict[str, str] | None
     data: bytes
     held_up: bool = False
+    age_ms: int = 0
 
 
 class MovingProgress(msgspec.Struct, frozen=True, rename="camel"):
@@ -133,6 +139,8 @@ class _GrantMessage(msgspec.Struct, frozen=True, rename="camel"):
     taken: bytes
     kept: list[KeptMessage]
     state: SessionSnapshot | None
+    heir: str = ""
+    known: float = 0.0
 
 
 _grants = msgspec.json.Decoder(_GrantMessage)
@@ -160,9 +168,10 @@ def decode_grant(parts: Iterable[bytes]) -> Grant:
     message = codec.decode(_grants, b"".join(parts))
     if len(message.taken) % _TAKEN.size:
         raise InvalidRequest("`taken`: not whole")
-    kept = tuple(Kept(0.0, each.ident, each) for each in message.kept)
+    kept = tuple(Kept(each.age_ms / 1000, each.ident, each) for each in message.kept)
     giver = Rank(message.generation, message.nonce)
-    return Grant(giver, message.firm, message.lowest, tuple(_taken(message.taken)), kept, message.state)
+    taken = tuple(_taken(message.taken))
+    return Grant(giver, message.firm, message.lowest, taken, kept, message.state, message.heir, message.known)
 
 
 def _taken(data: bytes) -> Iterator[tuple[float, bytes]]:
