@@ -305,15 +305,16 @@ class ClaimService:
     # --- decisions of the core ---
 
     def _perform(self, session: LiveSession, effects: Sequence[ClaimEffect]) -> None:
+        is_moving = True
         for effect in effects:
             match effect:
                 case Announce(claim=claim, wake_at=at):
                     self._announce(session, claim, at)
                 case Yield(to=to, grant=grant):
                     self._granted += 1
-                    self._send_grant(to, grant)
+                    is_moving = self._send_grant(session, to, grant)
                 case Pass(to=to, grant=grant):
-                    self._send_grant(to, grant)
+                    self._send_grant(session, to, _without(grant, session.part.told if session.part else ()))
                 case Held(to=to, generation=generation):
                     told = [] if session.part is None else list(session.part.told)
                     self._answer(to, ClaimAnswer("held", generation, told=told))
@@ -321,8 +322,8 @@ class ClaimService:
                     self._answer(to, ClaimAnswer("refused"))
                 case Activate():
                     self._activate(session, effect)
-                case StandDown(why=why):
-                    self._stand_down(session, why)
+                case StandDown(why=why):  # a state that stays behind ends here, with its commands
+                    self._stand_down(session, why if is_moving else Loss.HELD)
                 case Forsake(states=states):
                     self._forsake(session, states)
                 case _:
@@ -410,10 +411,16 @@ class ClaimService:
         reply = self._reply_of(part)
         self._publish(subject, body, f"{subject}\n{reply}", reply)
 
-    def _send_grant(self, to: str, grant: Grant) -> None:
-        state = grant.state.snapshot if isinstance(grant.state, Arrived) else grant.state
-        for answer in encode_grant(grant._replace(state=state)):
+    def _send_grant(self, session: LiveSession, to: str, grant: Grant) -> bool:
+        """Send a grant; return whether the state goes with it. If not, another gateway's commands in it are lost."""
+        arrived = grant.state if isinstance(grant.state, Arrived) else None
+        encoded = encode_grant(grant if arrived is None else grant._replace(state=arrived.snapshot))
+        for answer in encoded.answers:
             self._answer(to, answer)
+        if not encoded.is_moving:
+            log.warning("client %s cannot take its session along: it is too large", session.core.client_id)
+            self._forsake(session, [] if arrived is None else [arrived])
+        return encoded.is_moving
 
     def _answer(self, to: str, answer: ClaimAnswer) -> None:
         self._publish(to, codec.encode(answer), to)

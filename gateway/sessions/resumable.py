@@ -24,6 +24,7 @@ from gateway.sessions.core.resume import ClaimKind, Loss
 from gateway.sessions.core.resume_tokens import ResumeToken, ResumeTokens
 from gateway.sessions.core.session import SessionState
 from gateway.sessions.core.snapshots import (
+    MAX_STATE_BYTES,
     SIGNATURE_HEADER,
     AdoptRequest,
     SessionSnapshot,
