@@ -326,33 +326,41 @@ class ResumableSessions:
         return True
 
     async def hand_over(self) -> None:
-        """Hand detached sessions to other gateways, and end those that none takes."""
+        """Hand detached sessions to other gateways, for three seconds at most, and end those that none has taken."""
         detached = self._detached()
         if detached:
-            async with asyncio.TaskGroup() as asking:
-                places = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
-                for session in detached:
-                    asking.create_task(self._hand_over(session, places), name="hand a session over")
-            give_up = self._loop.time() + HANDOVER_SECONDS
-            while any(session.is_asked_for for session in self._detached()) and self._loop.time() < give_up:
-                await asyncio.sleep(HANDOVER_POLL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HANDOVER_SECONDS):
+                    await self._ask_peers(detached)
+                    while any(session.is_asked_for for session in self._detached()):
+                        await asyncio.sleep(HANDOVER_POLL_SECONDS)
         for session in self._detached():
             session.end_reason = EndReason.SHUTDOWN
             self._give_up(session)
 
-    async def _hand_over(self, session: LiveSession, places: asyncio.Semaphore) -> None:
+    async def _ask_peers(self, detached: list[LiveSession]) -> None:
+        """Ask other gateways to claim these sessions, so many at a time."""
+        left = iter(detached)
+
+        async def ask_for_some() -> None:
+            for session in left:
+                await self._ask_peer(session)
+
+        async with asyncio.TaskGroup() as asking:
+            for _ in range(min(ADOPTIONS_AT_ONCE, len(detached))):
+                asking.create_task(ask_for_some(), name="hand sessions over")
+
+    async def _ask_peer(self, session: LiveSession) -> None:
         """Ask another gateway to claim a session, unless its client has come to one meanwhile."""
-        part = session.part
-        async with places:
-            if part is None or session.grace is None:
-                return
-            core = session.core
-            request = AdoptRequest(core.principal.tenant, core.client_id, part.holding.rank.generation)
-            body, subject = codec.encode(request), subjects.gateway(subjects.PEERS, "adopt")
-            headers = {SIGNATURE_HEADER: signature_text(self._keys.sign(subject.encode() + b"\n" + body))}
-            with contextlib.suppress(TimeoutError, nats.errors.Error, BridgeError):  # then it ends here
-                await self._connection.request(subject, body, ADOPT_SECONDS, headers)
-                session.is_asked_for = True
+        part, core = session.part, session.core
+        if part is None or session.grace is None or len(memoryview(core.contract.capabilities.raw)) > MAX_STATE_BYTES:
+            return
+        request = AdoptRequest(core.principal.tenant, core.client_id, part.holding.rank.generation)
+        body, subject = codec.encode(request), subjects.gateway(subjects.PEERS, "adopt")
+        headers = {SIGNATURE_HEADER: signature_text(self._keys.sign(subject.encode() + b"\n" + body))}
+        with contextlib.suppress(TimeoutError, nats.errors.Error, BridgeError):  # then it ends here
+            await self._connection.request(subject, body, ADOPT_SECONDS, headers)
+            session.is_asked_for = True
 
     async def _asked_to_adopt(self, msg: Msg) -> None:
         """Claim a session for a gateway that shuts down; an empty question is whether anybody would."""
