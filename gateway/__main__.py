@@ -114,10 +114,11 @@ async def serving(
                 commands.lose,
                 commands.refuse_held_up,
                 commands.answer_lost,
+                commands.sender,
                 lambda: commands.freezes,
                 lambda: commands.has_backlog,
             )
-            resumable = ResumableSessions(resume, sessions, connection, contracts, tasks, claim_handlers)
+            resumable = ResumableSessions(resume, sessions, connection, contracts, turns, tasks, claim_handlers)
             await parts.enter_async_context(resumable.kept())
         elif not verifier.off:
             log.warning("no client can resume its session: set %s to a secret", variable("resume_secret"))

@@ -16,14 +16,14 @@ class FreezeDetector:
         self.backlog = False
 
     def observe(self, now: float) -> bool:
-        """Note the time; return whether a freeze has just been noticed, so that the backlog must be waited out."""
+        """Note the time; return whether a freeze has just been noticed, so that its backlog must be waited out."""
         gap = now - self._last_seen
         self._last_seen = now
         if gap < FROZEN_SECONDS:
             return False
-        noticed, self.backlog = not self.backlog, True
-        return noticed
+        self.backlog = True
+        return True
 
     def backlog_done(self) -> None:
-        """Note that everything which was sent before the end of the freeze has been seen."""
+        """Note that everything which was sent before the end of the last freeze has been seen."""
         self.backlog = False

@@ -9,6 +9,7 @@ from functools import partial
 from gateway.dialects.dialect import Dialect
 from gateway.limits.rate_limits import RateLimits
 from gateway.sessions.core.limits import SessionLimits
+from gateway.sessions.core.resume import HolderState
 from gateway.sessions.core.session import Session, SessionState
 from gateway.sessions.live import NEVER, NOWHERE, Handlers, LiveContext, LiveSession, Socket
 from gateway.sessions.replies import Replies
@@ -127,6 +128,7 @@ class SessionTable:
         """Let a session go that another gateway holds; its subject is heard for a second more, and not answered."""
         if self._live.get(session.core.client_id) is session:
             del self._live[session.core.client_id]
+            self._keep_counts(session)
             self._handlers.on_moved(session)
         self.linger(session)
 
@@ -144,10 +146,14 @@ class SessionTable:
             del self._live[session.core.client_id]
         reason = session.end_reason or reason
         session.end(reason)
-        self._late_responses += session.core.late_responses
-        self._late_progress += session.core.late_progress
+        self._keep_counts(session)
         self._handlers.on_ended(session, reason)
         self.linger(session)
+
+    def _keep_counts(self, session: LiveSession) -> None:
+        """Go on counting what came late to a session that is not in the table any more."""
+        self._late_responses += session.core.late_responses
+        self._late_progress += session.core.late_progress
 
     def drain(self) -> None:
         """Take no more commands on any session."""
@@ -239,7 +245,8 @@ class SessionTable:
         returns.
         """
         try:
-            has_moved = session.part is not None
+            # The one to whom it has moved may have to be told again.
+            has_moved = session.part is not None and session.part.holding.standing is HolderState.PASSIVE
             await asyncio.sleep(LAST_LINGER_SECONDS if self.draining and not has_moved else LINGER_SECONDS)
             if session.subscription is not None:
                 await self._connection.end_subscriptions([session.subscription])
