@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from agent_api.tools.calls import Arguments
 from protocol import codec
 from protocol.access import Principal
 from protocol.errors import AmbiguousClient, InvalidRequest
 from protocol.runtime.settings import Settings
 
 VALID_SECONDS = 600
+MAX_COMPARED_BYTES = 64 * 1024
 CLIENT = "client"
 _PURPOSE = b"agentbridge: which client a tool call means"
 
@@ -33,6 +33,7 @@ class _ChoiceState(msgspec.Struct, frozen=True):
     until: int
 
 
+_canonical = msgspec.json.Encoder(order="sorted")
 _states = msgspec.json.Decoder(_ChoiceState)
 
 
@@ -48,13 +49,13 @@ class ChoiceSeal:
         """Whether all replicas share a secret."""
         return bool(self._keys)
 
-    def seal(self, principal: Principal, tool: str, arguments: Arguments, now: float) -> str:
+    def seal(self, principal: Principal, tool: str, arguments: msgspec.Raw, now: float) -> str:
         """Return the state of a call that has to choose."""
         until = int(now) + VALID_SECONDS
         data = codec.encode(_ChoiceState(principal.tenant, principal.sub, tool, _hash(arguments), until))
         return f"{_text(data)}.{_text(hmac.digest(self._keys[0], data, 'sha256'))}"
 
-    def require(self, state: str | None, principal: Principal, tool: str, arguments: Arguments, now: float) -> None:
+    def require(self, state: str | None, principal: Principal, tool: str, arguments: msgspec.Raw, now: float) -> None:
         """Raise `InvalidRequest` unless this is the state of just this call, and not too old."""
         data, _, proof = (state or "").partition(".")
         content = _bytes(data)
@@ -93,8 +94,12 @@ def _title(choice: Mapping[str, str]) -> str:
     return f"{', '.join(told)} ({choice['clientId']})"
 
 
-def _hash(arguments: Arguments) -> str:
-    return hashlib.sha256(msgspec.json.encode(arguments, order="sorted")).hexdigest()
+def _hash(arguments: msgspec.Raw) -> str:
+    """Return a name for arguments: for their content, or for the JSON of large ones, which take long to read."""
+    data = codec.raw_bytes(arguments)
+    if len(data) <= MAX_COMPARED_BYTES:
+        data = _canonical.encode(codec.decode_value(arguments))
+    return hashlib.sha256(data).hexdigest()
 
 
 def _text(data: bytes) -> str:
