@@ -1,8 +1,9 @@
 """Lets a host ask its user for the client, if the host can: an interim result, then the call once more.
 
 The call comes again as a whole, maybe to another replica. It brings back `requestState`, which is sealed with a key
-that all replicas derive from the deployment's secrets. The state is valid for this caller, tool and arguments, for ten
-minutes.
+that all replicas derive from `AGENTBRIDGE_RESUME_SECRET`, or from the JWT secrets. The state is valid for this caller,
+tool and arguments, for ten minutes. Without such a secret (JWKS, a public key, AUTH=off) nobody is asked, and the model
+gets the choices as a result: a key of this process alone would fail the user's answer at any other replica.
 """
 
 import base64
@@ -17,7 +18,7 @@ import msgspec
 from protocol import codec
 from protocol.access import Principal
 from protocol.errors import AmbiguousClient, InvalidRequest
-from protocol.runtime.settings import Settings
+from protocol.runtime.settings import ServingSettings
 
 VALID_SECONDS = 600
 MAX_COMPARED_BYTES = 64 * 1024
@@ -38,11 +39,10 @@ _states = msgspec.json.Decoder(_ChoiceState)
 
 
 class ChoiceSeal:
-    """Seals and opens states; without a shared secret it cannot, and nobody is asked."""
+    """Seals and opens states."""
 
-    def __init__(self, settings: Settings) -> None:
-        secrets = [settings.jwt_secret, *settings.more_secrets] if settings.jwt_secret else []
-        self._keys = [hmac.digest(secret.encode(), _PURPOSE, "sha256") for secret in secrets]
+    def __init__(self, settings: ServingSettings) -> None:
+        self._keys = [hmac.digest(secret.encode(), _PURPOSE, "sha256") for secret in settings.resume_secrets]
 
     @property
     def works(self) -> bool:

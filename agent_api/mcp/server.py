@@ -1,6 +1,7 @@
 """The library's server with our handlers: listing tools, calling them, listening to changes."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -30,6 +31,7 @@ from agent_api.tools.toolbox import OwnResult
 from agent_api.tools.views import Tool
 from protocol import codec
 from protocol.errors import AmbiguousClient, BridgeError, UnknownCapability
+from protocol.runtime.settings import variable
 from protocol.runtime.version import SERVICE_VERSION
 
 NAME = "agentbridge"
@@ -43,6 +45,7 @@ INSTRUCTIONS = (
     "and go with the applications."
 )
 
+log = logging.getLogger(__name__)
 _COMPLETE = {"resultType": "complete"}  # the library leaves it out for revisions that do not have it
 Context = ServerRequestContext[Any, Any]
 
@@ -82,6 +85,9 @@ class _ToolHandlers:
     def __init__(self, context: McpContext) -> None:
         self._context = context
         self._seal = ChoiceSeal(context.settings)
+        if not self._seal.works and context.settings.auth != "off":
+            setting = variable("resume_secret")
+            log.warning("no host can ask its user which of several clients is meant: set %s to a secret", setting)
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> Any:
         """Return all tools at once; there are 128 at most."""

@@ -1,6 +1,6 @@
 """What a client brings back when its user has chosen: good for this call alone, on every replica."""
 
-import contextlib
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,8 +57,26 @@ def test_what_nobody_sealed_is_refused(state: str | None) -> None:
         seal(jwt_secret=OTHER_SECRET).require(seal().seal(ANN, "add", NONE, 100), ANN, "add", NONE, 100)
 
 
-def test_without_a_shared_secret_nobody_is_asked() -> None:
-    assert not seal(jwt_secret=None, jwt_jwks_url="https://login.example.com/keys").works
+KEYS_OF_OTHERS: list[dict[str, Any]] = [
+    {"jwt_secret": None, "jwt_jwks_url": "https://login.example.com/keys"},
+    {"jwt_secret": None, "auth": "off"},
+]
+
+
+@pytest.mark.parametrize("settings", KEYS_OF_OTHERS)
+def test_without_a_shared_secret_nobody_is_asked(settings: Any) -> None:
+    assert not seal(**settings).works
+    with pytest.raises(InvalidRequest):
+        seal(**settings).require(seal().seal(ANN, "add", NONE, 100), ANN, "add", NONE, 100)
+
+
+@pytest.mark.parametrize("settings", [*KEYS_OF_OTHERS, {}])
+def test_secret_for_resuming_is_one_for_choices(settings: Any) -> None:
+    secrets = {**settings, "resume_secret": f"{OTHER_SECRET},{SECRET}"}
+    state = seal(**secrets).seal(ANN, "add", ARGUMENTS, 100)
+    seal(**{**secrets, "resume_secret": OTHER_SECRET}).require(state, ANN, "add", ARGUMENTS, 100)
+    with pytest.raises(InvalidRequest):
+        seal().require(state, ANN, "add", ARGUMENTS, 100)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +90,8 @@ def test_without_a_shared_secret_nobody_is_asked() -> None:
 )
 def test_arguments_have_to_be_the_same_however_they_are_written(first: str, second: str, same: bool) -> None:
     state = seal().seal(ANN, "add", msgspec.Raw(first.encode()), 100)
-    with contextlib.nullcontext() if same else pytest.raises(InvalidRequest):
+    expected: AbstractContextManager[Any] = nullcontext() if same else pytest.raises(InvalidRequest)
+    with expected:
         seal().require(state, ANN, "add", msgspec.Raw(second.encode()), 100)
 
 
