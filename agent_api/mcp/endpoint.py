@@ -49,7 +49,7 @@ from protocol.shares import Piece
 PATH = MCP_PATH
 ALLOW: Header = (b"allow", b"GET, POST, DELETE")
 LISTEN, INITIALIZE, CANCELLED = "subscriptions/listen", "initialize", "notifications/cancelled"
-MAX_LISTEN_BYTES = 16 * 1024
+MAX_LISTEN_BYTES = 4 * 1024
 PRIMED_SINCE = "2025-11-25"  # the first revision with streams that have ids without data
 LIST_CHANGED = notification("notifications/tools/list_changed")
 NOT_INSTALLED = (
