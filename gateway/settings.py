@@ -1,10 +1,8 @@
 """The gateway's own settings, beside those of every serving process."""
 
 from gateway.limits.client_rates import ClientRates, FrameLimits, FrameRate
-from protocol.errors import ConfigurationError
 from protocol.records import Rate, second_worth
 from protocol.runtime.settings import (
-    MIN_SECRET_BYTES,
     Burst,
     Bytes,
     BytesPerSecond,
@@ -12,12 +10,9 @@ from protocol.runtime.settings import (
     PerSecond,
     Port,
     Seconds,
-    Secrets,
     ServingSettings,
     Text,
     require_loopback,
-    split_list,
-    variable,
 )
 
 
@@ -29,7 +24,6 @@ class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
     max_in_flight_per_client: Count = 64
     max_kept_outcome_bytes: Bytes = 32 * 1024
     max_connections_per_user: Count = 1000
-    resume_secret: Secrets | None = None
     resume_grace_seconds: Seconds = 30.0
     rate_limit_per_agent: PerSecond = 0.0
     rate_limit_burst: Burst = 0
@@ -46,17 +40,6 @@ class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
         """Raise `ConfigurationError` for values that are sound alone but not together."""
         super().check()
         require_loopback(self, self.gateway_host, "GATEWAY_HOST")
-        if any(len(secret.encode()) < MIN_SECRET_BYTES for secret in split_list(self.resume_secret or "")):
-            raise ConfigurationError(
-                f"{variable('resume_secret')} should be secrets of at least {MIN_SECRET_BYTES} bytes, "
-                "with commas between"
-            )
-
-    @property
-    def resume_secrets(self) -> list[str]:
-        """The secrets that resume tokens and claims are signed with: the first signs, all verify; none: no resume."""
-        own = split_list(self.resume_secret or "")
-        return own or ([self.jwt_secret, *self.more_secrets] if self.jwt_secret else [])
 
     @property
     def rate_per_agent(self) -> Rate | None:

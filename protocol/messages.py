@@ -49,7 +49,7 @@ class CommandRequest(
 
     `caller_request_id` is how the caller knows a command which was given a `request_id` of its own on the way, so that
     it is not taken for another one that came under the same id. `probed` promises that the caller asks after the
-    command every second: one that nobody asks after for ten seconds is withdrawn.
+    command every second: one that nobody asks after for eight seconds is withdrawn.
     """
 
     caller_request_id: str | None = None

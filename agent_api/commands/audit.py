@@ -1,6 +1,7 @@
 """The agent API's audit records: one for each command whose outcome is decided here because no gateway answered it."""
 
 import time
+from typing import NamedTuple
 
 import msgspec
 
@@ -9,6 +10,13 @@ from protocol.audit import AGENT_API, SUCCESS, AuditRecord, kept_parameters
 from protocol.errors import BridgeError, Code
 from protocol.messages import CommandRequest, CommandResponse, timestamp
 from protocol.runtime.commands.audit_log import AuditLog
+
+
+class CommandTarget(NamedTuple):
+    """A function, or a component and its action."""
+
+    target: str
+    action: str | None = None
 
 
 class CommandAudit:
@@ -30,12 +38,19 @@ class CommandAudit:
         command: CommandRequest | None = None,
         client_id: str | None = None,
         duration_seconds: float = 0.0,
+        named: CommandTarget | None = None,
     ) -> None:
-        """Record that a command ended with an error; an unexpected exception counts as `internal`."""
+        """Record that a command ended with an error; an unexpected exception counts as `internal`.
+
+        `named` is the target of a request that was refused before it was a command.
+        """
         code = error.code if isinstance(error, BridgeError) else Code.INTERNAL
         if self._trail is not None:
             duration_ms = round(duration_seconds * 1000)
-            self._trail.refused(self._record(code.value, caller, command, client_id, duration_ms))
+            record = self._record(code.value, caller, command, client_id, duration_ms)
+            if command is None and named is not None:
+                record = msgspec.structs.replace(record, target=named.target, action=named.action)
+            self._trail.refused(record)
 
     def answered(
         self, response: CommandResponse, caller: Principal, command: CommandRequest, duration_seconds: float = 0.0

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from agent_api.tools.calls import CallOptions
-from protocol.codec import whole
+from agent_api.tools.calls import CallOptions, timeout_ms_of, wrong_timeout
 from protocol.errors import InvalidRequest
 
 TIMEOUT_MS, IDEMPOTENCY_KEY = "agentbridge/timeoutMs", "agentbridge/idempotencyKey"
@@ -15,8 +14,13 @@ def options_of(params: Any) -> CallOptions:
     if not isinstance(meta, dict):
         return CallOptions()
     timeout_ms, key = meta.get(TIMEOUT_MS), meta.get(IDEMPOTENCY_KEY)
-    if timeout_ms is not None and (isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int | float)):
-        raise InvalidRequest(f"`_meta.{TIMEOUT_MS}`: must be a number of milliseconds")
     if key is not None and not isinstance(key, str):
         raise InvalidRequest(f"`_meta.{IDEMPOTENCY_KEY}`: must be a text")
-    return CallOptions(None, None if timeout_ms is None else whole(timeout_ms, f"`_meta.{TIMEOUT_MS}`"), key)
+    return CallOptions(None, None if timeout_ms is None else _timeout_ms(timeout_ms), key)
+
+
+def _timeout_ms(value: Any) -> int:
+    field = f"`_meta.{TIMEOUT_MS}`"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_timeout(field)
+    return timeout_ms_of(value, field)

@@ -1,8 +1,9 @@
 """Lets a host ask its user for the client, if the host can: an interim result, then the call once more.
 
 The call comes again as a whole, maybe to another replica. It brings back `requestState`, which is sealed with a key
-that all replicas derive from the deployment's secrets. The state is valid for this caller, tool and arguments, for ten
-minutes.
+that all replicas derive from `AGENTBRIDGE_RESUME_SECRET`, or from the JWT secrets. The state is valid for this caller,
+tool and arguments, for ten minutes. Without such a secret (JWKS, a public key, AUTH=off) nobody is asked, and the model
+gets the choices as a result: a key of this process alone would fail the user's answer at any other replica.
 """
 
 import base64
@@ -14,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from agent_api.tools.calls import Arguments
 from protocol import codec
 from protocol.access import Principal
 from protocol.errors import AmbiguousClient, InvalidRequest
-from protocol.runtime.settings import Settings
+from protocol.runtime.settings import ServingSettings
 
 VALID_SECONDS = 600
+MAX_COMPARED_BYTES = 64 * 1024
 CLIENT = "client"
 _PURPOSE = b"agentbridge: which client a tool call means"
 
@@ -33,28 +34,28 @@ class _ChoiceState(msgspec.Struct, frozen=True):
     until: int
 
 
+_canonical = msgspec.json.Encoder(order="sorted")
 _states = msgspec.json.Decoder(_ChoiceState)
 
 
 class ChoiceSeal:
-    """Seals and opens states; without a shared secret it cannot, and nobody is asked."""
+    """Seals and opens states."""
 
-    def __init__(self, settings: Settings) -> None:
-        secrets = [settings.jwt_secret, *settings.more_secrets] if settings.jwt_secret else []
-        self._keys = [hmac.digest(secret.encode(), _PURPOSE, "sha256") for secret in secrets]
+    def __init__(self, settings: ServingSettings) -> None:
+        self._keys = [hmac.digest(secret.encode(), _PURPOSE, "sha256") for secret in settings.resume_secrets]
 
     @property
     def works(self) -> bool:
         """Whether all replicas share a secret."""
         return bool(self._keys)
 
-    def seal(self, principal: Principal, tool: str, arguments: Arguments, now: float) -> str:
+    def seal(self, principal: Principal, tool: str, arguments: msgspec.Raw, now: float) -> str:
         """Return the state of a call that has to choose."""
         until = int(now) + VALID_SECONDS
         data = codec.encode(_ChoiceState(principal.tenant, principal.sub, tool, _hash(arguments), until))
         return f"{_text(data)}.{_text(hmac.digest(self._keys[0], data, 'sha256'))}"
 
-    def require(self, state: str | None, principal: Principal, tool: str, arguments: Arguments, now: float) -> None:
+    def require(self, state: str | None, principal: Principal, tool: str, arguments: msgspec.Raw, now: float) -> None:
         """Raise `InvalidRequest` unless this is the state of just this call, and not too old."""
         data, _, proof = (state or "").partition(".")
         content = _bytes(data)
@@ -93,8 +94,12 @@ def _title(choice: Mapping[str, str]) -> str:
     return f"{', '.join(told)} ({choice['clientId']})"
 
 
-def _hash(arguments: Arguments) -> str:
-    return hashlib.sha256(msgspec.json.encode(arguments, order="sorted")).hexdigest()
+def _hash(arguments: msgspec.Raw) -> str:
+    """Return a name for arguments: for their content, or for the JSON of large ones, which take long to read."""
+    data = codec.raw_bytes(arguments)
+    if len(data) <= MAX_COMPARED_BYTES:
+        data = _canonical.encode(codec.decode_value(arguments))
+    return hashlib.sha256(data).hexdigest()
 
 
 def _text(data: bytes) -> str:

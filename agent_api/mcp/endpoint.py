@@ -22,6 +22,7 @@ from agent_api.mcp.discovery import MCP_PATH, AuthorizationDiscovery
 from agent_api.mcp.messages import (
     CANCELLED_REQUEST,
     INVALID_REQUEST,
+    PARSED_FACTOR,
     RpcAnswer,
     RpcMessage,
     error_message,
@@ -48,7 +49,7 @@ from protocol.shares import Piece
 PATH = MCP_PATH
 ALLOW: Header = (b"allow", b"GET, POST, DELETE")
 LISTEN, INITIALIZE, CANCELLED = "subscriptions/listen", "initialize", "notifications/cancelled"
-MAX_LISTEN_BYTES = 16 * 1024
+MAX_LISTEN_BYTES = 4 * 1024
 PRIMED_SINCE = "2025-11-25"  # the first revision with streams that have ids without data
 LIST_CHANGED = notification("notifications/tools/list_changed")
 NOT_INSTALLED = (
@@ -168,10 +169,11 @@ class McpEndpoint:
         holder = (caller.principal.tenant, caller.principal.sub)
         piece = self._context.admission.admit(holder, give_back=body.give_back)
         with _RequestPlace(self._context, piece) as held:
+            data = await body.read(limit, piece)
             try:
-                data = await body.read(limit, piece)
                 message = read_message(data)
             except InvalidRequest as exc:
+                self._context.sender.audit.refused(exc, caller.principal)
                 answer = fault_message(None, exc, INVALID_REQUEST, HTTPStatus.BAD_REQUEST)
                 await write_answer(send, receive, HttpAnswer(answer.status, answer.body))
                 return
@@ -184,6 +186,7 @@ class McpEndpoint:
                 sentence = f"the body of {LISTEN} has {len(data)} bytes, but at most {MAX_LISTEN_BYTES} are accepted"
                 raise PayloadTooLarge(sentence)
             del data
+            piece.grow(PARSED_FACTOR * message.parsed_bytes)
             await self._answer(library, caller, message, mcp_head, held, receive, send)
 
     async def _take_notification(

@@ -62,6 +62,8 @@ class Exchange:
     def __init__(self, caller: McpCaller, message: RpcMessage, writer: AnswerWriter) -> None:
         assert isinstance(message.id, int | str)
         self.caller = caller
+        self.arguments = message.arguments  # of a tool call, as JSON; the library gets none
+        self.unseen: dict[str, Any] = {}  # the fields of the result that the library does not see
         self.is_sent = False  # whether a command was sent, so that its outcome is recorded elsewhere
         self.request_id: RpcId = message.id
         self.message_metadata = ServerMessageMetadata(request_context=self)
@@ -119,7 +121,7 @@ async def serve_request(server: Server[Any], exchange: Exchange, message: RpcMes
         error = modern_error_data(exc)
         status = ERROR_CODE_HTTP_STATUS.get(error.code, 200) if modern else 200
         return error_message(exchange.request_id, error.code, error.message, error.data, status)
-    return result_message(exchange.request_id, result)
+    return result_message(exchange.request_id, result | exchange.unseen)
 
 
 def _modern_connection(message: RpcMessage, head: McpHead) -> Connection | InboundLadderRejection:

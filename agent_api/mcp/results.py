@@ -1,16 +1,20 @@
-"""A command's outcome as the result of a tool: text for the model, structure for its host, errors as results."""
+"""A command's outcome as the result of a tool: text for the model, structure for its host, errors as results.
+
+Results are right for the revision that is spoken, because the library does not see them: it would hold the event loop
+for 100 ms to check a megabyte. An application's answer stays JSON, except for the parts that have to be looked into.
+"""
 
 from typing import Any
 
 import msgspec
 
 from protocol import codec
-from protocol.errors import BridgeError, ErrorBody, InvalidRequest, from_body
-from protocol.messages import CommandResponse
+from protocol.errors import BridgeError, ErrorBody, InvalidRequest
 
 MODERN = "2026-07-28"
 WITH_AUDIO, WITH_LINKS = "2025-03-26", "2025-06-18"
-_SHAPE = frozenset({"content", "structuredContent", "isError", "_meta"})
+WITH_STRUCTURE = "2025-06-18"
+_NULL = msgspec.Raw(b"null")
 # The texts that an item of content has to have, and since which revision it exists.
 _ITEMS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("text",), ""),
@@ -20,28 +24,22 @@ _ITEMS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def result_of(response: CommandResponse, version: str) -> dict[str, Any]:
-    """Return the result of a call for a client of this revision of the protocol."""
-    if response.error is not None:
-        return error_result(from_body(response.error))
-    return value_result(response.value(), version)
-
-
 def value_result(raw: msgspec.Raw, version: str) -> dict[str, Any]:
-    """Return an application's answer as a result. An answer that has the shape of a tool's result is passed on."""
-    try:
-        value = codec.decode_value(raw)
-    except InvalidRequest:  # a number that Python does not hold
-        return {"content": [_text(codec.raw_bytes(raw).decode(errors="replace"))]}
-    shaped = _passed_on(value, version)
+    """Return an application's answer as a result. An answer that has the shape of a tool's result is passed on.
+
+    A megabyte takes 60 ms: have another thread do it.
+    """
+    shaped = _passed_on(raw, version)
     if shaped is not None:
         return shaped
-    text = value if isinstance(value, str) else codec.raw_bytes(raw).decode(errors="replace")
-    return {"content": [_text(text)], **_structured(value, version)}
+    return {"content": [_text(_text_of(raw))], **_structured(raw, version)}
 
 
 def error_result(error: BridgeError) -> dict[str, Any]:
-    """Return an error for the model to read: the sentence, our code, whether a repetition may help, the details."""
+    """Return an error for the model to read: the sentence, our code, whether a repetition may help, the details.
+
+    Revisions that know no structure ignore it.
+    """
     body: ErrorBody = error.body()
     told = f"{body.code}: {body.message}"
     choices = body.details.get("clients") if isinstance(body.details, dict) else None
@@ -55,30 +53,58 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _structured(value: Any, version: str) -> dict[str, Any]:
-    """Return the structure of a value; before 2026-07-28 it had to be an object.
+def _text_of(raw: msgspec.Raw) -> str:
+    """Return an answer for the model: a text as it is, anything else as JSON."""
+    data = codec.raw_bytes(raw)
+    if data.startswith(b'"'):
+        try:
+            text: str = codec.decode_value(raw)
+        except InvalidRequest:
+            return data.decode(errors="replace")
+        return text
+    return data.decode(errors="replace")
 
-    A value that is nested more deeply than the library writes is told by its text alone.
+
+def _structured(raw: msgspec.Raw, version: str) -> dict[str, Any]:
+    """Return the structure of a value; before 2026-07-28 it had to be an object, and before 2025-06-18 there was none.
+
+    A value that clients may not be able to read, because of its depth or its numbers, is told by its text alone.
     """
+    fits = codec.is_object(raw) if version < MODERN else bytes(memoryview(raw)[:1]) not in (b'"', b"n")
+    if not fits or version < WITH_STRUCTURE:
+        return {}
     try:
-        codec.require_shallow(value, "the result")
+        codec.require_shallow(codec.decode_value(raw), "the result")
     except InvalidRequest:
         return {}
-    if isinstance(value, dict) or (version >= MODERN and value is not None and not isinstance(value, str)):
-        return {"structuredContent": value}
-    return {}
+    return {"structuredContent": raw}
 
 
-def _passed_on(value: Any, version: str) -> dict[str, Any] | None:
-    """Return a result in MCP's own shape, as pages with WebMCP give it; None if it is not quite that."""
-    if not isinstance(value, dict) or not value.keys() <= _SHAPE or not isinstance(value.get("content"), list):
+class _Shaped(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """A result in MCP's own shape, as pages with WebMCP give it."""
+
+    content: list[msgspec.Raw]
+    structured_content: msgspec.Raw = _NULL
+    is_error: bool = False
+    meta: msgspec.Raw = msgspec.field(default=_NULL, name="_meta")
+
+
+_shaped = msgspec.json.Decoder(_Shaped)
+
+
+def _passed_on(raw: msgspec.Raw, version: str) -> dict[str, Any] | None:
+    """Return an answer that is a result already; None if it is not quite that."""
+    if not codec.is_object(raw):
         return None
-    items = [_item(item, version) for item in value["content"]]
-    failed, structure = value.get("isError", False), value.get("structuredContent")
-    if None in items or not isinstance(failed, bool):
+    try:
+        found = _shaped.decode(raw)
+        items = [_item(codec.decode_value(item), version) for item in found.content]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest):
         return None
-    result: dict[str, Any] = {"content": items, **_structured(structure, version)}
-    return result | {"isError": True} if failed else result
+    if None in items:
+        return None
+    result: dict[str, Any] = {"content": items, **_structured(found.structured_content, version)}
+    return result | {"isError": True} if found.is_error else result
 
 
 def _item(item: Any, version: str) -> dict[str, Any] | None:

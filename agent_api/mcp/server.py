@@ -1,6 +1,9 @@
 """The library's server with our handlers: listing tools, calling them, listening to changes."""
 
+import asyncio
+import logging
 import time
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import msgspec
@@ -21,15 +24,20 @@ from agent_api.mcp.choice import ChoiceSeal, chosen_client, question
 from agent_api.mcp.context import McpContext
 from agent_api.mcp.exchange import Exchange
 from agent_api.mcp.messages import INVALID_PARAMS, notification
-from agent_api.mcp.results import MODERN, error_result, result_of, value_result
+from agent_api.mcp.results import MODERN, error_result, value_result
 from agent_api.tools.formats import mcp
+from agent_api.tools.slices import Slices
 from agent_api.tools.toolbox import OwnResult
+from agent_api.tools.views import Tool
 from protocol import codec
 from protocol.errors import AmbiguousClient, BridgeError, UnknownCapability
+from protocol.runtime.settings import variable
 from protocol.runtime.version import SERVICE_VERSION
 
 NAME = "agentbridge"
 LIST_MS = 5_000  # for how long a host may keep a list; changes are told besides
+LARGE_BYTES = 32 * 1024  # the making of a result from more takes some milliseconds, by another thread
+SINCE = {"annotations": "2025-03-26", "title": "2025-06-18"}
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 INSTRUCTIONS = (
     "Each tool is something that an application offers which is open in a user's session at this moment; it is done "
@@ -37,6 +45,7 @@ INSTRUCTIONS = (
     "and go with the applications."
 )
 
+log = logging.getLogger(__name__)
 _COMPLETE = {"resultType": "complete"}  # the library leaves it out for revisions that do not have it
 Context = ServerRequestContext[Any, Any]
 
@@ -76,31 +85,49 @@ class _ToolHandlers:
     def __init__(self, context: McpContext) -> None:
         self._context = context
         self._seal = ChoiceSeal(context.settings)
+        if not self._seal.works and context.settings.auth != "off":
+            setting = variable("resume_secret")
+            log.warning("no host can ask its user which of several clients is meant: set %s to a secret", setting)
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> Any:
         """Return all tools at once; there are 128 at most."""
         if params is not None and params.cursor is not None:
             raise MCPError(INVALID_PARAMS, "there is one page only; ask without a cursor")
-        caller = _exchange(ctx).caller
+        exchange, caller = _exchange(ctx), _exchange(ctx).caller
         listing = await self._context.catalogue.listing(caller.principal, caller.narrowing)
-        return {"tools": mcp(listing.tools), "ttlMs": LIST_MS, "cacheScope": "private", **_COMPLETE}
+        exchange.unseen["tools"] = await Slices().run(_encoded(listing.tools, ctx.protocol_version))
+        return {"tools": [], "ttlMs": LIST_MS, "cacheScope": "private", **_COMPLETE}
 
     async def call_tool(self, ctx: Context, params: CallToolRequestParams) -> Any:
         """Execute a command; any failure is a result for the model."""
         exchange = _exchange(ctx)
         try:
-            return _COMPLETE | await self._call(exchange, ctx, params)
+            outcome = await self._call(exchange, ctx, params)
         except BridgeError as exc:
-            if exchange.is_sent:
-                return {**error_result(exc), **_COMPLETE}
-            self._context.sender.audit.refused(exc, exchange.caller.principal)
-            if isinstance(exc, UnknownCapability):
+            if not exchange.is_sent:
+                self._refused(exc, exchange, params.name)
+            if not exchange.is_sent and isinstance(exc, UnknownCapability):
                 raise MCPError(INVALID_PARAMS, exc.message, msgspec.to_builtins(exc.body())) from exc
-            return {**error_result(exc), **_COMPLETE}
+            outcome = error_result(exc)
+        if "resultType" in outcome:
+            return outcome
+        exchange.unseen |= outcome
+        return {"content": [], **_COMPLETE}
+
+    def _refused(self, error: BridgeError, exchange: Exchange, name: str) -> None:
+        caller = exchange.caller
+        named = self._context.toolbox.named(name, caller.principal, exchange.arguments, caller.narrowing)
+        self._context.sender.audit.refused(error, caller.principal, named=named)
 
     async def _call(self, exchange: Exchange, ctx: Context, params: CallToolRequestParams) -> Any:
-        caller = exchange.caller
-        arguments = {name: msgspec.Raw(codec.encode(value)) for name, value in (params.arguments or {}).items()}
+        taken = await self._taken(exchange, ctx, params)
+        return await self._send(exchange, ctx, taken) if isinstance(taken, CommandBody) else taken
+
+    async def _taken(
+        self, exchange: Exchange, ctx: Context, params: CallToolRequestParams
+    ) -> CommandBody | dict[str, Any]:
+        """Return the command that a call is, or its result, or the question for its client."""
+        caller, arguments = exchange.caller, exchange.arguments
         options = options_of(ctx.params or {})
         if params.input_responses:
             self._seal.require(params.request_state, caller.principal, params.name, arguments, time.time())
@@ -114,8 +141,8 @@ class _ToolHandlers:
                 raise
             return question(exc, self._seal.seal(caller.principal, params.name, arguments, time.time()))
         if isinstance(taken, OwnResult):
-            return value_result(msgspec.Raw(codec.encode(taken.value)), ctx.protocol_version)
-        return await self._send(exchange, ctx, taken)
+            return await _result(msgspec.Raw(codec.encode(taken.value)), ctx.protocol_version)
+        return taken
 
     async def _send(self, exchange: Exchange, ctx: Context, body: CommandBody) -> Any:
         caller, settings = exchange.caller, self._context.settings
@@ -123,7 +150,7 @@ class _ToolHandlers:
         exchange.is_sent = True
         outcome = await self._context.sender.send(order, caller.principal, caller.token, exchange.heard)
         assert not isinstance(outcome, Gathered)
-        return result_of(outcome, ctx.protocol_version)
+        return await _result(outcome.value(), ctx.protocol_version)
 
     def _can_ask(self, ctx: Context) -> bool:
         """Tell whether the host can have its user choose a client."""
@@ -144,6 +171,23 @@ class _ToolHandlers:
             exchange.notify_now(message)
             message = notification("notifications/tools/list_changed", {"_meta": meta})
         return {"_meta": meta, **_COMPLETE}
+
+
+async def _result(raw: msgspec.Raw, version: str) -> dict[str, Any]:
+    if len(memoryview(raw)) > LARGE_BYTES:
+        return await asyncio.to_thread(value_result, raw, version)
+    return value_result(raw, version)
+
+
+def _encoded(tools: Iterable[Tool], version: str) -> Generator[None, None, msgspec.Raw]:
+    """Return a list of tools as JSON, in steps; without the fields that a revision does not have."""
+    unknown = {name for name, since in SINCE.items() if version < since}
+    entries: list[bytes] = []
+    for tool in tools:
+        (entry,) = mcp([tool])
+        entries.append(codec.encode({name: value for name, value in entry.items() if name not in unknown}))
+        yield
+    return msgspec.Raw(b"[%b]" % b",".join(entries))
 
 
 def _exchange(ctx: Context) -> Exchange:

@@ -16,6 +16,7 @@ from agent_api.openapi.schemas import (
     route,
     success,
 )
+from agent_api.tools.calls import MAX_TIMEOUT_MS
 from agent_api.tools.formats import FORMATS
 from agent_api.tools.views import MAX_SHOWN
 from protocol.errors import Code
@@ -58,7 +59,11 @@ CALL: dict[str, Any] = {
     "parameters": [
         {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}},
         parameter("clientId", "which client, if several offer the tool"),
-        parameter("timeoutMs", "how long to wait", {"type": "integer", "minimum": 1, "maximum": 999_999_999}),
+        parameter(
+            "timeoutMs",
+            "milliseconds until the call is answered `timeout`, at most as many as the agent API allows",
+            {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+        ),
         *COMMAND["parameters"],
     ],
     "requestBody": {"required": True, "content": json_of({"type": "object"})},

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from agent_api.commands.admission import Admission
+from agent_api.commands.audit import CommandTarget
 from agent_api.commands.gather import Gathered
 from agent_api.commands.orders import Order, read_order, write_result
 from agent_api.commands.send import OnClientProgress, Sender
@@ -28,10 +30,23 @@ from protocol.runtime import logs
 from protocol.runtime.tokens import Verifier, bearer
 
 REPLAYED = (b"idempotency-replayed", b"true")
-# Makes an order of a body, or answers at once.
 ReadOrder = Callable[[bytes, Head, Principal], Awaitable[Order | HttpAnswer]]
 
 log = logging.getLogger(__name__)
+
+
+def _nothing_named(principal: Principal) -> None:
+    """Name no target: that of a command stands in its body."""
+
+
+class Reading(NamedTuple):
+    """How a request becomes a command: `read` makes an order of its body, or answers at once.
+
+    `named` returns the target that the request names otherwise, for the record of a refusal.
+    """
+
+    read: ReadOrder
+    named: Callable[[Principal], CommandTarget | None] = _nothing_named
 
 
 class CommandEndpoint:
@@ -50,19 +65,20 @@ class CommandEndpoint:
         self._sender = sender
         self._admission = admission
         self._waits = waits
+        self._reading = Reading(self._read_command)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the path and the method have been looked at."""
-        await self.serve(scope, receive, send, self._read_command)
+        await self.serve(scope, receive, send, self._reading)
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, read: ReadOrder) -> None:
-        """Answer one request, of whose body `read` makes an order."""
+    async def serve(self, scope: Scope, receive: Receive, send: Send, reading: Reading) -> None:
+        """Answer one request, which is read in this way."""
         head = read_head(scope["headers"])
         head.belong_to = belonging(scope)
         if sse.is_wanted(head.accept):
-            await stream(partial(self._answer, head, read), receive, send)
+            await stream(partial(self._answer, head, reading), receive, send)
             return
-        answer = await self._answer(head, read, receive)
+        answer = await self._answer(head, reading, receive)
         if answer is None:
             return
         write_whole = None if answer.headers or answer.close else offered(scope)
@@ -70,27 +86,27 @@ class CommandEndpoint:
             await write_answer(send, receive, answer)
 
     async def _answer(
-        self, head: Head, read: ReadOrder, receive: Receive, heard: OnClientProgress | None = None
+        self, head: Head, reading: Reading, receive: Receive, heard: OnClientProgress | None = None
     ) -> HttpAnswer | None:
         """Return the answer to a request, whatever goes wrong; None if its caller has gone."""
         body = IncomingBody(receive, head.length)
         try:
-            return await self._serve(head, read, body, heard)
+            return await self._serve(head, reading, body, heard)
         except CallerGone:
             return None
         except Exception as exc:
             return _refusal(exc, close=self._admission.draining or _leaves_too_much(exc, body))
 
     async def _serve(
-        self, head: Head, read: ReadOrder, body: IncomingBody, heard: OnClientProgress | None
+        self, head: Head, reading: Reading, body: IncomingBody, heard: OnClientProgress | None
     ) -> HttpAnswer:
         token, principal = await self._authenticate(head)
         try:
-            return await self._admit(head, read, body, principal, token, heard)
+            return await self._admit(head, reading.read, body, principal, token, heard)
         except CallerGone:
             raise
         except Exception as exc:
-            self._sender.audit.refused(exc, principal)
+            self._sender.audit.refused(exc, principal, named=reading.named(principal))
             raise
 
     async def _admit(

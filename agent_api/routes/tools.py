@@ -13,7 +13,7 @@ from agent_api.http.problems import HttpAnswer
 from agent_api.http.request_counts import TOOL_PATH
 from agent_api.http.responses import tagged_response
 from agent_api.http.sharing import share_turns
-from agent_api.routes.command import CommandEndpoint
+from agent_api.routes.command import CommandEndpoint, Reading
 from agent_api.routes.tools_query import (
     CLIENT_ID,
     FORMAT,
@@ -26,7 +26,7 @@ from agent_api.routes.tools_query import (
     timeout_of,
 )
 from agent_api.settings import ApiSettings
-from agent_api.tools.calls import Arguments, CallOptions
+from agent_api.tools.calls import CallOptions
 from agent_api.tools.catalogue import ToolCatalogue
 from agent_api.tools.formats import FORMATS
 from agent_api.tools.toolbox import OwnResult, Toolbox
@@ -35,7 +35,7 @@ from protocol.access import Principal, require_agent
 from protocol.runtime.tokens import Verifier, bearer
 
 PATH = "/api/tools"
-_arguments = msgspec.json.Decoder(Arguments)
+_any = msgspec.json.Decoder(msgspec.Raw)
 
 
 class ToolRoutes:
@@ -66,13 +66,13 @@ class ToolCallEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the method and the beginning of the path have been looked at."""
         name = scope["path"].removeprefix(TOOL_PATH)
-        await self._command.serve(scope, receive, send, partial(self._read, name, scope["query_string"]))
+        reading = Reading(partial(self._read, name, scope["query_string"]), partial(self._toolbox.named, name))
+        await self._command.serve(scope, receive, send, reading)
 
     async def _read(self, name: str, query: bytes, data: bytes, head: Head, principal: Principal) -> Order | HttpAnswer:
         parameters = read_parameters(query, (CLIENT_ID, TIMEOUT_MS))
         options = CallOptions(parameters.get(CLIENT_ID), timeout_of(parameters), head.idempotency_key)
-        arguments = codec.decode(_arguments, data)
-        taken = await self._toolbox.take(principal, name, arguments, options)
+        taken = await self._toolbox.take(principal, name, codec.decode(_any, data), options)
         if isinstance(taken, OwnResult):
             return HttpAnswer(200, codec.encode({"success": True, "result": taken.value}))
         return order_of(taken, self._settings.command_timeout_ms, self._settings.max_command_timeout_ms)

@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterable
 from urllib.parse import parse_qsl
 
+from agent_api.tools.calls import timeout_ms_of, wrong_timeout
 from agent_api.tools.formats import FORMATS
 from agent_api.tools.views import MAX_SHOWN, Narrowing
-from protocol.codec import WholeNumber
 from protocol.errors import InvalidRequest
 
 FORMAT, TOOLS, APP, CLIENT_ID, TIMEOUT_MS = "format", "tools", "app", "clientId", "timeoutMs"
 NARROWING = (TOOLS, APP)
+MAX_DIGITS = 20
 
 
 def read_parameters(query: bytes, known: Collection[str]) -> dict[str, str]:
@@ -47,11 +48,11 @@ def format_of(parameters: dict[str, str]) -> str:
     return name
 
 
-def timeout_of(parameters: dict[str, str]) -> WholeNumber | None:
-    """Return how long a caller waits; None if it does not say. Raises `InvalidRequest` for anything but a number."""
+def timeout_of(parameters: dict[str, str]) -> int | None:
+    """Return how many milliseconds a caller waits; None if it does not say. Raises `InvalidRequest`."""
     text = parameters.get(TIMEOUT_MS)
     if text is None:
         return None
-    if len(text) > 9 or not (text.isascii() and text.isdigit()):
-        raise InvalidRequest(f"`{TIMEOUT_MS}`: must be a whole number of milliseconds")
-    return int(text)
+    if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS:
+        raise wrong_timeout(f"`{TIMEOUT_MS}`")
+    return timeout_ms_of(int(text), f"`{TIMEOUT_MS}`")

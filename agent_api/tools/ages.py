@@ -20,7 +20,8 @@ from protocol.errors import BridgeError
 from protocol.runtime.nats.connection import Connection
 
 ANSWER_SECONDS = 0.15
-MAX_ASKED = 256
+MAX_ASKED = 256  # in one message
+MAX_QUESTIONS = 40 * MAX_ASKED
 
 log = logging.getLogger(__name__)
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -54,12 +55,16 @@ class ToolAges:
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._hear)
 
     async def ask(self, tenant: str, digests: Sequence[str]) -> Mapping[str, str]:
-        """Return since when the others know these tools; nothing if none does. Raises `Unavailable` without NATS."""
+        """Return since when the others know these tools; nothing if none does. Raises `Unavailable` without NATS.
+
+        At most `MAX_QUESTIONS` tools are asked for, in as many messages as they take.
+        """
         reply = f"{self._inbox}.{next(self._numbers)}"
-        request = codec.encode(AgesRequest(tenant, list(digests[:MAX_ASKED])))
         self._asked[reply] = {}
         try:
-            await self._connection.publish(subjects.API_TOOL_AGES, request, reply=reply)
+            for first in range(0, min(len(digests), MAX_QUESTIONS), MAX_ASKED):
+                request = codec.encode(AgesRequest(tenant, list(digests[first : first + MAX_ASKED])))
+                await self._connection.publish(subjects.API_TOOL_AGES, request, reply=reply)
             await asyncio.sleep(ANSWER_SECONDS)
         finally:
             found = self._asked.pop(reply)

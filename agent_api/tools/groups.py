@@ -1,5 +1,8 @@
 """The tools of one tenant's clients, each with its clients and its age. Sans-I/O.
 
+A change is a generator, because a client may offer thousands of tools: it yields wherever it may pause. Until it has
+ended, nobody may look.
+
 Clients that offer the same tool are one group; thousands that run one application share one list of groups. A group is
 as old as its oldest client was, and is remembered for a while without clients: a page that reloads, and so is gone for
 a moment, does not lose its tools' names to a younger group.
@@ -8,13 +11,16 @@ a moment, does not lose its tools' names to a younger group.
 import bisect
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from agent_api.tools.definitions import ToolDefinition, definitions_of
 from agent_api.tools.names import SUFFIX_DIGITS, digits_of, plain_name
+from agent_api.tools.slices import at_once
 from protocol import codec
 from protocol.discovery import Client
 from protocol.errors import InvalidRequest, Overloaded
@@ -46,15 +52,29 @@ class ToolGroup:
 
 
 class OfferedList:
-    """The tools of one list of capabilities, and the clients that registered exactly this one."""
+    """The tools of one list of capabilities, and the clients that registered exactly this one, by their applications.
 
-    __slots__ = ("clients", "groups", "items", "key")
+    `items` keep what was read of the capabilities for as long as some list has it.
+    """
 
-    def __init__(self, key: bytes, items: list["_Item"]) -> None:
+    __slots__ = ("apps", "groups", "items", "key")
+
+    def __init__(self, key: bytes) -> None:
         self.key = key
-        self.items = items
+        self.items: list[_Item] = []
         self.groups: list[ToolGroup] = []
-        self.clients: dict[str, Client] = {}
+        self.apps: dict[str, dict[str, Client]] = {}
+
+    def add(self, client: Client) -> None:
+        """Count a client in."""
+        self.apps.setdefault(client.record.app_name, {})[client.record.client_id] = client
+
+    def discard(self, client: Client) -> None:
+        """Count a client out."""
+        clients = self.apps[client.record.app_name]
+        del clients[client.record.client_id]
+        if not clients:
+            del self.apps[client.record.app_name]
 
 
 class _Item:
@@ -78,7 +98,8 @@ class TenantTools:
         self.groups: dict[str, ToolGroup] = {}
         self._by_name: dict[str, list[ToolGroup]] = {}  # by the name without digits, the oldest first
         self._by_digits: dict[str, list[ToolGroup]] = {}  # by the first digits of the digest, the oldest first
-        self.clients: dict[str, OfferedList] = {}
+        self.clients: dict[str, tuple[Client, OfferedList]] = {}
+        self.users: dict[str, dict[str, None]] = {}  # the ids of each user's clients
         self._ordered: list[ToolGroup] = []
         self._lists: dict[bytes, OfferedList] = {}
         self._items: WeakValueDictionary[bytes, _Item] = WeakValueDictionary()
@@ -103,62 +124,110 @@ class TenantTools:
         found = {digest: self.groups[digest].since for digest in digests if digest in self.groups}
         return {digest: self._remembered[digest] for digest in digests if digest in self._remembered} | found
 
-    def take_contested(self) -> list[str]:
-        """Return the tools that have come to want a name which another one wants, too, since this was asked last."""
-        contested, self._contested = self._contested, set()
-        return sorted(contested & self.groups.keys())
+    @property
+    def is_contested(self) -> bool:
+        """Whether there are tools whose ages should be asked for."""
+        return bool(self._contested)
 
-    def learn(self, digest: str, since: str) -> None:
-        """Take it that a tool is as old as this, if it seemed younger."""
-        group = self.groups.get(digest)
-        if group is not None and since < group.since:
-            self.revision += 1
-            self._grow_older(group, since)
+    def contested(self, most: int) -> list[str]:
+        """Return up to `most` tools that have come to want a name which another one wants, too."""
+        return list(islice(self._contested, most))
 
-    def close(self) -> None:
-        """Give all room back; use it no more."""
-        for group in self._ordered:
+    def settled(self, digests: Iterable[str]) -> None:
+        """Take it that these tools' ages were asked for."""
+        self._contested.difference_update(digests)
+
+    def learn(self, ages: Mapping[str, str]) -> Generator[None, None, None]:
+        """Take it that tools are as old as this, if they seemed younger; in steps."""
+        for digest, since in ages.items():
+            group = self.groups.get(digest)
+            if group is not None and since < group.since:
+                self.revision += 1
+                self._grow_older(group, since)
+                yield
+
+    def close(self) -> Generator[None, None, None]:
+        """Give all room back, and let go of everything piece by piece, in steps; use it no more."""
+        while self._ordered:
+            group = self._ordered.pop()
             group.piece.release()
+            group.lists.clear()  # which refer to their groups
+            yield
+        while self._lists:
+            _, offered = self._lists.popitem()
+            offered.groups.clear()
+            yield
+        tables: tuple[dict[Any, Any], ...] = (self.clients, self.users, self.groups, self._by_name, self._by_digits)
+        for table in tables:
+            while table:
+                table.popitem()
+                yield
 
     def put(self, client_id: str, client: Client | None) -> None:
         """Take a client's present record, None if it is gone."""
+        at_once(self.change(client_id, client))
+
+    def change(self, client_id: str, client: Client | None) -> Generator[None, None, None]:
+        """Take a client's present record, as `put()` does, in steps."""
         self.revision += 1
-        known = self.clients.pop(client_id, None)
-        offered = None if client is None else self._offered(client)
+        known = self._forget(client_id)
+        offered = None if client is None else (yield from self._offered(client))
         if client is not None and offered is not None:
-            self.clients[client_id] = offered
-            offered.clients[client_id] = client
+            self.clients[client_id] = client, offered
+            self.users.setdefault(client.record.user, {})[client_id] = None
+            offered.add(client)
             for group in offered.groups:
                 if client.record.connected_at < group.since:
                     self._grow_older(group, client.record.connected_at)
-        if known is not None and known is not offered:
-            del known.clients[client_id]
-            if not known.clients:
-                self._withdraw(known)
+                    yield
+        if known is not None and known is not offered and not known.apps:
+            yield from self._withdraw(known)
 
-    def _offered(self, client: Client) -> OfferedList:
+    def _forget(self, client_id: str) -> OfferedList | None:
+        """Count a client out, and return the list that it had."""
+        client, offered = self.clients.pop(client_id, (None, None))
+        if client is None or offered is None:
+            return None
+        offered.discard(client)
+        ids = self.users[client.record.user]
+        del ids[client_id]
+        if not ids:
+            del self.users[client.record.user]
+        return offered
+
+    def _offered(self, client: Client) -> Generator[None, None, OfferedList]:
         key = client.capabilities.fingerprint
         offered = self._lists.get(key)
         if offered is None:
-            offered = self._lists[key] = OfferedList(key, [self._item(raw) for raw in _split(client)])
-            self._offer(offered, client)
+            offered = self._lists[key] = OfferedList(key)
+            for raw in _split(client):
+                item = yield from self._item(raw)
+                offered.items.append(item)
+                yield from self._offer(offered, item, client)
         return offered
 
-    def _item(self, raw: msgspec.Raw) -> _Item:
+    def _item(self, raw: msgspec.Raw) -> Generator[None, None, "_Item"]:
         key = hashlib.sha256(raw).digest()
         item = self._items.get(key)
         if item is None:
-            item = self._items[key] = _Item(definitions_of(raw))
+            definitions: list[ToolDefinition] = []
+            for definition in definitions_of(raw):
+                yield
+                if definition is not None:
+                    definitions.append(definition)
+            item = self._items[key] = _Item(tuple(definitions))
         return item
 
-    def _offer(self, offered: OfferedList, client: Client) -> None:
-        for item in offered.items:
-            for definition in item.definitions:
-                offer = client.capabilities.find(definition.target)
-                group = None if offer is None else self._group(definition, client)
-                if offer is not None and group is not None and offer.offers(definition.action):
-                    group.lists[offered] = offer.permissions
-                    offered.groups.append(group)
+    def _offer(self, offered: OfferedList, item: "_Item", client: Client) -> Generator[None, None, None]:
+        for definition in item.definitions:
+            yield
+            offer = client.capabilities.find(definition.target)
+            if offer is None or not offer.offers(definition.action):
+                continue  # another capability of this name counts
+            group = self._group(definition, client)
+            if group is not None:
+                group.lists[offered] = offer.permissions
+                offered.groups.append(group)
 
     def _group(self, definition: ToolDefinition, client: Client) -> ToolGroup | None:
         """Return the group of a tool, a new one if there is room for it."""
@@ -182,10 +251,11 @@ class TenantTools:
             self._contested.update(rival.definition.digest for rival in rivals[:MAX_CONTESTED])
             self._contested.add(definition.digest)
 
-    def _withdraw(self, offered: OfferedList) -> None:
+    def _withdraw(self, offered: OfferedList) -> Generator[None, None, None]:
         """Forget a list that nobody has any more, and the groups that nobody else has."""
         del self._lists[offered.key]
         for group in offered.groups:
+            yield
             group.lists.pop(offered, None)
             if not group.lists and self.groups.pop(group.definition.digest, None) is not None:
                 self._leave(group)

@@ -1,6 +1,7 @@
 """The list that a principal gets: at most 128 tools, the oldest first, and tools that find and call the others."""
 
 import hashlib
+from collections.abc import Generator
 
 import msgspec
 
@@ -60,12 +61,20 @@ class ToolListing(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def listing_of(view: ToolView) -> ToolListing:
-    """Return the list of a view."""
-    groups, more = view.shown()
-    shown = [view.tool(group) for group in groups]
+def listing_of(view: ToolView) -> Generator[None, None, ToolListing]:
+    """Return the list of a view, in steps."""
+    yield from view.prepare()
+    groups, more = yield from view.shown()
+    shown: list[Tool] = []
+    for group in groups:
+        shown.append(view.tool(group))
+        yield
     own = list(OWN_TOOLS) if more else []
     if not more and any(tool.clients > MAX_LISTED_CLIENTS for tool in shown):
         own = [names.FIND_CLIENTS]
     tools = (*shown[: MAX_SHOWN - len(own)], *(OWN_TOOLS[name] for name in own))
-    return ToolListing(tools, hashlib.sha256(codec.encode(tools)).digest())
+    digest = hashlib.sha256()
+    for tool in tools:
+        digest.update(codec.encode(tool))
+        yield
+    return ToolListing(tools, digest.digest())

@@ -1,8 +1,10 @@
 """The mirror's changes for tenants whose tools were requested; the next request reads them."""
 
 import asyncio
+from collections.abc import Generator
 
 from agent_api.tools.groups import TenantTools
+from agent_api.tools.slices import Gate, Slices
 from protocol import subjects
 from protocol.discovery import Client
 from protocol.runtime.clients.replica import ReplicaEntry
@@ -17,9 +19,29 @@ class TenantNews:
     def __init__(self, clients: dict[str, Client | None], room: Shares, now: float) -> None:
         self.tools = TenantTools(room)
         self.unread = clients
-        self.reading = asyncio.Lock()
+        self.gate = Gate()
+        self._change: Generator[None, None, None] | None = None  # that was interrupted
         self.used_at = now
         self.watchers: set[asyncio.Event] = set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no change has been made by halves."""
+        return self._change is None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether there is nothing to read."""
+        return self._change is None and not self.unread
+
+    async def read(self) -> None:
+        """Make all changes, in slices. Must be called inside `gate.writing()`; cancelled, it can be called again."""
+        slices = Slices()
+        while not self.is_read:
+            if self._change is None:
+                self._change = self.tools.change(*self.unread.popitem())
+            await slices.run(self._change)
+            self._change = None
 
     def note(self, client_id: str, client: Client | None) -> None:
         """Keep a client's present record, None if it is gone, for the next request."""

@@ -5,12 +5,14 @@ the input, because the gateway checks parameters against the original in any cas
 
 - Keywords that are not JSON Schema's are left out. One of them, `x-mcp-header`, would make clients copy an argument
   into a header that proxies log. Texts within are cleaned like descriptions.
-- References that leave the schema, or lead nowhere, are left out. Nobody ever fetches anything.
+- References that leave the schema, or lead nowhere, are left out. Nobody ever fetches anything. The gateway has refused
+  those that lead back to themselves without a step into the value.
 - The words of older drafts (`items` as a list, `exclusiveMinimum: true`, `nullable`) are those of 2020-12.
 - A root that combines schemas, which providers refuse there, is the property `value` of an object.
 - What is still no schema, or too large, is `{"type": "object"}`.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -20,6 +22,8 @@ from protocol import codec
 
 MAX_DEPTH = 64
 MAX_BYTES = 16 * 1024
+MAX_INPUT_BYTES = 64 * 1024
+MAX_INNER = 2_000  # schemas within one; cleaning takes 4 us for each, and one of 16 KiB has some hundreds
 VALUE = "value"
 _DATA = frozenset({"default", "const", "examples", "enum"})
 _PLAIN = frozenset(
@@ -42,8 +46,11 @@ _NESTED = _MAPS | _LISTS | _SINGLE
 # Providers refuse these at the root; the root of a wrapped schema has none of them.
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "enum", "const"})
 _NOT_AT_ROOT = frozenset({"propertyNames", "maxProperties", "default", "examples", "title", "description"})
+_DEFINITIONS = ("$defs", "definitions")
+_AROUND_REFERENCE = frozenset({"$ref", "title", "description", *_DEFINITIONS})
 _BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 _ANYTHING: dict[str, Any] = {"type": "object"}
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # RFC 6901 section 4
 
 
 class InputSchema(NamedTuple):
@@ -55,42 +62,58 @@ class InputSchema(NamedTuple):
 
 def input_schema(given: Any) -> InputSchema | None:
     """Return the schema of a tool for the schema of a capability's parameters; None if that takes no object."""
-    root = _followed(_without_lost_references(_cleaned(given, 0)))
+    try:
+        root = _Cleaning().cleaned(given, 0)
+    except _TooManySchemas:
+        return InputSchema(_ANYTHING) if _takes_objects(given) else None
+    root = _followed(_without_lost_references(root))
     if not _takes_objects(root):
         return None
     found = _wrapped(root) if _COMBINING & root.keys() else InputSchema(_as_object(root))
     return found if _is_sound(found.schema) else InputSchema(_ANYTHING)
 
 
-def _cleaned(node: Any, depth: int) -> dict[str, Any]:
-    """Return a schema with the keywords that are known, each as its draft 2020-12 has it."""
-    if node is False:
-        return {"not": {}}
-    if not isinstance(node, dict) or depth > MAX_DEPTH:
-        return {}
-    kept: dict[str, Any] = {}
-    for name, value in node.items():
-        _keep(kept, name, value, depth)
-    _translate(kept, node)
-    return kept
+class _TooManySchemas(Exception):
+    """A schema has more schemas within than a tool's may have."""
 
 
-def _keep(kept: dict[str, Any], name: str, value: Any, depth: int) -> None:
-    if name in _DATA or name in _PLAIN:
-        if not hides(value):  # cleaned, an `enum` would name values that the application refuses
+class _Cleaning:
+    """The cleaning of one schema, with the number of the schemas that were found within."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def cleaned(self, node: Any, depth: int) -> dict[str, Any]:
+        """Return a schema with the keywords that are known, each as its draft 2020-12 has it."""
+        self._count += 1
+        if self._count > MAX_INNER:
+            raise _TooManySchemas
+        if node is False:
+            return {"not": {}}
+        if not isinstance(node, dict) or depth > MAX_DEPTH:
+            return {}
+        kept: dict[str, Any] = {}
+        for name, value in node.items():
+            self._keep(kept, name, value, depth + 1)
+        _translate(kept, node)
+        return kept
+
+    def _keep(self, kept: dict[str, Any], name: str, value: Any, depth: int) -> None:
+        if name in _DATA or name in _PLAIN:
+            if not hides(value):  # cleaned, an `enum` would name values that the application refuses
+                kept[name] = value
+        elif name in _MAPS and isinstance(value, dict):
+            kept[name] = {key: self.cleaned(each, depth) for key, each in value.items() if not hides(key)}
+        elif (name in _LISTS or name == "items") and isinstance(value, list):
+            kept["prefixItems" if name == "items" else name] = [self.cleaned(each, depth) for each in value]
+        elif name in _SINGLE and isinstance(value, dict | bool):
+            kept[name] = value if isinstance(value, bool) else self.cleaned(value, depth)
+        elif name == "description":
+            kept[name] = safe_text(value)
+        elif name == "title":
+            kept[name] = safe_line(value)
+        elif name == "$ref" and isinstance(value, str):
             kept[name] = value
-    elif name in _MAPS and isinstance(value, dict):
-        kept[name] = {key: _cleaned(each, depth + 1) for key, each in value.items() if not hides(key)}
-    elif (name in _LISTS or name == "items") and isinstance(value, list):
-        kept["prefixItems" if name == "items" else name] = [_cleaned(each, depth + 1) for each in value]
-    elif name in _SINGLE and isinstance(value, dict | bool):
-        kept[name] = value if isinstance(value, bool) else _cleaned(value, depth + 1)
-    elif name == "description":
-        kept[name] = safe_text(value)
-    elif name == "title":
-        kept[name] = safe_line(value)
-    elif name == "$ref" and isinstance(value, str):
-        kept[name] = value
 
 
 def _translate(kept: dict[str, Any], node: dict[str, Any]) -> None:
@@ -109,22 +132,22 @@ def _without_lost_references(root: dict[str, Any]) -> dict[str, Any]:
     known = {id(node) for node in _schemas_in(root)}
 
     def keep(reference: str) -> str | None:
-        target = _target(root, reference)
-        return reference if isinstance(target, dict) and id(target) in known else None
+        return reference if id(_target(root, reference)) in known else None
 
     return _with_references(root, keep)
 
 
 def _schemas_in(root: dict[str, Any]) -> list[dict[str, Any]]:
-    found, left = [], [root]
-    while left:
-        node = left.pop()
-        found.append(node)
-        left.extend(each for name in node.keys() & _NESTED for each in _inner(node[name], name))
+    """Return a cleaned schema and all schemas within."""
+    found = [root]
+    for node in found:  # which grows meanwhile
+        for name in node.keys() & _NESTED:
+            found.extend(_inner(node[name], name))
     return found
 
 
 def _inner(value: Any, name: str) -> list[dict[str, Any]]:
+    """Return the schemas directly within a keyword's value."""
     if name in _MAPS:
         return list(value.values())
     return [each for each in (value if name in _LISTS else [value]) if isinstance(each, dict)]
@@ -149,34 +172,36 @@ def _with_references(node: dict[str, Any], change: Callable[[str], str | None]) 
     return new
 
 
-def _target(root: Any, reference: str) -> Any:
+def _target(root: dict[str, Any], reference: str) -> Any:
     """Return the target of a JSON Pointer within a schema (RFC 6901 section 6), None if there is none."""
-    if reference != "#" and not reference.startswith("#/"):
+    beginning, *parts = reference.split("/")
+    if beginning != "#":
         return None
-    node = root
-    for part in unquote(reference).split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        try:
-            node = node[int(key)] if isinstance(node, list) else node[key]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return None
+    node: Any = root
+    for part in map(unquote, parts):
+        node = _member(node, part.replace("~1", "/").replace("~0", "~"))
     return node
+
+
+def _member(node: Any, key: str) -> Any:
+    """Return a member of an object or an array by its key in a pointer, None if there is none."""
+    if isinstance(node, list):
+        return node[int(key)] if _INDEX.fullmatch(key) and int(key) < len(node) else None
+    return node.get(key) if isinstance(node, dict) else None
 
 
 def _followed(root: dict[str, Any]) -> dict[str, Any]:
     """Replace a root that is only a reference by its target, because msgspec and others write roots so."""
-    seen = 0
-    while (
-        "$ref" in root and root.keys() <= {"$ref", "$defs", "definitions", "title", "description"} and seen < MAX_DEPTH
-    ):
-        target = _target(root, root["$ref"])
-        root = {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **target}
-        seen += 1
+    for _ in range(MAX_DEPTH):
+        if "$ref" not in root or not root.keys() <= _AROUND_REFERENCE:
+            break
+        definitions = {name: root[name] for name in _DEFINITIONS if name in root}
+        root = definitions | _target(root, root["$ref"])
     return root
 
 
-def _takes_objects(root: dict[str, Any]) -> bool:
-    kinds = root.get("type", "object")
+def _takes_objects(root: Any) -> bool:
+    kinds = root.get("type", "object") if isinstance(root, dict) else "object"
     return "object" in kinds if isinstance(kinds, list) else kinds == "object" or not isinstance(kinds, str)
 
 

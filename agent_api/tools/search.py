@@ -1,6 +1,7 @@
 """Finding among more tools, or more clients of a tool, than are listed."""
 
-import asyncio
+import heapq
+from collections.abc import Generator
 from itertools import islice
 from typing import Any
 
@@ -10,27 +11,31 @@ from protocol.errors import UnknownCapability
 
 MAX_FOUND = 20
 MAX_LOOKED_AT = 50_000
-LOOKS_A_TURN = 500
+MAX_WORDS = 16
 
 
-async def find_tools(view: ToolView, query: str) -> list[Tool]:
-    """Return the tools that have most of the words in their names or descriptions, the best first."""
-    words = query.lower().split()[:16]
-    scored: list[tuple[int, int, ToolGroup]] = []
-    for place, group in enumerate(view.groups()):
-        if place >= MAX_LOOKED_AT:
-            break
-        if place % LOOKS_A_TURN == LOOKS_A_TURN - 1:
-            await asyncio.sleep(0)
+def find_tools(view: ToolView, query: str) -> Generator[None, None, list[Tool]]:
+    """Return the tools that have most of the words in their names or descriptions, the best first; in steps.
+
+    Other requests may change the tools meanwhile: a tool that comes or goes at that moment may be missing.
+    """
+    words = query.lower().split()[:MAX_WORDS]
+    best: list[tuple[int, int, ToolGroup]] = []  # a heap; the worst of them is the first
+    for place, group in enumerate(islice(view.candidates(), MAX_LOOKED_AT)):
+        yield
         score = _score(group, words)
-        if score:
-            scored.append((-score, place, group))
-    best = [group for _, _, group in sorted(scored, key=lambda each: each[:2])[:MAX_FOUND]]
-    return [view.tool(group) for group in best if view.offers(group) and view.name_of(group) is not None]
+        if score and view.offers(group):
+            found = (score, -place, group)
+            if len(best) < MAX_FOUND:
+                heapq.heappush(best, found)
+            else:
+                heapq.heappushpop(best, found)
+    groups = dict.fromkeys(group for _, _, group in sorted(best, reverse=True))
+    return [view.tool(group) for group in groups if view.offers(group) and view.name_of(group) is not None]
 
 
-async def find_clients(view: ToolView, name: str, query: str) -> dict[str, Any]:
-    """Return the first clients that offer a tool and match a text by id, user, app or title.
+def find_clients(view: ToolView, name: str, query: str) -> Generator[None, None, dict[str, Any]]:
+    """Return the first clients that offer a tool and match a text by id, user, app or title; in steps.
 
     Raises `UnknownCapability` for a name that no tool has.
     """
@@ -39,9 +44,8 @@ async def find_clients(view: ToolView, name: str, query: str) -> dict[str, Any]:
         raise UnknownCapability(f"there is no tool {name[:64]!r} for this token; list the tools again")
     wanted, total = query.lower(), 0
     found: list[dict[str, str]] = []
-    for place, client in enumerate(list(islice(view.clients_of(group), MAX_LOOKED_AT))):
-        if place % LOOKS_A_TURN == LOOKS_A_TURN - 1:
-            await asyncio.sleep(0)
+    for client in list(islice(view.clients_of(group), MAX_LOOKED_AT)):
+        yield
         choice = choice_of(client)
         if any(wanted in text.lower() for text in choice.values()):
             total += 1

@@ -21,6 +21,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
+    DiscoverResult,
     ListToolsResult,
     PaginatedRequestParams,
 )
@@ -114,7 +115,9 @@ async def connected_bridge(url: str, token_now: TokenNow) -> AsyncGenerator[McpB
         httpx2.AsyncClient(auth=_BearerNow(token_now), timeout=HTTP_TIMEOUT, trust_env=False) as http,
         Client(streamable_http_client(url, http_client=http), mode=MODERN) as client,
     ):
-        await client.list_tools(cache_mode="bypass")  # better now than when the host's user asks for something
+        # A pinned revision asks the server nothing, so we do: for its instructions, and to be refused now if at all.
+        client.session.adopt(DiscoverResult.model_validate(await client.session.send_discover(MODERN)))
+        await client.list_tools(cache_mode="bypass")
         yield McpBridge(client)
 
 

@@ -30,9 +30,11 @@ class UpSettings(Settings, frozen=True, kw_only=True):
 
 
 def complete(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment with the defaults of `up`: loopback origins, a short drain, a random key."""
+    """Return the environment with the defaults of `up`: loopback origins, a short drain, random secrets."""
     given = {name: value for name, value in environment.items() if value.strip()}
     defaults = {variable("allowed_origins"): origins.LOOPBACK, variable("drain_seconds"): str(DRAIN_SECONDS)}
     if given.get(variable("auth")) != "off" and not any(variable(field) in given for field in KEY_FIELDS):
         defaults[variable("jwt_secret")] = secrets.token_urlsafe(48)
+    elif variable("jwt_secret") not in given:
+        defaults[variable("resume_secret")] = secrets.token_urlsafe(48)
     return defaults | given

@@ -144,6 +144,7 @@ class ServingSettings(Settings, frozen=True, kw_only=True):
     """The settings of gateways and agent APIs: admission, time-outs, bounds."""
 
     allowed_origins: Origins = ""
+    resume_secret: Secrets | None = None
     command_timeout_ms: Milliseconds = 30_000
     max_command_timeout_ms: Milliseconds = 300_000
     ping_interval_seconds: Seconds = 25.0
@@ -161,10 +162,24 @@ class ServingSettings(Settings, frozen=True, kw_only=True):
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return self.max_connections or max(MIN_CONNECTIONS, min(files, MAX_FILES) - OWN_FILES)
 
+    @property
+    def resume_secrets(self) -> list[str]:
+        """The secrets from which all processes of a kind make the keys of what any of them may get back.
+
+        The first one signs, all verify. There are none if tokens have another kind of key and none are set.
+        """
+        own = split_list(self.resume_secret or "")
+        return own or ([self.jwt_secret, *self.more_secrets] if self.jwt_secret else [])
+
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together, and for ill origins."""
         super().check()
         origins.Origins(self.allowed_origins)
+        if any(len(secret.encode()) < MIN_SECRET_BYTES for secret in split_list(self.resume_secret or "")):
+            raise ConfigurationError(
+                f"{variable('resume_secret')} should be secrets of at least {MIN_SECRET_BYTES} bytes, "
+                "with commas between"
+            )
         if self.command_timeout_ms > self.max_command_timeout_ms:
             raise ConfigurationError(
                 f"{variable('command_timeout_ms')} is {self.command_timeout_ms}, but should be at most "

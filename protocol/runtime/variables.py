@@ -17,7 +17,7 @@ OTHER_SETTINGS = (
     *("events_per_session", "events_per_tenant", "progress_per_session", "progress_per_tenant", "bytes_per_session"),
     *("bytes_per_tenant", "registrations_per_session", "registrations_per_tenant", "data_dir", "token", "nats_port"),
     *("registry_host", "registry_port", "nats_account_seed", "nats_xkey_seed", "nats_system_password"),
-    *("resume_secret", "resume_grace_seconds", "oauth_issuers", "oauth_resource"),
+    *("resume_grace_seconds", "oauth_issuers", "oauth_resource"),
     *("events_max_bytes", "audit_max_bytes", "keys_max_bytes", "max_kept_outcome_bytes"),
 )
 OF_DEPLOYMENTS = ("publish", "image", "build_network")  # Docker Compose reads these

@@ -67,7 +67,7 @@ INVALID_RESPONSE = "invalid_response"  # `details.code` of a command whose answe
 MESSAGE_TOO_LARGE = "message_too_large"  # `details.code` of a command that was lost with an answer above the limit
 UNANSWERED_SECONDS = 2.0
 UNANSWERED_PONG_SECONDS = 5.0
-ABANDONED_SECONDS = 10.0
+ABANDONED_SECONDS = 8.0
 NOT_KEPT = "the client lost its connection before the command reached it, and there was no room to keep the command"
 MOVED_WITH_KEY = "the client moved to another gateway while the command was under way; it may have run"
 
@@ -217,7 +217,7 @@ class Session:
         return command is not None
 
     def abandon(self, now: float, reachable_since: float) -> list[Effect]:
-        """Cancel commands without a probe for ten seconds, if their callers promised one each second.
+        """Cancel commands without a probe for eight seconds, if their callers promised one each second.
 
         Such callers have died, or their `cancel` was lost. Counts from `reachable_since`, because no probe could arrive
         before.

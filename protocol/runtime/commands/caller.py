@@ -7,7 +7,7 @@ broke is back sooner), two silent probes in a row, or "unknown" end the wait wit
 within 1.5 s of this process's own reconnect, when gateways may not have subscribed again. Taps count as interest for
 NATS, hence the silent probes.
 
-The gateway relies on the probes, too: it cancels a command that nobody has probed for ten seconds, because its caller
+The gateway relies on the probes, too: it cancels a command that nobody has probed for eight seconds, because its caller
 has died or its `cancel` was lost. A command under an idempotency key goes on, because its caller may come back.
 """
 

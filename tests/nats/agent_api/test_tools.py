@@ -125,6 +125,12 @@ async def test_tools_beyond_the_list_are_found_and_called(world: World, http: ht
     assert clients == {"clients": [{"clientId": "c1", "user": "user-1"}], "total": 1}
 
 
+@pytest.mark.parametrize("value", ["", "x", "0", "-1", "1.5", "1000000000", "9" * 5000])
+async def test_timeout_that_is_none_is_told(world: World, http: httpx.AsyncClient, value: str) -> None:
+    answer = await http.post("/api/tools/add", params={"timeoutMs": value}, json={})
+    assert answer.json()["message"] == "`timeoutMs`: must be a whole number of milliseconds, from 1 to 999999999"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "code"),
     [

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mcp.client.subscriptions import ToolsListChanged
 from support.mcp_client import MODES, mcp_client, text_of
 from support.nats.nats_server import NatsServer
-from support.played.app import App, Handler, never
+from support.played.app import App, AppFault, Handler, never
 from support.processes.bridge import Bridge, running_bridge
 from support.processes.round_robin import RoundRobin, round_robin
 from support.settings import agent_token, app_token
@@ -184,7 +185,85 @@ async def test_replica_that_dies_ends_its_calls_at_once_and_the_application_hear
 
     calling = asyncio.ensure_future(call())  # noqa: TID251  awaited below
     await app.received(type="command", target="never", seconds=30)
+    killed = time.monotonic()
     await two_apis.agent_apis[1].kill()
     with pytest.raises(ExceptionGroup):  # the client's transport breaks as a whole
-        await asyncio.wait_for(calling, 5)
+        await asyncio.wait_for(calling, 2)
     await app.received(type="cancel", seconds=15)
+    assert time.monotonic() - killed < 10
+
+
+# --- failures ---
+
+
+async def sold_out(parameters: dict[str, Any]) -> None:
+    raise AppFault("it is sold out", "SOLD_OUT")
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_failure_is_a_result_with_its_code(two_apis: Bridge, url: str, mode: str) -> None:
+    handlers: dict[str, Handler] = {"add": lambda _: None, "fail": sold_out, "never": never}
+    async with (
+        two_apis.app(handlers, capabilities=[ADD, "fail", "never"]) as app,
+        mcp_client(url, mode) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await lists(client, "add", "fail", "never")
+        wrong = error_of(await client.call_tool("add", {"title": 7}))
+        assert (wrong["code"], wrong["details"]) == ("invalid_parameters", {"path": "/title"})
+        assert wrong["message"].startswith("`parameters/title`: ")
+        failed = error_of(await client.call_tool("fail"))
+        assert (failed["code"], failed["message"]) == ("command_failed", "it is sold out")
+        assert failed["details"] == {"code": "SOLD_OUT"}
+        soon: Any = {"agentbridge/timeoutMs": 300}
+        assert error_of(await client.call_tool("never", meta=soon))["code"] == "timeout"
+        calling = tasks.create_task(client.call_tool("never"))
+        await until(partial(received, app, "command", 3), 10)
+        app.socket.transport.abort()
+        assert error_of(await calling)["code"] == "client_lost"
+
+
+def error_of(result: Any) -> dict[str, Any]:
+    """Return the error that a result tells, in its text as in its structure."""
+    assert result.is_error
+    error: dict[str, Any] = result.structured_content["error"]
+    assert text_of(result).startswith(f"{error['code']}: {error['message']}")
+    return error
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_reload_renames_no_tool_and_both_of_one_name_can_be_called(two_apis: Bridge, url: str, mode: str) -> None:
+    other = {**ADD, "parameters": {"type": "object", "properties": {"count": {"type": "integer"}}}}
+
+    def older() -> Any:
+        return two_apis.app({"add": lambda parameters: {"older": parameters}}, capabilities=[ADD])
+
+    async with contextlib.AsyncExitStack() as page, mcp_client(url, mode) as client:
+        first = await page.enter_async_context(older())
+        await two_apis.listed(first.client_id)
+        async with two_apis.app({"add": lambda parameters: {"younger": parameters}}, capabilities=[other]):
+            await until(partial(has, client, 2), 10)
+            (younger,) = set(await names(client)) - {"add"}
+            await both_answer(client, younger)
+            await page.aclose()
+            await until(partial(has, client, 1), 10)
+            await page.enter_async_context(older())
+            await lists(client, "add", younger)
+            await both_answer(client, younger)
+
+
+async def has(client: Any, count: int) -> bool:
+    return len(await names(client)) == count
+
+
+async def both_answer(client: Any, younger: str) -> None:
+    """Call both tools, at each of the replicas."""
+    for _ in range(2):
+        result = await client.call_tool("add", {"title": "Milk"})
+        assert result.structured_content == {"older": {"title": "Milk"}}
+        result = await client.call_tool(younger, {"count": 2})
+        assert result.structured_content == {"younger": {"count": 2}}
+        await names(client)  # an odd number of requests: the other replica is next

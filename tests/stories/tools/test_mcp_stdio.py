@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,6 +18,9 @@ from support.mcp_client import text_of
 from support.played.app import App, never
 from support.processes.bridge import Bridge
 from support.settings import SECRET, agent_token
+from support.wait import until
+
+from agent_api.mcp.server import INSTRUCTIONS
 
 AGENTBRIDGE = str(shutil.which("agentbridge", path=str(sys.prefix) + "/bin"))
 MODES = ("auto", "legacy")
@@ -51,6 +55,30 @@ async def test_host_lists_and_calls(bridge: Bridge, app: App, mode: str) -> None
         assert text_of(await client.call_tool("list")) == "[1, 2]"
         with pytest.raises(Exception, match="there is no tool 'nothing'"):
             await client.call_tool("nothing")
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_host_is_told_what_the_server_says_of_itself(bridge: Bridge, app: App, mode: str) -> None:
+    async with host(bridge, mode) as client:
+        assert client.instructions == INSTRUCTIONS
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_progress_comes_in_order(bridge: Bridge, app: App, mode: str) -> None:
+    heard: list[float] = []
+
+    async def take(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
+
+    async with host(bridge, mode) as client, asyncio.TaskGroup() as tasks:
+        calling = tasks.create_task(client.call_tool("never", progress_callback=take))
+        command = await app.received(type="command", target="never", seconds=20)
+        for value in (1, 2, 3):
+            await app.send({"type": "progress", "requestId": command["requestId"], "progress": value})
+            await until(partial(heard.count, value), 10)
+        await app.send({"type": "response", "requestId": command["requestId"], "status": "success", "result": "done"})
+        assert text_of(await calling) == "done"
+    assert heard == [1, 2, 3]
 
 
 @pytest.mark.parametrize("mode", MODES)

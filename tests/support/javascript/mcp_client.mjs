@@ -13,7 +13,10 @@ while ((await names()).length < 3) await new Promise((done) => setTimeout(done, 
 tell("tools", await names());
 tell("result", (await client.callTool({ name: "add", arguments: { title: "Milk" } })).structuredContent);
 const progress = [];
-const onprogress = ({ progress: value }) => progress.push(value);
+const onprogress = ({ progress: value }) => {
+  progress.push(value);
+  tell("progress", value);
+};
 const slow = await client.callTool({ name: "slow", arguments: {} }, undefined, { onprogress });
 tell("slow", slow.content[0].text, progress);
 for (let number = 0; number < 3; number += 1) {

@@ -1,5 +1,6 @@
 """What a client brings back when its user has chosen: good for this call alone, on every replica."""
 
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from protocol.access import Principal
 from protocol.errors import InvalidRequest
 
 ANN = Principal("ann", "agent", "acme", 1e12)
-ARGUMENTS = {"a": msgspec.Raw(b"1"), "b": msgspec.Raw(b"2")}
+ARGUMENTS = msgspec.Raw(b'{"a":1,"b":2}')
+NONE = msgspec.Raw(b"{}")
 OTHER_SECRET = "another-secret-of-at-least-thirty-two-bytes"
 
 
@@ -23,7 +25,7 @@ def seal(**settings: Any) -> ChoiceSeal:
 
 def test_another_replica_opens_it() -> None:
     state = seal().seal(ANN, "add", ARGUMENTS, 100)
-    seal().require(state, ANN, "add", dict(reversed(ARGUMENTS.items())), 100 + VALID_SECONDS)
+    seal().require(state, ANN, "add", msgspec.Raw(b'{"b":2, "a":1}'), 100 + VALID_SECONDS)
 
 
 def test_it_is_good_while_secrets_change() -> None:
@@ -37,7 +39,7 @@ def test_it_is_good_while_secrets_change() -> None:
         (msgspec.structs.replace(ANN, sub="bob"), "add", ARGUMENTS, 100),
         (msgspec.structs.replace(ANN, tenant="other"), "add", ARGUMENTS, 100),
         (ANN, "remove", ARGUMENTS, 100),
-        (ANN, "add", {"a": msgspec.Raw(b"2")}, 100),
+        (ANN, "add", msgspec.Raw(b'{"a":2}'), 100),
         (ANN, "add", ARGUMENTS, 101 + VALID_SECONDS),
     ],
 )
@@ -52,11 +54,45 @@ def test_what_nobody_sealed_is_refused(state: str | None) -> None:
     with pytest.raises(InvalidRequest):
         seal().require(state, ANN, "add", ARGUMENTS, 100)
     with pytest.raises(InvalidRequest):
-        seal(jwt_secret=OTHER_SECRET).require(seal().seal(ANN, "add", {}, 100), ANN, "add", {}, 100)
+        seal(jwt_secret=OTHER_SECRET).require(seal().seal(ANN, "add", NONE, 100), ANN, "add", NONE, 100)
 
 
-def test_without_a_shared_secret_nobody_is_asked() -> None:
-    assert not seal(jwt_secret=None, jwt_jwks_url="https://login.example.com/keys").works
+KEYS_OF_OTHERS: list[dict[str, Any]] = [
+    {"jwt_secret": None, "jwt_jwks_url": "https://login.example.com/keys"},
+    {"jwt_secret": None, "auth": "off"},
+]
+
+
+@pytest.mark.parametrize("settings", KEYS_OF_OTHERS)
+def test_without_a_shared_secret_nobody_is_asked(settings: Any) -> None:
+    assert not seal(**settings).works
+    with pytest.raises(InvalidRequest):
+        seal(**settings).require(seal().seal(ANN, "add", NONE, 100), ANN, "add", NONE, 100)
+
+
+@pytest.mark.parametrize("settings", [*KEYS_OF_OTHERS, {}])
+def test_secret_for_resuming_is_one_for_choices(settings: Any) -> None:
+    secrets = {**settings, "resume_secret": f"{OTHER_SECRET},{SECRET}"}
+    state = seal(**secrets).seal(ANN, "add", ARGUMENTS, 100)
+    seal(**{**secrets, "resume_secret": OTHER_SECRET}).require(state, ANN, "add", ARGUMENTS, 100)
+    with pytest.raises(InvalidRequest):
+        seal().require(state, ANN, "add", ARGUMENTS, 100)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ('{"a":{"x":1,"y":[2]}}', '{ "a": { "y": [2], "x": 1 } }', True),
+        ('{"a":[1,2]}', '{"a":[2,1]}', False),
+        (f'{{"a":"{"x" * 70_000}"}}', f'{{"a":"{"x" * 70_000}"}}', True),
+        (f'{{"a":"{"x" * 70_000}"}}', f'{{"a":"{"y" * 70_000}"}}', False),
+    ],
+)
+def test_arguments_have_to_be_the_same_however_they_are_written(first: str, second: str, same: bool) -> None:
+    state = seal().seal(ANN, "add", msgspec.Raw(first.encode()), 100)
+    expected: AbstractContextManager[Any] = nullcontext() if same else pytest.raises(InvalidRequest)
+    with expected:
+        seal().require(state, ANN, "add", msgspec.Raw(second.encode()), 100)
 
 
 @pytest.mark.parametrize(

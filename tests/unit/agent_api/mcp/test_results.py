@@ -1,5 +1,6 @@
 """What an application answers, as the result of a tool: sound in every revision, whatever was answered."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -30,9 +31,14 @@ answers = st.one_of(
 )
 
 
+def result_for(answer: Any, version: str) -> Any:
+    """Return the result for an answer, as it is written."""
+    return json.loads(msgspec.json.encode(value_result(msgspec.Raw(msgspec.json.encode(answer)), version)))
+
+
 @given(answer=answers, version=st.sampled_from(VERSIONS))
 def test_any_answer_is_a_sound_result(answer: Any, version: str) -> None:
-    result = value_result(msgspec.Raw(msgspec.json.encode(answer)), version)
+    result = result_for(answer, version)
     methods.serialize_server_result("tools/call", version, {**result, "resultType": "complete"})
 
 
@@ -69,10 +75,20 @@ def test_error_says_code_and_whether_to_try_again() -> None:
     ],
 )
 def test_answer_as_a_result(answer: Any, version: str, result: Any) -> None:
-    assert value_result(msgspec.Raw(msgspec.json.encode(answer)), version) == result
+    assert result_for(answer, version) == result
 
 
 def test_answer_cannot_pose_as_anything_but_a_result() -> None:
     posing = {"content": [], "resultType": "input_required", "inputRequests": {}}
-    result = value_result(msgspec.Raw(msgspec.json.encode(posing)), MODERN)
+    result = result_for(posing, MODERN)
     assert result.keys() == {"content", "structuredContent"}
+
+
+@pytest.mark.parametrize("answer", [b"1e400", b'{"a":1e400}', b"[" * 70 + b"]" * 70, b'{"a":' * 70 + b"1" + b"}" * 70])
+def test_answer_that_few_can_read_is_told_as_text(answer: bytes) -> None:
+    assert value_result(msgspec.Raw(answer), MODERN) == {"content": [{"type": "text", "text": answer.decode()}]}
+
+
+def test_digits_of_a_number_stay() -> None:
+    result = msgspec.json.encode(value_result(msgspec.Raw(b'{"a": 1.50}'), MODERN))
+    assert result == b'{"content":[{"type":"text","text":"{\\"a\\": 1.50}"}],"structuredContent":{"a": 1.50}}'

@@ -42,7 +42,7 @@ values = st.recursive(
 
 
 def tools_of(capability: Any) -> tuple[ToolDefinition, ...]:
-    return definitions_of(msgspec.Raw(json.dumps(capability).encode()))
+    return tuple(filter(None, definitions_of(msgspec.Raw(json.dumps(capability).encode()))))
 
 
 def tool(**fields: Any) -> ToolDefinition:
@@ -150,9 +150,38 @@ def test_remote_and_lost_references_are_left_out() -> None:
     assert tool(parameters=schema).schema["properties"] == {"a": {}, "b": {}}
 
 
-def test_large_schema_is_any_object() -> None:
-    schema = {"type": "object", "properties": {f"property-{number}": {"type": "string"} for number in range(1000)}}
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {f"property-{number}": {"type": "string"} for number in range(1000)}},
+        {"type": "object", "prefixItems": [{}] * 5000},
+        {"type": "object", "properties": {"a": {"description": "x" * 70_000}}},
+    ],
+)
+def test_large_schema_is_any_object(schema: Any) -> None:
     assert tool(parameters=schema).schema == {"type": "object"}
+    assert tools_of({"type": "function", "name": "f", "parameters": {**schema, "type": "array"}}) == ()
+
+
+@pytest.mark.parametrize(
+    ("reference", "leads"),
+    [
+        ("#/prefixItems/0", True),
+        ("#/prefixItems/1", False),
+        ("#/prefixItems/-1", False),
+        ("#/prefixItems/00", False),
+        ("#/prefixItems/+0", False),
+        ("#/prefixItems/%30", True),
+        ("%23/prefixItems/0", False),
+        ("#/properties/a~1b%25", True),
+        ("#", True),
+        ("#a", False),
+    ],
+)
+def test_reference_leads_where_a_json_pointer_does(reference: str, leads: bool) -> None:
+    properties = {"a/b%": {"type": "string"}, "x": {"$ref": reference}}
+    found = tool(parameters={"type": "object", "properties": properties, "prefixItems": [{"type": "string"}]})
+    assert found.schema["properties"]["x"] == ({"$ref": reference} if leads else {})
 
 
 def test_texts_hide_nothing() -> None:

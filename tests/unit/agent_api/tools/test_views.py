@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.nats.clients_bucket import record
 
-from agent_api.tools.calls import CallOptions, command_of
+from agent_api.commands.orders import CommandBody
+from agent_api.tools import calls
+from agent_api.tools.calls import NO_OPTIONS, CallOptions
 from agent_api.tools.groups import TenantTools
-from agent_api.tools.listing import listing_of
+from agent_api.tools.listing import ToolListing, listing_of
+from agent_api.tools.slices import at_once
 from agent_api.tools.views import Narrowing, ToolView
 from protocol.access import Principal
 from protocol.discovery import Client
@@ -42,8 +45,16 @@ def tenant(*clients: Client, room: int = 10_000) -> TenantTools:
     return tools
 
 
+def command_of(view: ToolView, name: str, arguments: Any, options: CallOptions = NO_OPTIONS) -> CommandBody:
+    return calls.command_of(view, name, msgspec.Raw(msgspec.json.encode(arguments)), options)
+
+
+def listed(view: ToolView) -> ToolListing:
+    return at_once(listing_of(view))
+
+
 def names(tools: TenantTools, principal: Principal = AGENT, narrowing: Narrowing = Narrowing()) -> list[str]:  # noqa: B008  a value
-    return [tool.name for tool in listing_of(ToolView(tools, principal, narrowing)).tools]
+    return [tool.name for tool in listed(ToolView(tools, principal, narrowing)).tools]
 
 
 def targets(tools: TenantTools, principal: Principal = AGENT) -> dict[str, Any]:
@@ -101,6 +112,30 @@ def test_what_an_agent_may_not_see_leaves_no_trace_in_names() -> None:
     assert ToolView(tools, limited).find(names(tools)[1]) is not None  # its own, by its longer name
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"users": frozenset({"bob", "nobody"})},
+        {"clients": frozenset({"c2", "c9"})},
+        {"apps": frozenset({"todo"})},
+        {"users": frozenset({"bob", "ann"}), "clients": frozenset({"c2", "c3"}), "apps": frozenset({"todo"})},
+    ],
+)
+def test_limits_of_a_token_decide_which_clients_there_are(limits: Any) -> None:
+    tools = tenant(
+        client("c1", function(), function("a"), app={"name": "notes"}),
+        client("c2", function(), function("b"), at=2, user="bob", app={"name": "todo"}),
+        client("c3", function(), at=3, user="eve", app={"name": "notes"}),
+    )
+    view = ToolView(tools, msgspec.structs.replace(AGENT, **limits))
+    assert [tool.name for tool in listed(view).tools] == ["add", "b"]
+    (group, _) = view.groups()
+    assert [each.record.client_id for each in view.clients_of(group)] == ["c2"]
+    assert view.offering(group, "c1") is None
+    assert view.find("a") is None
+    assert command_of(view, "add", {}).client_id == "c2"
+
+
 def test_permission_hides_a_tool_from_who_lacks_it() -> None:
     tools = tenant(client("c1", function(permissions=["admin"])), client("c2", function("open"), at=2))
     assert names(tools) == ["open"]
@@ -122,10 +157,8 @@ HOSTILE = st.lists(
 @given(HOSTILE)
 def test_younger_neighbours_change_nothing_about_a_tool(capabilities: list[Any]) -> None:
     sound = function("add", parameters=ONE, description="Add it")
-    before = listing_of(ToolView(tenant(client("c1", sound)), AGENT)).tools[0]
-    after = listing_of(
-        ToolView(tenant(client("c1", sound), client("c2", *capabilities, at=2, user="eve")), AGENT)
-    ).tools
+    before = listed(ToolView(tenant(client("c1", sound)), AGENT)).tools[0]
+    after = listed(ToolView(tenant(client("c1", sound), client("c2", *capabilities, at=2, user="eve")), AGENT)).tools
     assert before.name == "add"
     if sound not in capabilities:
         assert before in after
@@ -146,9 +179,9 @@ def test_hundreds_of_one_name_have_names_of_their_own() -> None:
 
 def test_choice_appears_with_the_second_client() -> None:
     tools = tenant(client("c1", function(parameters=ONE), app={"name": "todo"}, metadata={"title": "A\u202eb"}))
-    assert listing_of(ToolView(tools, AGENT)).tools[0].schema == ONE
+    assert listed(ToolView(tools, AGENT)).tools[0].schema == ONE
     tools.put("c2", client("c2", function(parameters=ONE), at=2, user="bob"))
-    schema = listing_of(ToolView(tools, AGENT)).tools[0].schema
+    schema = listed(ToolView(tools, AGENT)).tools[0].schema
     assert schema["properties"]["_client"]["enum"] == ["c1", "c2"]
     assert "c1 (user ann, app todo, title Ab); c2 (user bob)" in schema["properties"]["_client"]["description"]
     assert schema["required"] == ["a", "_client"]
@@ -161,8 +194,23 @@ def test_choice_among_sessions_of_one_user_is_free() -> None:
         client("c3", function(), at=3),
     )
     view = ToolView(tools, AGENT)
-    assert "required" not in listing_of(view).tools[0].schema
+    assert "required" not in listed(view).tools[0].schema
     assert command_of(view, "add", {}).client_id == "c2"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_choice_is_required_if_any_client_is_another_users(order: int) -> None:
+    clients = [client(f"c{n:02}", function(), user="bob" if n == 30 else "ann") for n in range(31)]
+    schema = listed(ToolView(tenant(*clients[::order]), AGENT)).tools[0].schema
+    assert schema["required"] == ["_client"]
+
+
+def test_capability_that_another_of_its_name_hides_takes_no_room() -> None:
+    component = {"type": "component", "id": "add", "actions": ["call"]}
+    tools = tenant(client("c1", component, function()))
+    assert [group.definition.action for group in tools] == ["call"]
+    tools.put("c1", None)
+    assert tools.groups == {}
 
 
 def test_call_among_several_users_has_to_choose() -> None:
@@ -189,6 +237,15 @@ def test_choice_never_goes_to_the_application() -> None:
         command_of(view, "add", {"_client": msgspec.Raw(b"7")})
 
 
+def test_choice_among_very_many_arguments_is_refused_and_without_it_they_pass() -> None:
+    tools = tenant(client("c1", function()), client("c2", function(), at=2, user="bob"))
+    view, many = ToolView(tools, AGENT), {str(number): 1 for number in range(30_000)}
+    parameters = command_of(view, "add", many, CallOptions("c1")).command.parameters
+    assert json.loads(bytes(memoryview(parameters))) == many
+    with pytest.raises(InvalidParameters, match="fields beside `_client`"):
+        command_of(view, "add", {**many, "_client": "c1"})
+
+
 def test_client_of_another_tool_of_that_name_cannot_be_chosen() -> None:
     tools = tenant(client("c1", function(parameters=ONE)), client("c2", function(parameters=TWO), at=2))
     with pytest.raises(ClientNotFound):
@@ -199,7 +256,7 @@ def test_own_argument_of_that_name_stays_the_applications() -> None:
     schema = {"type": "object", "properties": {"_client": {"type": "number"}}}
     tools = tenant(client("c1", function(parameters=schema)), client("c2", function(parameters=schema), at=2))
     view = ToolView(tools, AGENT)
-    assert list(listing_of(view).tools[0].schema["properties"]) == ["_client", "_client_"]
+    assert list(listed(view).tools[0].schema["properties"]) == ["_client", "_client_"]
     command = command_of(view, "add", {"_client": msgspec.Raw(b"7"), "_client_": msgspec.Raw(b'"c1"')})
     assert (command.client_id, bytes(memoryview(command.command.parameters))) == ("c1", b'{"_client":7}')
 
@@ -231,7 +288,7 @@ def test_more_than_fit_are_found_by_tools_of_our_own() -> None:
 def test_more_clients_than_are_listed_are_found_by_a_tool_of_our_own() -> None:
     tools = tenant(*(client(f"c{number}", function()) for number in range(21)))
     assert names(tools) == ["add", "find_clients"]
-    assert "enum" not in listing_of(ToolView(tools, AGENT)).tools[0].schema["properties"]["_client"]
+    assert "enum" not in listed(ToolView(tools, AGENT)).tools[0].schema["properties"]["_client"]
 
 
 def test_list_is_narrowed() -> None:
@@ -257,7 +314,7 @@ def test_narrowing_renames_nothing() -> None:
 
 def test_list_is_the_same_for_the_same_clients_however_they_came() -> None:
     clients = [client(f"c{n}", function(f"f{n % 7}", description=str(n % 3)), at=n) for n in range(20)]
-    assert listing_of(ToolView(tenant(*clients), AGENT)) == listing_of(ToolView(tenant(*reversed(clients)), AGENT))
+    assert listed(ToolView(tenant(*clients), AGENT)) == listed(ToolView(tenant(*reversed(clients)), AGENT))
 
 
 def test_user_with_very_many_tools_leaves_room_for_others() -> None:

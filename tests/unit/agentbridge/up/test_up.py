@@ -14,6 +14,7 @@ from agentbridge.deployment import data_folder
 from agentbridge.deployment.data_folder import RunFile
 from agentbridge.up import nats_server, ports, welcome
 from agentbridge.up.settings import UpSettings, complete
+from gateway.settings import GatewaySettings
 from protocol import origins
 from protocol.errors import ConfigurationError
 from protocol.runtime.settings import load
@@ -58,6 +59,16 @@ def test_no_secret_is_made_beside_another_key(variable: str) -> None:
 
 def test_no_secret_is_made_without_authentication() -> None:
     assert "AGENTBRIDGE_JWT_SECRET" not in complete({"AGENTBRIDGE_AUTH": "off"})
+
+
+@pytest.mark.parametrize(
+    "given", [{"AGENTBRIDGE_AUTH": "off"}, {"AGENTBRIDGE_JWT_JWKS_URL": "https://example.com/keys"}]
+)
+def test_processes_share_a_secret_even_if_tokens_have_none(given: dict[str, str]) -> None:
+    secret = load(GatewaySettings, complete(given)).resume_secret
+    assert secret is not None
+    assert complete(given)["AGENTBRIDGE_RESUME_SECRET"] != secret
+    assert complete(given | {"AGENTBRIDGE_RESUME_SECRET": SECRET})["AGENTBRIDGE_RESUME_SECRET"] == SECRET
 
 
 def test_taken_port_is_explained_with_its_variable() -> None:

@@ -27,18 +27,18 @@ def test_command_that_its_caller_no_longer_asks_after_is_withdrawn() -> None:
 def test_asking_keeps_a_command_waiting() -> None:
     core = session("add")
     call(core, AGENT_1, command(probed=True), "r1", REPLY, 0)
-    assert core.is_asked_after(AGENT_1, "r1", 8)
-    assert core.abandon(18, 0) == []
-    assert len(core.abandon(18.1, 0)) == 2
-    assert not core.is_asked_after(AGENT_1, "r1", 19)
+    assert core.is_asked_after(AGENT_1, "r1", 7)
+    assert core.abandon(7 + ABANDONED_SECONDS, 0) == []
+    assert len(core.abandon(7.1 + ABANDONED_SECONDS, 0)) == 2
+    assert not core.is_asked_after(AGENT_1, "r1", 8 + ABANDONED_SECONDS)
 
 
 def test_nobody_else_s_question_keeps_a_command_waiting() -> None:
     core = session("add")
     call(core, AGENT_1, command(probed=True), "r1", REPLY, 0)
-    assert not core.is_asked_after(AGENT_2, "r1", 8)
-    assert not core.is_asked_after(STRANGER, "r1", 8)
-    assert len(core.abandon(10.1, 0)) == 2
+    assert not core.is_asked_after(AGENT_2, "r1", 7)
+    assert not core.is_asked_after(STRANGER, "r1", 7)
+    assert len(core.abandon(ABANDONED_SECONDS + 0.1, 0)) == 2
 
 
 def test_time_without_sight_does_not_count_against_callers() -> None:
