@@ -188,6 +188,31 @@ async def test_page_that_the_user_comes_back_to_is_the_same_client(gateway: Resu
         assert len(gateway.sessions) == 1
 
 
+async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_state(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    """Playwright switches this cache off: without it, going back loads the page anew."""
+    shown = (
+        "window.kept = 'still here'; addEventListener('pageshow', (event) => { window.persisted = event.persisted })"
+    )
+    async with open_browser(without=["--disable-back-forward-cache"]) as context:
+        page = await context.new_page()
+        await page.goto(pages.page(f"{TOOLS}\n{shown}"))
+        assert await client_id(page) == "client-1"
+        for _ in range(2):
+            await page.goto(f"{pages.url}/icon.svg")
+            await page.go_back(wait_until="commit")
+            await until(lambda: page.evaluate("window.persisted"), 15)
+            assert await page.evaluate("kept") == "still here"
+            assert await client_id(page) == "client-1"
+        session = gateway.sessions[0]
+        await session.command("once", "r1")
+        await begun(page, "once")
+        await page.evaluate("finish()")
+        assert (await session.answered("r1"))["result"] == "done"
+        assert len(gateway.sessions) == 1
+
+
 async def test_closing_ends_the_session_for_good(gateway: ResumingGateway, pages: Site) -> None:
     async with open_page(pages.page(TOOLS)) as page:
         await gateway.session()
