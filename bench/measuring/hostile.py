@@ -1,8 +1,9 @@
 """Speak a dialect to a port of loopback as an enemy: `hostile.py PORT KIND SOCKETS SECONDS`; KIND is one of `KINDS`.
 
 Each connection introduces itself as clients of its dialect do, with the token in the variable TOKEN, and then sends one
-message as fast as it is taken: `bad` kinds one that is refused, `flood` kinds one that is well-formed. If it is closed,
-it connects again and sends the next message. Prints one line of JSON: bytes sent, and connections that were closed.
+message as fast as it is taken: `bad` kinds one that is refused, `flood` kinds one that is well-formed. Every second one
+that is sent away comes back at once with the next message; the others go on sending for as long as they are read.
+Prints one line of JSON: bytes sent, and connections that were closed.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ READ_BYTES = 64 * 1024
 PATIENCE_SECONDS = 10.0
 DEEP, HALF, HUGE_DEEP = "[" * 3000, '{"type":"event","event":"x","data":{"a"', "[" * 900_000
 BINARY = b"\x04\x00\xff"
+CLOSE_FRAME = b"\x88"  # its first byte, which no text of these dialects holds
 AGENTS = "agents of the SDK"
 CHANNEL = json.dumps({"channel": "AgentBridgeChannel"})
 
@@ -138,6 +140,7 @@ class Enemy:
         self._dialect = dialects(token)[name]
         messages = self._dialect.bad if manner == "bad" else self._dialect.flood
         self._blocks = itertools.cycle([_block(each) for each in messages])
+        self._heeds_goodbye = itertools.cycle([True, False])
 
     async def attack(self) -> None:
         """Connect and send, again and again."""
@@ -151,7 +154,8 @@ class Enemy:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._introduce(reader, writer)
-            reading = asyncio.ensure_future(_read_all(reader))  # noqa: TID251  ends with the connection
+            goodbye = CLOSE_FRAME if next(self._heeds_goodbye) else None
+            reading = asyncio.ensure_future(_read(reader, goodbye))  # noqa: TID251  ends with the connection
             while not reading.done():
                 writer.write(block)
                 await writer.drain()
@@ -173,11 +177,12 @@ class Enemy:
         await reader.readuntil(self._dialect.awaited)
 
 
-async def _read_all(reader: asyncio.StreamReader) -> None:
-    """Read to the end, so that nobody can be cut off for what it leaves unread."""
+async def _read(reader: asyncio.StreamReader, goodbye: bytes | None) -> None:
+    """Read to a goodbye or to the end, so that nobody can be cut off for what it leaves unread."""
     with contextlib.suppress(OSError):
-        while await reader.read(READ_BYTES):
-            pass
+        while data := await reader.read(READ_BYTES):
+            if goodbye is not None and goodbye in data:
+                return
 
 
 def _block(message: str | bytes) -> bytes:
