@@ -117,7 +117,7 @@ function Bridge() {
           </li>
         ))}
         {stopped.map((id) => (
-          <li key={id}>
+          <li key={id} data-stopped>
             <span className="working">Agent {id} is stopped</span>
             <button type="button" className="plain" onClick={() => bridge.allow(id)}>Allow</button>
           </li>

@@ -58,6 +58,7 @@ export class BridgePanel {
     const row = element('agent-row').content.firstElementChild.cloneNode(true);
     const name = this.#names.get(id) ?? id;
     row.querySelector('.working').textContent = isStopped ? `Agent ${name} is stopped` : `Agent ${name} is working`;
+    row.toggleAttribute('data-stopped', isStopped);
     const button = row.querySelector('button');
     button.textContent = isStopped ? 'Allow' : 'Stop';
     button.addEventListener('click', () => {
