@@ -133,6 +133,24 @@ async def test_command_that_is_no_longer_awaited_is_aborted(gateway: ResumingGat
         assert session.all("response") == []
 
 
+async def test_event_is_sent_again_until_it_is_acknowledged(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await client_id(page)
+        session.acknowledges = False
+        await page.evaluate("agentbridge.emit('seen', 1, {id: 'e1'})")
+        await until(lambda: len(session.all("event")) == 1, 10)
+        session.acknowledges = True
+        assert session.socket is not None
+        session.socket.transport.abort()
+        await until(lambda: len(session.all("event")) == 2, 10)
+        await session.socket.close(1012)
+        await until(lambda: len(session.all("capability")) == 3, 10)
+        await page.evaluate("agentbridge.emit('seen', 2, {id: 'e2'})")
+        await until(lambda: len(session.all("event")) == 3, 10)
+        assert [frame["id"] for frame in session.all("event")] == ["e1", "e1", "e2"]
+
+
 async def test_session_that_is_gone_is_followed_by_a_fresh_one(gateway: ResumingGateway, pages: Site) -> None:
     async with open_page(pages.page(TOOLS)) as page:
         session = await gateway.session()
