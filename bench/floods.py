@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from measuring import load, report
 from measuring.bars import FLOOR
+from measuring.enemies.dialects import KINDS as DIALECT_KINDS
+from measuring.enemies.dialects import OF_AGENTS
 from measuring.flooder import BODIES, FRAMES, HOARDS, HTTP_BLOCKS, WITHOUT_HANDSHAKE
-from measuring.hostile import KINDS as DIALECT_KINDS
-from measuring.hostile import OF_AGENTS
 from measuring.load import Load, Probe
 from measuring.processes import Service, forget_peak, free_port, peak_mb, running
 from measuring.report import Outcome, Table
@@ -213,7 +213,7 @@ def _send(given: Bridge, flood: Flood, seconds: float) -> dict[str, Any]:
     port, path = (given.system.socket_port, "/ws") if flood.target == GATEWAY else (given.system.api_port, "/api/ws")
     token = given.app_token if flood.target == GATEWAY else given.agent_token
     if flood.kind in DIALECT_KINDS:
-        return _said(["-m", "measuring.hostile", port, flood.kind, flood.sockets, seconds], {"TOKEN": token})
+        return _said(["-m", "measuring.enemies.dialects", port, flood.kind, flood.sockets, seconds], {"TOKEN": token})
     arguments = [MEASURING / "flooder.py", port, path, flood.kind, flood.sockets, seconds]
     return _said(arguments, {"TOKEN": token} if flood.with_token else {})
 

@@ -1,4 +1,4 @@
-"""Speak a dialect to a port of loopback as an enemy: `hostile.py PORT KIND SOCKETS SECONDS`; KIND is one of `KINDS`.
+"""Speak a dialect to a port of loopback as an enemy: `dialects.py PORT KIND SOCKETS SECONDS`; KIND is one of `KINDS`.
 
 Each connection introduces itself as clients of its dialect do, with the token in the variable TOKEN, and then sends one
 message as fast as it is taken: `bad` kinds one that is refused, `flood` kinds one that is well-formed. Every second one
