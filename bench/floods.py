@@ -4,8 +4,9 @@
 Each kind of flood is sent to each process for some seconds, by one socket and by many, with a token and without.
 Meanwhile a neighbour, of another tenant, sends a command every few milliseconds; during floods of questions it asks the
 registry instead. Its wait is real time, beside the same while nothing is flooded, which is measured at the beginning,
-in the middle and at the end. The hold is CPU time of the loop's thread, so that a busy machine does not count. At last
-each process is asked to end in a flood. A last table names the lines that miss a bar; then the exit code is 1.
+in the middle and at the end. Enemies that speak a dialect come back as often as they are sent away. The hold is CPU
+time of the loop's thread, so that a busy machine does not count. At last each process is asked to end in a flood. A
+last table names the lines that miss a bar; then the exit code is 1.
 """
 
 import argparse
@@ -23,17 +24,20 @@ from typing import Any, NamedTuple
 
 from measuring import load, report
 from measuring.bars import FLOOR
+from measuring.enemies.dialects import KINDS as DIALECT_KINDS
+from measuring.enemies.dialects import OF_AGENTS
 from measuring.flooder import BODIES, FRAMES, HOARDS, HTTP_BLOCKS, WITHOUT_HANDSHAKE
 from measuring.load import Load, Probe
 from measuring.processes import Service, forget_peak, free_port, peak_mb, running
 from measuring.report import Outcome, Table
 from measuring.systems import System, nats
+from measuring.tools import HERE
 
 from protocol.access import AGENT, APP
 from protocol.runtime.settings import environment, variable
 from protocol.runtime.tokens import mint
 
-MEASURING = Path(__file__).parent / "measuring"
+MEASURING = HERE / "measuring"
 TOKEN_SECONDS = 6 * 3600
 SETTLE_SECONDS = 0.4
 EVERY_MS = 20
@@ -104,7 +108,9 @@ def main() -> None:
     parser.add_argument("--sockets", type=report.numbers, default=[1, 40], help="how many sockets flood, with commas")
     parser.add_argument("--seconds", type=float, default=2, help="how long each flood takes")
     parser.add_argument(
-        "--kinds", default=",".join((*FRAMES, *HTTP_BLOCKS, *HOARDS, *OTHERS)), help="which kinds, with commas"
+        "--kinds",
+        default=",".join((*FRAMES, *HTTP_BLOCKS, *HOARDS, *DIALECT_KINDS, *OTHERS)),
+        help="which kinds, with commas",
     )
     parser.add_argument("--no-strict", dest="strict", action="store_const", const=None, help="exit with 0 in any case")
     parser.set_defaults(strict=FLOOR)
@@ -138,15 +144,26 @@ def measure(given: argparse.Namespace, folder: Path) -> Outcome:
 def _floods(given: argparse.Namespace) -> Iterator[Flood]:
     """Yield all floods; an attack by `attacker.py` has a token, or has not, by its kind."""
     for kind in (kind for kind in given.kinds.split(",") if kind != "bytes"):
-        targets = [OTHERS[kind][0]] if kind in OTHERS else _targets(kind)
-        tokens = (OTHERS[kind][1],) if kind in OTHERS else (False,) if kind in WITHOUT_HANDSHAKE else (False, True)
-        for target in targets:
-            for with_token in tokens:
+        for target in _targets(kind):
+            for with_token in _tokens(kind):
                 for sockets in given.sockets:
                     yield Flood(target, kind, sockets, with_token)
 
 
+def _tokens(kind: str) -> tuple[bool, ...]:
+    """Return whether a kind is sent without a token, with one, or both. A dialect begins with a session, by a token."""
+    if kind in OTHERS:
+        return (OTHERS[kind][1],)
+    if kind in DIALECT_KINDS:
+        return (True,)
+    return (False,) if kind in WITHOUT_HANDSHAKE else (False, True)
+
+
 def _targets(kind: str) -> list[str]:
+    if kind in OTHERS:
+        return [OTHERS[kind][0]]
+    if kind in DIALECT_KINDS:
+        return [AGENT_API if kind in OF_AGENTS else GATEWAY]
     if kind in HTTP_BLOCKS or kind in BODIES:
         return [AGENT_API]
     return [GATEWAY] if kind in ONLY_APPLICATIONS else [GATEWAY, AGENT_API]
@@ -195,6 +212,8 @@ def _send(given: Bridge, flood: Flood, seconds: float) -> dict[str, Any]:
         return _said([MEASURING / "attacker.py", flood.kind, flood.sockets, seconds], given.variables)
     port, path = (given.system.socket_port, "/ws") if flood.target == GATEWAY else (given.system.api_port, "/api/ws")
     token = given.app_token if flood.target == GATEWAY else given.agent_token
+    if flood.kind in DIALECT_KINDS:
+        return _said(["-m", "measuring.enemies.dialects", port, flood.kind, flood.sockets, seconds], {"TOKEN": token})
     arguments = [MEASURING / "flooder.py", port, path, flood.kind, flood.sockets, seconds]
     return _said(arguments, {"TOKEN": token} if flood.with_token else {})
 
@@ -202,7 +221,7 @@ def _send(given: Bridge, flood: Flood, seconds: float) -> dict[str, Any]:
 def _said(arguments: list[Any], variables: dict[str, str]) -> dict[str, Any]:
     """Run a flooder and return what it prints: at the lowest priority, because strangers have machines of their own."""
     command, given = ["nice", "-n", "19", sys.executable, *map(str, arguments)], {**environment(), **variables}
-    ended = subprocess.run(command, env=given, stdout=subprocess.PIPE, check=True, timeout=120)
+    ended = subprocess.run(command, cwd=HERE, env=given, stdout=subprocess.PIPE, check=True, timeout=120)
     said: dict[str, Any] = json.loads(ended.stdout)
     return said
 

@@ -1,7 +1,8 @@
 """The overview of a scope: two lists, functions and components, each item with the id of its client.
 
 Sans-I/O. An overview is made in steps, because a tenant may have many thousands of clients. Its bytes are bounded: the
-next page begins after the client that it names.
+next page begins after the client that it names. Detached clients are left out: an overview has no word for their state,
+and a command to one of them is only told to be tried again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,7 +72,7 @@ class Overview:
     def _take(self, client: Client) -> bool:
         """Add a client's wanted capabilities; return whether there was room."""
         wanted = self._wanted.takes
-        if not any(map(wanted, client.capabilities.offers.values())):
+        if client.record.is_detached or not any(map(wanted, client.capabilities.offers.values())):
             return True
         items = [item for item in self._written(client) if wanted(item.offer)]
         size = sum(len(memoryview(item.json)) for item in items)

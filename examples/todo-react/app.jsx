@@ -101,6 +101,7 @@ function Bridge() {
   const bridge = useAgentBridge();
   const { state, agents } = useBridgeState();
   const connected = state?.phase === 'ready';
+  const stopped = (bridge?.stoppedAgents ?? []).map(({ id }) => id);
   return (
     <section className="card bridge" data-phase={state?.phase}>
       <div className="bridge-head">
@@ -109,10 +110,16 @@ function Bridge() {
       </div>
       <p className="quiet">{connected ? <code id="client-id">{state.clientId}</code> : state?.reason}</p>
       <ul id="agents" aria-label="Agents at work">
-        {agents.map(({ id, name }) => (
+        {agents.filter(({ id }) => !stopped.includes(id)).map(({ id, name }) => (
           <li key={id}>
             <span className="working">Agent {name ?? id} is working</span>
             <button type="button" className="plain" onClick={() => bridge.stop(id)}>Stop</button>
+          </li>
+        ))}
+        {stopped.map((id) => (
+          <li key={id} data-stopped>
+            <span className="working">Agent {id} is stopped</span>
+            <button type="button" className="plain" onClick={() => bridge.allow(id)}>Allow</button>
           </li>
         ))}
       </ul>

@@ -16,7 +16,7 @@ const element = (id) => document.getElementById(id);
 export class BridgePanel {
   #bridge;
   #rows = new Map();
-  #stopped = new Map();
+  #names = new Map();
   #running = new Set();
   #commands = 0;
   #idle = 0;
@@ -32,7 +32,7 @@ export class BridgePanel {
     this.#showState(bridge.state);
     bridge.addEventListener('state', ({ detail }) => this.#showState(detail));
     bridge.addEventListener('command', ({ detail }) => this.#showCommand(detail));
-    bridge.addEventListener('agents', ({ detail }) => this.#showAgents(detail));
+    bridge.addEventListener('agents', () => this.#showAgents());
     element('connect').addEventListener('click', () => bridge.reconnect());
     element('copy').addEventListener('click', () => this.#copyId());
   }
@@ -43,42 +43,29 @@ export class BridgePanel {
     element('reason').textContent = reason;
     element('connect').hidden = phase !== 'stopped' && phase !== 'waiting';
     element('client-id').textContent = clientId ?? '–';
-    element('copy').hidden = clientId === null;
+    element('copy').hidden = clientId === null || !navigator.clipboard; // which pages without https lack
   }
 
-  /** Who works here now, each with a button that ends it. Agents that were stopped stay until they are allowed again. */
-  #showAgents(agents) {
-    const names = new Map(agents.map(({ id, name }) => [id, name ?? id]));
-    for (const [id, name] of this.#stopped) names.set(id, name);
-    const rows = [...names].map(([id, name]) => this.#agentRow(id, name));
-    element('agents').replaceChildren(...rows);
+  /** Who works here now, and who was stopped, each with a button. */
+  #showAgents() {
+    const stopped = this.#bridge.stoppedAgents.map(({ id }) => id);
+    for (const { id, name } of this.#bridge.agents) this.#names.set(id, name ?? id);
+    const ids = new Set([...this.#bridge.agents.map(({ id }) => id), ...stopped]);
+    element('agents').replaceChildren(...[...ids].map((id) => this.#agentRow(id, stopped.includes(id))));
   }
 
-  #agentRow(id, name) {
+  #agentRow(id, isStopped) {
     const row = element('agent-row').content.firstElementChild.cloneNode(true);
-    const stopped = this.#stopped.has(id);
-    row.querySelector('.working').textContent = stopped ? `Agent ${name} is stopped` : `Agent ${name} is working`;
+    const name = this.#names.get(id) ?? id;
+    row.querySelector('.working').textContent = isStopped ? `Agent ${name} is stopped` : `Agent ${name} is working`;
+    row.toggleAttribute('data-stopped', isStopped);
     const button = row.querySelector('button');
-    button.textContent = stopped ? 'Allow' : 'Stop';
+    button.textContent = isStopped ? 'Allow' : 'Stop';
     button.addEventListener('click', () => {
-      if (stopped) this.#allow(id);
-      else this.#stop(id, name);
-      this.#showAgents(this.#bridge.agents);
+      if (isStopped) this.#bridge.allow(id);
+      else this.#bridge.stop(id, { seconds: STOP_SECONDS });
     });
     return row;
-  }
-
-  #stop(id, name) {
-    this.#stopped.set(id, name);
-    this.#bridge.stop(id, { seconds: STOP_SECONDS });
-    setTimeout(() => { // the gateway lets it in again by itself
-      if (this.#stopped.delete(id)) this.#showAgents(this.#bridge.agents);
-    }, STOP_SECONDS * 1000);
-  }
-
-  #allow(id) {
-    this.#stopped.delete(id);
-    this.#bridge.allow(id);
   }
 
   #showCommand(command) {

@@ -32,6 +32,7 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
   #toldMetadata = "";
   #wantsAgents = false;
   #resumable = false;
+  #stopEnds: ReturnType<typeof setTimeout> | undefined;
 
   constructor(options: Public.ConnectOptions) {
     super();
@@ -107,11 +108,17 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
   stop(agentId?: string, { seconds }: { seconds?: number } = {}): void {
     this.#identity.stop(agentId ?? "", Date.now() + (seconds ?? STOP_SECONDS) * 1000);
     this.#send({ type: "stop", agentId, seconds });
+    this.#showStops();
   }
 
   allow(agentId?: string): void {
     this.#identity.allow(agentId ?? "");
     this.#send({ type: "allow", agentId });
+    this.#showStops();
+  }
+
+  get stoppedAgents(): readonly Public.StoppedAgent[] {
+    return this.#identity.stops.map(([id, until]) => (id === "" ? { until } : { id, until }));
   }
 
   reconnect(): void {
@@ -208,6 +215,15 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
     for (const [agentId, until] of this.#identity.stops) {
       this.#send({ type: "stop", agentId: agentId || undefined, seconds: (until - Date.now()) / 1000 });
     }
+    this.#showStops();
+  }
+
+  /** Tell who is stopped, now and when the next one is let in again. */
+  #showStops(): void {
+    this.dispatchEvent(new CustomEvent("agents", { detail: this.agents }));
+    clearTimeout(this.#stopEnds);
+    const next = Math.min(...this.stoppedAgents.map(({ until }) => until));
+    if (next < Infinity) this.#stopEnds = setTimeout(() => this.#showStops(), next - Date.now());
   }
 
   #registered(): void {

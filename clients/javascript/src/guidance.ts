@@ -1,5 +1,7 @@
 /** What a developer should know, in the console, once for each cause. */
 
+const LOCAL = ", or its user must allow this page to reach the local network, for which it has to come by https";
+
 export class Guidance {
   #told = new Set<string>();
 
@@ -37,8 +39,8 @@ export async function diagnose(url: URL, guidance: Guidance): Promise<void> {
       guidance.tell("origin", `the gateway refuses pages of ${location.origin}: add it to AGENTBRIDGE_ALLOWED_ORIGINS`);
     }
   } catch {
-    const local = isPrivate(url.hostname) && !isPrivate(location.hostname) ? "its permission for local networks, " : "";
-    const causes = `the gateway does not run, or the browser keeps this page from it (${local}connect-src of the page's CSP)`;
+    const local = isPrivate(url.hostname) && !isPrivate(location.hostname) ? LOCAL : "";
+    const causes = `the gateway does not run, or connect-src of the page's CSP does not name it${local}`;
     guidance.tell("unreachable", `${about.origin} cannot be reached: ${causes}`);
   }
 }

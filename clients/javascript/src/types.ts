@@ -126,6 +126,12 @@ export interface ActiveAgent extends AgentIdentity {
   since: string;
 }
 
+/** An agent that the user has stopped here, all agents without an `id`; `until` is in milliseconds since 1970. */
+export interface StoppedAgent {
+  id?: string;
+  until: number;
+}
+
 export interface BridgeEventMap {
   state: CustomEvent<State>;
   command: CustomEvent<CommandInfo>;
@@ -150,6 +156,8 @@ export interface AgentBridge extends EventTarget {
   readonly state: State;
   /** The agents that work here now; kept current from the first listener to `agents` on. */
   readonly agents: readonly ActiveAgent[];
+  /** Who was stopped and is not allowed again, also before a reload; `agents` events tell of each change. */
+  readonly stoppedAgents: readonly StoppedAgent[];
   /** Offer a tool. Rejects with `InvalidStateError` as WebMCP does, for a name that is taken or none. */
   registerTool(tool: Tool, options?: RegisterOptions): Promise<void>;
   /** Offer a component with actions. Throws `InvalidStateError` for an id that is taken. */

@@ -79,6 +79,19 @@ async def test_capabilities_are_told_at_the_beginning_and_after_each_change(worl
             await known(agent, ("add", "c1"))
 
 
+async def test_client_that_is_away_is_in_no_list_until_it_is_back(world: World, agent: AgentSocket) -> None:
+    """This form has no word for a client's state, so it names only those that a command can reach."""
+    await world.put("c1", [function("add")])
+    await world.put("c2", [function("say")])
+    await known(agent, ("add", "c1"), ("say", "c2"))
+    await world.put("c2", [function("say")], state="detached", revision=2)
+    await known(agent, ("add", "c1"))
+    await agent.send({"type": "query_capabilities", "id": "q"})
+    assert names(await agent.received(type="capabilities_result")) == [("add", "c1")]
+    await world.put("c2", [function("say")], revision=3)
+    await known(agent, ("add", "c1"), ("say", "c2"))
+
+
 async def test_query_is_answered_by_its_id_and_its_filters(world: World, agent: AgentSocket) -> None:
     await world.put("c1", [function("add", tags=["sum"]), function("say")])
     await world.put("c2", [MENU])

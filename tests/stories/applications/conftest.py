@@ -8,15 +8,18 @@ from support.nats.nats_server import NatsServer, free_port
 from support.processes.bridge import Bridge, running_bridge
 from support.processes.pages import Site, site
 
+# By a name that only a browser of the tests knows, this machine is no loopback to the page.
+ORIGINS = "http://127.0.0.1:*,https://127.0.0.1:*,http://app.test:*,https://app.test:*"
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bridge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bridge]:
     """All processes of a bridge; its gateway can be restarted on the same port."""
-    nats_server, origins = NatsServer(tmp_path_factory.mktemp("nats")), "http://127.0.0.1:*"
+    nats_server = NatsServer(tmp_path_factory.mktemp("nats"))
     await nats_server.start()
     try:
         folder, port = tmp_path_factory.mktemp("bridge"), free_port()
-        async with running_bridge(folder, nats_server.url, gateway_port=port, allowed_origins=origins) as running:
+        async with running_bridge(folder, nats_server.url, gateway_port=port, allowed_origins=ORIGINS) as running:
             yield running
     finally:
         nats_server.kill()

@@ -105,7 +105,7 @@ async def test_state_of_a_component_and_metadata_are_kept_current(running: Runni
     await until(current, 10)
 
 
-async def test_event_is_sent_again_until_a_gateway_has_stored_it(running: Running) -> None:
+async def test_event_is_stored_and_the_client_stays_the_same_when_its_gateway_dies(running: Running) -> None:
     first = await running.program.client_id()
     gateway = running.bridge.gateways[0]
     async with await nats.connect(running.bridge.nats_url) as client:

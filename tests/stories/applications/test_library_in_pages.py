@@ -62,6 +62,16 @@ async def test_user_is_asked_before_a_consequential_tool_and_may_say_no(bridge: 
         assert [record.get("confirmed") for record in records] == [None, "user"]
 
 
+async def test_user_is_told_how_much_of_a_long_input_is_not_shown(bridge: Bridge, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page, asyncio.TaskGroup() as tasks:
+        client_id = await ready(page)
+        dialog = page.get_by_role("dialog")
+        asked = tasks.create_task(bridge.call(client_id, "wipe", {"text": "x" * 3000}))
+        await expect(dialog).to_contain_text("xxx…\n(and 1016 characters more)")
+        await dialog.get_by_role("button", name="Decline", exact=True).click()
+        assert (await asked).json()["details"]["code"] == "declined"
+
+
 async def test_questions_come_one_by_one_and_all_of_an_agent_can_be_declined(bridge: Bridge, pages: Site) -> None:
     async with open_page(pages.page(TOOLS)) as page, asyncio.TaskGroup() as tasks:
         client_id = await ready(page)

@@ -1,13 +1,17 @@
 """The library beside gateways that keep sessions: a page stays the same client over reloads and lost gateways."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Page
-from support.processes.bridge import Bridge
+from support.nats.nats_server import NatsServer
+from support.nats.relay import relay_to
+from support.processes.bridge import Bridge, running_bridge
 from support.processes.browser import open_page
-from support.processes.pages import Site
+from support.processes.pages import Site, site
 from support.wait import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -57,6 +61,32 @@ async def test_page_whose_gateway_was_killed_is_the_same_client_at_the_next(brid
         assert await ready(page) == client_id
         await page.evaluate("localStorage.setItem('once', 1)")
         await until(lambda: succeeds(bridge, client_id), 10)
+
+
+async def test_page_that_slept_for_longer_than_the_grace_begins_a_fresh_session(
+    tmp_path: Path, private_nats: NatsServer
+) -> None:
+    """Its connection is gone when it wakes, and so is its session: a command that it had begun is nobody's any more."""
+    async with (
+        running_bridge(
+            tmp_path / "bridge", private_nats.url, allowed_origins="http://127.0.0.1:*", resume_grace_seconds=1
+        ) as bridge,
+        relay_to(urlsplit(bridge.gateway_url).port or 0) as (relay, url),
+    ):
+        with site(url.replace("nats", "ws")) as pages:
+            async with open_page(pages.page(TOOLS)) as page, asyncio.TaskGroup() as tasks:
+                client_id = await ready(page)
+                await page.evaluate("agentbridge.addEventListener('command', ({detail}) => { window.last = detail })")
+                called = tasks.create_task(bridge.call(client_id, "once"))
+                await begun(page, "once")
+                relay.cut()
+                assert (await called).json()["code"] == "client_lost"
+                await bridge.listed()
+                await until(lambda: page.evaluate("agentbridge.state.phase === 'waiting'"), 10)
+                relay.mend()
+                again = await ready(page)
+                assert await page.evaluate("[last.status, last.message]") == ["cancelled", "the session was lost"]
+                await until(lambda: succeeds(bridge, again), 10)
 
 
 async def succeeds(bridge: Bridge, client_id: str) -> bool:

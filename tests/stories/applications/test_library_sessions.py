@@ -133,6 +133,24 @@ async def test_command_that_is_no_longer_awaited_is_aborted(gateway: ResumingGat
         assert session.all("response") == []
 
 
+async def test_event_is_sent_again_until_it_is_acknowledged(gateway: ResumingGateway, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await client_id(page)
+        session.acknowledges = False
+        await page.evaluate("agentbridge.emit('seen', 1, {id: 'e1'})")
+        await until(lambda: len(session.all("event")) == 1, 10)
+        session.acknowledges = True
+        assert session.socket is not None
+        session.socket.transport.abort()
+        await until(lambda: len(session.all("event")) == 2, 10)
+        await session.socket.close(1012)
+        await until(lambda: len(session.all("capability")) == 3, 10)
+        await page.evaluate("agentbridge.emit('seen', 2, {id: 'e2'})")
+        await until(lambda: len(session.all("event")) == 3, 10)
+        assert [frame["id"] for frame in session.all("event")] == ["e1", "e1", "e2"]
+
+
 async def test_session_that_is_gone_is_followed_by_a_fresh_one(gateway: ResumingGateway, pages: Site) -> None:
     async with open_page(pages.page(TOOLS)) as page:
         session = await gateway.session()
@@ -181,6 +199,31 @@ async def test_page_that_the_user_comes_back_to_is_the_same_client(gateway: Resu
         await page.go_back()
         session = gateway.sessions[0]
         await until(lambda: page.evaluate("agentbridge.state.phase === 'ready'"), 15)
+        await session.command("once", "r1")
+        await begun(page, "once")
+        await page.evaluate("finish()")
+        assert (await session.answered("r1"))["result"] == "done"
+        assert len(gateway.sessions) == 1
+
+
+async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_state(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    """Playwright switches this cache off: without it, going back loads the page anew."""
+    shown = (
+        "window.kept = 'still here'; addEventListener('pageshow', (event) => { window.persisted = event.persisted })"
+    )
+    async with open_browser(without=["--disable-back-forward-cache"]) as context:
+        page = await context.new_page()
+        await page.goto(pages.page(f"{TOOLS}\n{shown}"))
+        assert await client_id(page) == "client-1"
+        for _ in range(2):
+            await page.goto(f"{pages.url}/icon.svg")
+            await page.go_back(wait_until="commit")
+            await until(lambda: page.evaluate("window.persisted"), 15)
+            assert await page.evaluate("kept") == "still here"
+            assert await client_id(page) == "client-1"
+        session = gateway.sessions[0]
         await session.command("once", "r1")
         await begun(page, "once")
         await page.evaluate("finish()")

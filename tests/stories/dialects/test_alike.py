@@ -10,8 +10,10 @@ import pytest
 from support.played.agent_socket import agent_socket
 from support.processes.bridge import Bridge
 from support.processes.javascript import NodeApp, needs_node, node_app
-from support.settings import app_token
+from support.settings import app_token, default
 from support.wait import until
+
+from gateway.settings import GatewaySettings
 
 pytestmark = needs_node
 URLS = {
@@ -21,6 +23,7 @@ URLS = {
     "document": "ws://{}/ws",
     "published_sdk": "ws://{}/agent-bridge",
 }
+MAX_IN_FLIGHT = default(GatewaySettings, "max_in_flight_per_client")
 every_dialect = pytest.mark.parametrize("dialect", URLS)
 
 
@@ -80,6 +83,23 @@ async def test_timeouts_and_cancels_reach_the_application_alike(bridge: Bridge, 
 
 
 @every_dialect
+async def test_limits_of_a_session_hold_alike(bridge: Bridge, dialect: str) -> None:
+    """Commands in flight are bounded; an answer above the limit ends its connection, and the library comes back."""
+    async with node_app(dialect, url_of(bridge, dialect), app_token()) as app:
+        client_id = await registered(bridge, app)
+        calls = [bridge.call(client_id, "never", timeout_ms=4000) for _ in range(MAX_IN_FLIGHT + 4)]
+        codes = [answer.json()["code"] for answer in await asyncio.gather(*calls)]
+        assert (codes.count("overloaded"), codes.count("timeout")) == (4, MAX_IN_FLIGHT)
+
+        lost = await bridge.call(client_id, "shout", {"characters": 2_000_000})
+        assert lost.json()["code"] == "client_lost"
+        await until(lambda: app.client_id != client_id, 20)
+        await app.heard("registered", count=2)
+        await bridge.listed(app.client_id)
+        assert (await bridge.call(app.client_id, "add", {"a": 1, "b": 2})).json()["result"] == 3
+
+
+@every_dialect
 async def test_progress_and_events_reach_agents_alike(bridge: Bridge, dialect: str) -> None:
     async with node_app(dialect, url_of(bridge, dialect), app_token()) as app:
         client_id = await registered(bridge, app)
@@ -101,8 +121,14 @@ async def test_progress_and_events_reach_agents_alike(bridge: Bridge, dialect: s
 @every_dialect
 async def test_client_that_leaves_is_gone_at_once_and_its_caller_hears_it(bridge: Bridge, dialect: str) -> None:
     async with node_app(dialect, url_of(bridge, dialect), app_token()) as app:
-        await registered(bridge, app)
-        await app.call("disconnect")
+        client_id = await registered(bridge, app)
+
+        async def leave() -> None:
+            await app.heard("begun")
+            await app.call("disconnect")
+
+        answer, _ = await asyncio.gather(bridge.call(client_id, "never", timeout_ms=20_000), leave())
+        assert answer.json()["code"] == "client_lost"
         await bridge.listed()
 
 

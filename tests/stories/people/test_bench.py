@@ -90,13 +90,15 @@ def test_events_are_all_received_and_stored() -> None:
 
 @needs_compiler
 def test_floods_are_sent_to_every_port() -> None:
-    answer = found("floods", "--sockets=1,3", "--seconds=0.3", "--kinds=pings,chunks,commands,questions", "--no-strict")
+    kinds = "pings,chunks,commands,questions,bad socketio,flood agents of the SDK"
+    answer = found("floods", "--sockets=1,3", "--seconds=0.3", f"--kinds={kinds}", "--no-strict")
     floods = [one for one in answer["floods"] if one["flood"] is not None]
     assert len(answer["floods"]) - len(floods) == 6, "it is calm three times, for commands and for questions"
     sent_to = {(one["flood"]["target"], one["flood"]["kind"]) for one in floods}
     assert sent_to == {
         *[("gateway", "pings"), ("agent_api", "pings"), ("agent_api", "chunks")],
         *[("gateway", "commands"), ("registry", "questions")],
+        *[("gateway", "bad socketio"), ("agent_api", "flood agents of the SDK")],
     }
     assert answer["endings"].keys() == {"gateway", "agent_api", "registry"}
     assert all(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
@@ -82,11 +83,20 @@ async def test_react_application_offers_what_is_mounted(bridge: Bridge) -> None:
         listed = (await bridge.call(client, "listTodos")).json()["result"]
         assert [each["title"] for each in listed] == ["Buy milk", "Call grandma"]
         await expect(page.locator("#agents .working")).to_have_text(["Agent agent-1 is working"])
+        await page.locator("#agents").get_by_role("button", name="Stop").click()
+        await expect(page.locator("#agents .working")).to_have_text(["Agent agent-1 is stopped"])
+        assert (await bridge.call(client, "listTodos")).json()["details"]["by"] == "user"
+        await page.locator("#agents").get_by_role("button", name="Allow").click()
+        await until(lambda: is_served(bridge, client), 10)
 
         await bridge.call(client, "draft", {"text": "Sleep"}, action="setText")
         await expect(page.get_by_label("What needs doing?")).to_have_value("Sleep")
         await until(lambda: drafts(bridge, client, "Sleep"), 10)
         await until(lambda: describes(bridge, client, "List the 2 to-dos, oldest first."), 10)
+
+
+async def is_served(bridge: Bridge, client: str) -> bool:
+    return (await bridge.call(client, "listTodos")).status_code == httpx.codes.OK
 
 
 async def drafts(bridge: Bridge, client: str, text: str) -> bool:

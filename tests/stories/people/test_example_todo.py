@@ -253,6 +253,27 @@ async def test_question_goes_away_with_the_agent_that_asked_it(example: Example)
     await expect(example.page.locator("#commands .status")).to_have_text(["cancelled"])
 
 
+async def test_person_stops_an_agent_that_works_and_allows_it_again_after_a_reload(example: Example) -> None:
+    page, client_id = example.page, await example.client_id()
+    await example.bridge.call(client_id, "listTodos")
+    await expect(page.locator("#agents .working")).to_have_text(["Agent agent-1 is working"])
+    await page.locator("#agents").get_by_role("button", name="Stop").click()
+    await expect(page.locator("#agents .working")).to_have_text(["Agent agent-1 is stopped"])
+    refused = await example.bridge.call(client_id, "listTodos")
+    assert (refused.json()["code"], refused.json()["details"]["by"]) == ("permission_denied", "user")
+
+    await page.reload()
+    await ready(page)
+    await expect(page.locator("#agents .working")).to_have_text(["Agent agent-1 is stopped"])
+    await page.locator("#agents").get_by_role("button", name="Allow").click()
+    await expect(page.locator("#agents .working")).to_have_count(0)
+    await until(lambda: is_served(example, client_id))
+
+
+async def is_served(example: Example, client_id: str) -> bool:
+    return (await example.bridge.call(client_id, "listTodos")).status_code == httpx.codes.OK
+
+
 async def test_page_comes_back_after_a_restart_of_the_gateway_with_what_it_had_to_tell(example: Example) -> None:
     page, gateway = example.page, example.bridge.gateways[0]
     async with await nats.connect(example.bridge.nats_url) as client:

@@ -13,6 +13,7 @@ const CAPABILITIES = [
   "count",
   "announce",
   "never",
+  "shout",
   { name: "rare", rateLimit: { limit: 1, perSeconds: 60 } },
   { type: "component", id: "panel", componentType: "panel", properties: { open: false }, actions: ["open"] },
 ]
@@ -46,6 +47,8 @@ class Application {
         return this.answer(requestId, null)
       case "panel":
         return this.answer(requestId, { action, parameters })
+      case "shout":
+        return this.answer(requestId, "x".repeat(parameters.characters))
       case "never":
         return this.tell("begun", requestId)
     }

@@ -21,13 +21,17 @@ LIBRARY = ROOT / "gateway/static/agentbridge.js"
 
 
 class PlayedSession:
-    """A session, its commands that are not answered, and everything that its clients have sent."""
+    """A session, its commands that are not answered, and everything that its clients have sent.
+
+    Events may be left without acknowledgement.
+    """
 
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
         self.socket: ServerConnection | None = None
         self.token = ""
         self.awaiting: dict[str, Frame] = {}
+        self.acknowledges = True
         self.received: list[Frame] = []
 
     def all(self, kind: str) -> list[Frame]:
@@ -58,7 +62,7 @@ class PlayedSession:
             self.awaiting.pop(frame["requestId"], None)
         if frame["type"] == "unknown":
             await self.send(self.awaiting[frame["requestId"]])
-        if "id" in frame:
+        if "id" in frame and (self.acknowledges or frame["type"] != "event"):
             await self.send({"type": "ack", "id": frame["id"]})
 
 

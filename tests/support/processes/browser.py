@@ -3,7 +3,8 @@
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from playwright.async_api import BrowserContext, ConsoleMessage, Page, async_playwright
@@ -20,7 +21,13 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 10_000
-OF_BROWSER = ("WebSocket connection to", "Failed to load resource", "WebMCP tool execution failed")
+OF_BROWSER = (
+    "WebSocket connection to",
+    "Failed to load resource",
+    "Access to fetch at",
+    "Mixed Content",
+    "WebMCP tool execution failed",
+)
 
 
 @contextlib.asynccontextmanager
@@ -33,14 +40,17 @@ async def open_page(url: str) -> AsyncIterator[Page]:
 
 
 @contextlib.asynccontextmanager
-async def open_browser(*flags: str) -> AsyncIterator[BrowserContext]:
+async def open_browser(*flags: str, without: Sequence[str] = (), **options: Any) -> AsyncIterator[BrowserContext]:
     """Run a browser; at the end, fail if a script of its pages has failed, or written an error to the console.
 
     What the browser itself writes about servers that do not answer and tools that throw is no fault of a page's.
+    `without` are flags that Playwright would give it; the other options are those of a context.
     """
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=[*FLAGS, *flags])
-        context = await browser.new_context()
+        browser = await playwright.chromium.launch(
+            executable_path=chromium(), args=[*FLAGS, *flags], ignore_default_args=without
+        )
+        context = await browser.new_context(**options)
         context.set_default_timeout(PATIENCE_MS)
         faults: list[str] = []
         context.on("weberror", lambda error: faults.append(str(error.error)))

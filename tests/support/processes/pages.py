@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from support.paths import ROOT
 from support.settings import app_token
 
 STRICT = (
@@ -16,8 +19,9 @@ STRICT = (
 PAGE = """<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">
 <link rel="icon" href="/icon.svg">
 <title>A page</title><h1>A page</h1>
-{before}<script src="{gateway}/agentbridge.js" data-token-url="/token" data-app="page"{attributes}></script>
+{before}<script src="{library}" data-token-url="/token" data-app="page"{attributes}></script>
 <script src="/app.js"></script></html>"""
+LIBRARY = ROOT / "gateway/static/agentbridge.js"
 Answer = tuple[int, object]
 
 
@@ -34,9 +38,17 @@ class Site:
         self.files = {"/icon.svg": ("<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml")}
 
     def page(self, script: str, attributes: str = "", before: str | None = None, path: str = "/") -> str:
-        """Serve a page with the library and a script after it, and perhaps one before; return its URL."""
+        """Serve a page with the gateway's library and a script after it, and perhaps one before; return its URL."""
+        return self._page(f"{self.gateway}/agentbridge.js", script, attributes, before, path)
+
+    def page_with_library(self, script: str = "") -> str:
+        """Serve a page and a copy of the library, for browsers that load none from the gateway; return its URL."""
+        self.files["/agentbridge.js"] = (LIBRARY.read_text(), "text/javascript")
+        return self._page("/agentbridge.js", script, f'data-gateway="{self.gateway}"', None, "/")
+
+    def _page(self, library: str, script: str, attributes: str, before: str | None, path: str) -> str:
         first = "" if before is None else '<script src="/before.js"></script>'
-        page = PAGE.format(gateway=self.gateway, attributes=f" {attributes}", before=first)
+        page = PAGE.format(library=library, attributes=f" {attributes}", before=first)
         self.files[path] = (page, "text/html; charset=utf-8")
         self.files["/app.js"] = (script, "text/javascript")
         self.files["/before.js"] = (before or "", "text/javascript")
@@ -53,8 +65,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(gateway_url: str) -> Iterator[Site]:
-    """Serve on loopback, until the end."""
+def site(gateway_url: str, *, host: str = "127.0.0.1", certificate: tuple[Path, Path] | None = None) -> Iterator[Site]:
+    """Serve on loopback, until the end: under a name if the browser knows one, by https if there is a certificate."""
     served: list[Site] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -77,7 +89,12 @@ def site(gateway_url: str) -> Iterator[Site]:
             """Stay silent."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        served.append(Site(f"http://127.0.0.1:{server.server_address[1]}", gateway_url))
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "http" if certificate is None else "https"
+        served.append(Site(f"{scheme}://{host}:{server.server_address[1]}", gateway_url))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

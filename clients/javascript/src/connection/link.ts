@@ -87,7 +87,7 @@ export class Link {
       this.#takeUser(token);
       this.#attach(this.#newSocket(token), token);
     } catch (error) {
-      if (attempt === this.#attempt) this.#withoutToken(error);
+      if (attempt === this.#attempt) this.#withoutSocket(error);
     }
   }
 
@@ -100,10 +100,11 @@ export class Link {
     return new Socket(asked, subprotocols);
   }
 
-  #withoutToken(error: unknown): void {
+  #withoutSocket(error: unknown): void {
     const sentence = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof LoggedOut)) return this.#retryLater(sentence);
-    this.#logOut(sentence);
+    if (error instanceof LoggedOut) this.#logOut(sentence);
+    else if (isForbidden(error)) this.#leave("stopped", sentence);
+    else this.#retryLater(sentence);
   }
 
   #logOut(sentence: string): void {
@@ -216,4 +217,9 @@ export class Link {
     this.close("another user is logged in");
     void this.#open();
   }
+}
+
+/** Tells whether a browser has refused to make a WebSocket, as one of `ws:` on a page of https: it always will. */
+function isForbidden(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "SecurityError";
 }

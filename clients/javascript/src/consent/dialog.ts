@@ -23,7 +23,9 @@ button {
   background: transparent; color: inherit; font: inherit; font-weight: 600; cursor: pointer;
 }
 button[value=allow] { border-color: #0f766e; background: #0f766e; color: #fff; }
-button[value=never] { margin-right: auto; padding: 0; border-color: transparent; font-weight: 400; }
+button[value=never] {
+  margin-right: auto; padding: 0; border: 0; font-weight: 400; text-decoration: underline; text-underline-offset: .2em;
+}
 :focus-visible { outline: 3px solid #14b8a6; outline-offset: 2px; }
 `;
 
@@ -56,10 +58,16 @@ function dialogOf({ agent, title, description, input }: ConfirmQuestion): HTMLDi
   const buttons = element("div", "");
   const answers = [["never", "Decline all from this agent"], ["decline", "Decline"], ["allow", "Allow"]] as const;
   buttons.append(...answers.map(([value, label]) => button(dialog, value, label)));
-  const input_ = JSON.stringify(input, null, 2) ?? "";
-  const shown = input_ === "{}" ? [] : [element("pre", input_.slice(0, MAX_SHOWN_CHARS))];
+  const text = JSON.stringify(input, null, 2) ?? "";
+  const shown = text === "{}" ? [] : [element("pre", shortened(text))];
   dialog.append(heading, element("p", `${name} wants to do this for you.`), element("p", description), ...shown, buttons);
   return dialog;
+}
+
+/** Returns as much of a text as can be read; a user who allows something must know that there is more of it. */
+function shortened(text: string): string {
+  const more = text.length - MAX_SHOWN_CHARS;
+  return more > 0 ? `${text.slice(0, MAX_SHOWN_CHARS)}…\n(and ${more} characters more)` : text;
 }
 
 function button(dialog: HTMLDialogElement, value: string, label: string): HTMLElement {

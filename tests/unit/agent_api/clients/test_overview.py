@@ -8,7 +8,7 @@ import pytest
 from agent_api.clients import overview
 from agent_api.clients.overview import Overview, OverviewQuery, WrittenCapabilities
 from protocol.discovery import Client, Query
-from protocol.records import ClientRecord, read_capabilities
+from protocol.records import DETACHED, ClientRecord, read_capabilities
 
 ADD = {"type": "function", "name": "add", "tags": ["cart"], "clientId": "somebody else"}
 FORM = {
@@ -60,6 +60,12 @@ def test_capabilities_are_told_with_their_client_and_actions_by_name() -> None:
         {**FORM, "clientId": "c2", "actions": {"send": {}, "clear": {"parameters": {}}}},
     ]
     assert after is None
+
+
+def test_client_that_has_lost_its_connection_is_left_out_until_it_is_back() -> None:
+    there, away = client("c1", ADD), client("c2", FORM)
+    away = Client(msgspec.structs.replace(away.record, state=DETACHED), away.capabilities)
+    assert made(by_id(there, away)) == ([{**ADD, "clientId": "c1"}], [], None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Programs that flood a bridge and come back when they are sent away."""
