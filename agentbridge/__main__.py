@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 class _CommandGroup(click.Group):
-    """Commands in the order a newcomer needs them, and one boundary for their errors."""
+    """The commands, in the order in which a newcomer needs them. Errors become one sentence and exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _drop_what_nobody_reads() -> None:
-    """Empty a standard error that nobody has open; the interpreter would try once more and exit with 120."""
+    """Discard unwritten text if standard error is closed. The interpreter would try again and exit with 120."""
     try:
         sys.stderr.flush()
     except OSError:

@@ -1,7 +1,7 @@
 """The Model Context Protocol on standard input and output, for hosts that start their servers as programs.
 
-Each request is passed on to `/mcp` of an agent API, in the newest era, whichever era the host speaks. Only this module
-imports the library, which is an extra.
+Each request goes to `/mcp` of an agent API, in the newest revision of the protocol, whichever the host speaks. Only
+this module imports the `mcp` library, which is an optional extra.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ TokenNow = Callable[[], str | None]
 
 
 class _BearerNow(httpx2.Auth):
-    """Sends a token that is good now: a host runs for longer than one is."""
+    """Sends the present token with each request, because a host runs for longer than a token is valid."""
 
     def __init__(self, token_now: TokenNow) -> None:
         self._token_now = token_now
@@ -50,7 +50,7 @@ class _BearerNow(httpx2.Auth):
 
 
 class McpBridge:
-    """Passes requests on, and tells the host when the list has changed."""
+    """Passes requests on, and tells the host when the list of tools changes."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -88,11 +88,11 @@ class McpBridge:
             meta=meta or None,
         )
         if ctx.protocol_version < MODERN and not isinstance(result.structured_content, dict):
-            result.structured_content = None  # it had to be an object
+            result.structured_content = None  # older revisions allow only an object
         return result
 
     async def _follow(self) -> None:
-        """Tell the host of changes; a stream that is lost is opened anew, and may have missed one."""
+        """Tell the host of changes. After a lost stream tell it, too, because a change may have been missed."""
         while True:
             with contextlib.suppress(MCPError, RuntimeError, httpx2.HTTPError, TimeoutError):
                 async with self._client.listen(tools_list_changed=True) as changes:
@@ -114,7 +114,7 @@ async def connected_bridge(url: str, token_now: TokenNow) -> AsyncGenerator[McpB
         httpx2.AsyncClient(auth=_BearerNow(token_now), timeout=HTTP_TIMEOUT, trust_env=False) as http,
         Client(streamable_http_client(url, http_client=http), mode=MODERN) as client,
     ):
-        await client.list_tools(cache_mode="bypass")  # better now than when the host's user asks for something
+        await client.list_tools(cache_mode="bypass")  # fail now rather than at the user's first question
         yield McpBridge(client)
 
 
@@ -125,7 +125,7 @@ async def serve(url: str, token_now: TokenNow) -> None:
 
 
 def sentence_of(group: BaseExceptionGroup[Exception]) -> str:
-    """Return the first reason of a failure."""
+    """Return the sentence of the first error in a group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""`agentbridge call`: have an application execute a command, directly over NATS."""
+"""`agentbridge call`: lets an application execute a command, directly over NATS."""
 
 import asyncio
 from collections.abc import Sequence
@@ -77,9 +77,9 @@ def call(
 
 
 def parse_words(words: Sequence[str], user: str | None, app: str | None) -> tuple[str | None, str, Sequence[str]]:
-    """Return the client, None if `user` is given in its place, the target, and the rest.
+    """Return the client (None if `user` is given instead), the target, and the remaining words.
 
-    Raises `click.UsageError` if one of them is missing.
+    Raises `click.UsageError` if the client or the target is missing.
     """
     if app is not None and user is None:
         raise click.UsageError("--app goes with --user")
@@ -124,7 +124,7 @@ def _command(client: str | None, **fields: Any) -> CommandRequest:
 
 
 class _CallDone(Exception):
-    """Ends the task group of a call that has its answer; probes would otherwise sleep on for a second."""
+    """Ends the task group of an answered call at once, because its probes would sleep on for a second."""
 
 
 class _AddressedCommand(NamedTuple):
@@ -175,7 +175,7 @@ def _print(response: CommandResponse, *, as_json: bool) -> None:
 async def _converse(
     connection: Connection, addressed: _AddressedCommand, token: str | None, on_progress: OnProgress | None
 ) -> CommandResponse:
-    """Return the answer, or the error that took its place."""
+    """Send the command and return its answer, or its error as one."""
     response, directory = None, RegistryClient(connection, tenant_of(token), token)
     try:
         async with asyncio.TaskGroup() as tasks:

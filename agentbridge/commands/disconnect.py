@@ -1,4 +1,4 @@
-"""`agentbridge disconnect`: an administrator ends everything that an agent has open."""
+"""`agentbridge disconnect`: an administrator ends all connections of an agent."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""`agentbridge events`: events of applications, and their arrivals and departures, live from NATS."""
+"""`agentbridge events`: events of applications and changes of clients, live from NATS."""
 
 import asyncio
 import fnmatch

@@ -103,7 +103,7 @@ def _query(metadata: tuple[str, ...], **filters: Any) -> Query:
 
 
 def _narrowed(record: ClientRecord, query: Query) -> ClientRecord:
-    """Return a record with the capabilities that are asked for alone."""
+    """Return a record with only the capabilities that the query selects."""
     if not query.selects_capabilities:
         return record
     return replace(record, capabilities=narrowed(read_capabilities(record.capabilities), query))
@@ -125,7 +125,7 @@ def _offers(record: ClientRecord) -> str:
 
 
 def capability_rows(capability: dict[str, Any]) -> list[list[str]]:
-    """Return a row for a function, and one for each action of a component."""
+    """Return the table rows of a capability: one for a function, one for each action of a component."""
     description = str(capability.get("description") or "")
     if capability["type"] == "function":
         return [[capability["name"], "", _parameters(capability.get("parameters")), description]]
@@ -156,7 +156,7 @@ def _parameters(schema: Any) -> str:
 
 
 def _takes_nothing(schema: dict[str, Any]) -> bool:
-    """Tell whether a JSON Schema that names no property means that there is none, not that it does not care."""
+    """Tell whether a JSON Schema without named properties allows no parameters, rather than any."""
     if "patternProperties" in schema:
         return False
     others = schema.get("additionalProperties")

@@ -1,4 +1,4 @@
-"""`agentbridge mcp`: a server of the Model Context Protocol for desktop hosts."""
+"""`agentbridge mcp`: an MCP server for desktop hosts."""
 
 import asyncio
 import shutil
@@ -50,7 +50,7 @@ def mcp(settings: CommandSettings, url: str | None, name: str, host: str | None)
 
 
 def _place(settings: CommandSettings, url: str | None) -> str:
-    """Return where `/mcp` is. Raises `ConfigurationError` if nothing says so."""
+    """Return the URL of `/mcp`. Raises `ConfigurationError` if neither `url` nor a running `up` gives it."""
     running = data_folder.read(Path(settings.data_dir))
     if url is None and running is None:
         raise ConfigurationError(
@@ -62,7 +62,7 @@ def _place(settings: CommandSettings, url: str | None) -> str:
 
 
 def _own_command(settings: CommandSettings, url: str | None) -> list[str]:
-    """Return how a host, whose folder is another one, starts this command."""
+    """Return the command line for a host, with absolute paths because the host runs in another folder."""
     program = shutil.which(sys.argv[0]) or shutil.which("agentbridge") or "agentbridge"
     where = ["--data-dir", str(Path(settings.data_dir).resolve())] if url is None else ["--url", url]
     return [str(Path(program).absolute()), "mcp", *where]

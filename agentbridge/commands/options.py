@@ -1,4 +1,4 @@
-"""Options that several commands share: how to reach NATS and with which token, and JSON for programs."""
+"""Options of several commands: the NATS server, the token, and `--json`."""
 
 import functools
 import re
@@ -29,9 +29,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 
 def duration(text: str, option: str | None = None) -> int:
-    """Return the seconds of `90s`, `15m`, `12h` or `7d`.
+    """Parse `90s`, `15m`, `12h` or `7d` into seconds.
 
-    Raises `click.BadParameter` that names the option, because click does not know it here.
+    Raises `click.BadParameter`. Pass `option` to name it in the error if click does not call this itself.
     """
     found = _DURATION.fullmatch(text)
     if found is None or int(found[1]) == 0:
@@ -40,7 +40,7 @@ def duration(text: str, option: str | None = None) -> int:
 
 
 def needs_settings(*fields: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Give a command its settings first: from flags for these fields, the environment, and a running `up`."""
+    """Pass a command its settings as the first argument: flags for `fields`, the environment, a running `up`."""
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         def with_settings(*args: Any, **kwargs: Any) -> R:

@@ -1,9 +1,9 @@
-"""Subscriptions whose messages are handled where they arrive, without a queue and a task for each subscription.
+"""Direct subscriptions: their handlers run as messages arrive, without a queue and a task for each subscription.
 
-The library gives each subscription a queue and a task, 5 KB that a gateway would pay for every client, and a wake-up
-for every message. A handler that never waits needs neither: here it runs in the reading of the connection, so that the
-messages of all such subscriptions are handled in the order in which the server sent them. The library's object is kept,
-for reconnects and drains; only its queue is another one.
+nats-py gives each subscription a queue and a task. That is 5 KB for every client of a gateway, and a wake-up for every
+message. A handler that never waits needs neither. Here it runs in the connection's reader, so the messages of all
+direct subscriptions are handled in the server's order. The library's `Subscription` stays, for reconnects and drains,
+with another object as its queue.
 """
 
 import logging
@@ -15,11 +15,11 @@ from nats.aio.subscription import Subscription
 
 log = logging.getLogger(__name__)
 DirectHandler = Callable[[Msg], None]
-Drops = Callable[[bytes, bytes], bool]  # by the subject and the block of headers
+Drops = Callable[[bytes, bytes], bool]  # gets the subject and the raw headers; True drops the message
 
 
 class HandOver:
-    """Stands in the place of a subscription's queue, and hands each message over at once, unless it `drops` it."""
+    """A subscription's queue that holds nothing: it calls the handler at once with each message."""
 
     __slots__ = ("_handler", "drops")
 
@@ -28,28 +28,28 @@ class HandOver:
         self.drops = drops
 
     def put_nowait(self, msg: Msg) -> None:
-        """Handle a message; an error that escaped would end the reading of the whole connection."""
+        """Call the handler. Its errors are logged, because one that escapes would stop the connection's reader."""
         try:
             self._handler(msg)
         except Exception:
             log.exception("the handler of %s failed", msg.subject)
 
     def qsize(self) -> int:
-        """Return how many messages wait: none ever does."""
+        """Return 0: no message ever waits."""
         return 0
 
     def empty(self) -> bool:
-        """Tell that no message waits."""
+        """Return True: no message ever waits."""
         return True
 
     async def join(self) -> None:
-        """Wait until all messages are handled: they are."""
+        """Return at once: all messages are handled."""
 
 
 async def subscribe(
     client: Client, subject: str, handler: DirectHandler, queue: str = "", drops: Drops | None = None
 ) -> Subscription:
-    """Subscribe with a handler that never waits; what `drops` drops is not even decoded."""
+    """Subscribe with a handler that never waits. Messages for which `drops` returns true are not decoded."""
     client._sid += 1  # noqa: SLF001  as the library's own subscribe does
     subscription = Subscription(client, client._sid, subject, queue, pending_bytes_limit=0)  # noqa: SLF001  nothing pends
     subscription._pending_queue = HandOver(handler, drops)  # type: ignore[assignment]  # noqa: SLF001
@@ -59,9 +59,9 @@ async def subscribe(
 
 
 async def leave(client: Client, subscriptions: Sequence[Subscription], flush: Callable[[], Awaitable[None]]) -> None:
-    """End direct subscriptions by one round trip; what the server has sent before is handled.
+    """End direct subscriptions in one round trip, and handle the messages that the server has already sent.
 
-    Raises what `flush` raises. They have ended all the same: a server that is away sends nothing more.
+    Raises the errors of `flush`. The subscriptions have ended even then.
     """
     try:
         for subscription in subscriptions:
