@@ -1,4 +1,4 @@
-"""A call of a tool as a command: which client gets it, and with which parameters."""
+"""Turns the call of a tool into a command, with its client and its parameters."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -21,7 +21,7 @@ _texts = msgspec.json.Decoder(str)
 
 
 class CallOptions(NamedTuple):
-    """A caller's options beside the arguments."""
+    """A caller's options besides the arguments."""
 
     client_id: str | None = None
     timeout_ms: WholeNumber | None = None
@@ -32,10 +32,11 @@ NO_OPTIONS = CallOptions()
 
 
 def command_of(view: ToolView, name: str, arguments: Arguments, options: CallOptions = NO_OPTIONS) -> CommandBody:
-    """Return the command that a call of a tool is.
+    """Return the command for a call of a tool.
 
-    Raises `UnknownCapability` for a name that no tool has, `ClientNotFound` for a client that does not offer it,
-    `AmbiguousClient` if clients of several users do and none is named, `InvalidParameters` if `value` is missing.
+    Raises `UnknownCapability` if no tool has the name, `ClientNotFound` if the named client does not offer it,
+    `AmbiguousClient` if clients of several users offer it and none is named, and `InvalidParameters` if `value` is
+    missing.
     """
     group = view.find(name)
     if group is None:
@@ -68,7 +69,7 @@ def ambiguous_tool(name: str, clients: Iterable[Client]) -> AmbiguousClient:
 
 
 def _chosen(argument: str, given: msgspec.Raw | None) -> str | None:
-    """Return the client that an argument names, None if it names none; models write null for what they leave out."""
+    """Return the client that an argument names, or None. Models write null for an argument that they leave out."""
     if given is None or codec.raw_bytes(given) == b"null":
         return None
     try:

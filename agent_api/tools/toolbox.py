@@ -1,4 +1,4 @@
-"""What every way in does with a call of a tool: makes a command of it, or answers it, if the tool is one of our own."""
+"""Turns the call of a tool into a command, or answers it if the tool is our own. MCP and HTTP both use it."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from protocol.errors import InvalidParameters
 
 
 class OwnResult(msgspec.Struct, frozen=True):
-    """The result of a tool of our own."""
+    """The result of one of our own tools."""
 
     value: Any
 
@@ -56,7 +56,7 @@ class Toolbox:
         options: CallOptions = NO_OPTIONS,
         narrowing: Narrowing = EVERYTHING,
     ) -> CommandBody | OwnResult:
-        """Return the command that a call is, or its result. Raises what `command_of()` does, and `Unavailable`."""
+        """Return the command for a call, or its result. Raises as `command_of()` does, and `Unavailable`."""
         view = await self._catalogue.view(principal, narrowing)
         if name not in names.RESERVED:
             return command_of(view, name, arguments, options)

@@ -1,7 +1,7 @@
 """The tools that one principal may use, their names, and the clients that each has for it.
 
-Names follow from the groups that the principal sees, the oldest first: each takes the first of its names that no older
-one has. So no client can take another's name away, and what nobody here may see leaves no trace in names.
+Names depend only on the groups that the principal sees, oldest first: each group takes the first of its possible names
+that no older group has. So no client can take another's name, and names reveal nothing about hidden clients.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ _TEXT_CHARS = 64
 
 
 class Narrowing(NamedTuple):
-    """Which tools a caller wants to see at all: those of one application, those with these names."""
+    """Limits a caller's tools to those of one application, or to some names."""
 
     app: str | None = None
     names: frozenset[str] | None = None
@@ -32,7 +32,7 @@ EVERYTHING = Narrowing()
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool as it is listed. `clients` are counted up to one more than are listed by id."""
+    """A tool in a list. `clients` counts no further than one more than the number that is listed by id."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class ToolView:
-    """What a principal sees of a tenant's tools, at one moment: use it without waiting in between."""
+    """The tools of a tenant that a principal may use, at one moment. Do not await while you use it."""
 
     def __init__(self, tools: TenantTools, principal: Principal, narrowing: Narrowing = EVERYTHING) -> None:
         self._tools = tools
@@ -53,10 +53,10 @@ class ToolView:
         self._visible: dict[OfferedList, list[Client]] = {}
         self._names: dict[str, str | None] = {}
         narrowed = narrowing.app is not None or narrowing.names is not None
-        self._whole = ToolView(tools, principal) if narrowed else self  # names are the same however a caller narrows
+        self._whole = ToolView(tools, principal) if narrowed else self  # narrowing does not change names
 
     def groups(self) -> Iterator[ToolGroup]:
-        """Go through the groups that the principal may use, the oldest first; names narrow last."""
+        """Yield the groups that the principal may use, oldest first. Narrowing by name comes last."""
         wanted = self._narrowing.names
         for group in self._tools if wanted is None else self._named(wanted):
             if self.offers(group):
@@ -67,13 +67,13 @@ class ToolView:
         return next(self.clients_of(group), None) is not None
 
     def clients_of(self, group: ToolGroup) -> Iterator[Client]:
-        """Go through the clients that offer a tool to the principal."""
+        """Yield the clients that offer a tool to the principal."""
         for offered, permissions in group.lists.items():
             if self._grants(permissions):
                 yield from self._visible_of(offered)
 
     def offering(self, group: ToolGroup, client_id: str) -> Client | None:
-        """Return a client if it offers a tool to the principal."""
+        """Return a client if it offers the tool to the principal, else None."""
         offered = self._tools.clients.get(client_id)
         permissions = None if offered is None else group.lists.get(offered)
         if offered is None or permissions is None or not self._grants(permissions):
@@ -82,7 +82,7 @@ class ToolView:
         return client if self._sees(client) else None
 
     def name_of(self, group: ToolGroup) -> str | None:
-        """Return the name of a tool; None if older ones have all of its names."""
+        """Return the name of a tool, or None if older tools have all of its possible names."""
         if self._whole is not self:
             return self._whole.name_of(group)
         digest = group.definition.digest
@@ -91,9 +91,9 @@ class ToolView:
         return self._names[digest]
 
     def find(self, name: str) -> ToolGroup | None:
-        """Return the tool of a name.
+        """Return the tool with a name.
 
-        The longer names of a tool, with digits of its digest, mean it whatever it is called at the moment.
+        A tool's longer names, which contain digits of its digest, find it even if it is listed under a shorter one.
         """
         if self._narrowing.names is not None and name not in self._narrowing.names:
             return None
@@ -105,13 +105,13 @@ class ToolView:
         return owner or (claimants[0] if len(claimants) == 1 else None)
 
     def shown(self) -> tuple[list[ToolGroup], bool]:
-        """Return the tools that are listed, and whether there are more."""
+        """Return the listed tools, and whether there are more."""
         named = (group for group in self.groups() if self.name_of(group) is not None)
         found = list(islice(named, MAX_SHOWN + 1))
         return found[:MAX_SHOWN], len(found) > MAX_SHOWN
 
     def tool(self, group: ToolGroup) -> Tool:
-        """Return a tool as it is listed, with the argument that chooses among its clients if there are several."""
+        """Return a tool for the list, with the argument that chooses among its clients if there are several."""
         definition = group.definition
         clients = list(islice(self.clients_of(group), MAX_LISTED_CLIENTS + 1))
         schema = definition.schema if len(clients) < 2 else _with_choice(definition.schema, clients)
@@ -149,7 +149,7 @@ class ToolView:
 
 
 def choice_argument(schema: dict[str, Any]) -> str:
-    """Return the name of the argument that chooses a client; an application may have one of its own of that name."""
+    """Return a name for the argument that chooses a client, other than the tool's own parameters."""
     name = CLIENT_ARGUMENT
     while name in schema.get("properties", {}):
         name += "_"
@@ -157,7 +157,7 @@ def choice_argument(schema: dict[str, Any]) -> str:
 
 
 def choice_of(client: Client) -> dict[str, str]:
-    """Return what tells a client from others: its id, whose it is, which application, what its page is called."""
+    """Describe a client so that it can be chosen: its id, user, application and page title."""
     record = client.record
     texts = {"user": record.user, "app": record.app_name, "title": record.metadata.get("title")}
     told = {name: safe_line(text, _TEXT_CHARS) for name, text in texts.items()}

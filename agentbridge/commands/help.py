@@ -15,6 +15,6 @@ class TeachingCommand(click.Command):
 
 
 def keep_lists(text: str) -> str:
-    """Put click's mark (`\\b`) before each paragraph that is a list, so that it is not rewrapped."""
+    """Put click's mark, a line with a backspace, before each paragraph that is a list, so that it is not rewrapped."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.partition("\n")[0].endswith(":") else part for part in paragraphs)

@@ -1,7 +1,8 @@
-"""Drops floods of messages to clients' subjects, and leaves a subject if even dropping takes too long.
+"""Drops floods of messages to clients' subjects, and unsubscribes a subject if even dropping takes too long.
 
-Messages without a good token are verified up to a rate. Above it they are dropped, soon before they are decoded. If
-NATS brings more than can be dropped, the subjects of the flooded tenant's clients are left for a while.
+Messages without a known good token are verified up to a rate. Above it they are dropped, and after the first drop even
+without being decoded. If NATS delivers more than can be dropped, the flooded tenant's clients are unsubscribed for a
+while.
 """
 
 import logging
@@ -29,11 +30,12 @@ class Reachable(Protocol):
         """The client of the subject."""
 
     def leave_subject(self, seconds: float) -> bool:
-        """Take no messages for a while; return whether that is new."""
+        """Take no messages for a while. Return False if that is so already."""
 
 
 class FloodGuard:
-    """The messages of one gateway that are dropped. `lag` returns at an instant how many seconds late NATS is."""
+    """Decides which messages of one gateway are dropped. `lag(now)` returns how many seconds late NATS's messages are.
+    """
 
     def __init__(self, verifier: Verifier, clock: Callable[[], float], lag: Callable[[float], float]) -> None:
         self._verifier = verifier
@@ -50,7 +52,7 @@ class FloodGuard:
 
     @property
     def drops(self) -> Drops:
-        """What drops messages of a flood before they are decoded."""
+        """The function that drops messages of a flood before they are decoded."""
         return self._sieve.drops
 
     def admits(self, client: Reachable, standing: Standing, subject: str, token: str | None) -> bool:
@@ -80,7 +82,7 @@ class FloodGuard:
         return {"messagesDropped": self._dropped, "subjectsLeft": self._left}
 
     def log_dropped(self) -> None:
-        """Say how much was dropped, once a second at most; call this every now and then."""
+        """Log how many messages were dropped, once a second at most. Call this regularly."""
         since, self._dropped_before = self._dropped - self._dropped_before, self._dropped
         if count := self._dropped_lines.due(since):
             client_id = self._unverified.last_client

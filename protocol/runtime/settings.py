@@ -1,7 +1,7 @@
-"""Settings from the environment: one table a process, read once, checked before anything starts.
+"""Settings from the environment: read once per process and checked before anything starts.
 
-A setting is a field of a frozen struct. Its type and bounds are msgspec's; the error line of a wrong value quotes its
-`description`. Only this module reads the environment.
+Each setting is a field of a frozen struct. msgspec checks its type and bounds, and the error line for a wrong value
+quotes its `description`. Only this module reads the environment.
 """
 
 import os
