@@ -282,8 +282,7 @@ class DeadlineExceeded(BridgeError):
 
 
 class ConfigurationError(Exception):
-    """A setting or a server prevents this process from starting. The message is one line for the operator, not peers.
-    """
+    """A setting or a server prevents this process from starting. The message is one line for the operator."""
 
 
 class CredentialsRefused(ConfigurationError):

@@ -93,8 +93,7 @@ def client_changes_of(tenant: str, client_id: str = "*") -> str:
 
 
 def news_of(tenant: str, client_id: str = "*") -> str:
-    """Return the stream filter for events and changes of a tenant's clients, or of one. It is too wide to subscribe to.
-    """
+    """Return the stream filter for events and changes of a tenant's clients, or of one. Never subscribe to it."""
     return f"{ROOT}.{tenant}.*.{client_id}.*"
 
 

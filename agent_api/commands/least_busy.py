@@ -153,7 +153,7 @@ def _told_of(client: Client, ask: Ask, error: ErrorBody) -> list[_Who]:
 
 
 def _all_of(client: Client, ask: Ask) -> tuple[_Who, _Who, _Who, _Who, _Who]:
-    """Return all keys under which a client may be avoided: itself, its gateway, the target, for one agent or for all."""
+    """Return the keys under which a client may be avoided: itself, its gateway, a target; for one agent or for all."""
     address, gateway_id = _address(client), client.record.gateway_id
     agent = (address.tenant, ask.sub)
     return address, gateway_id, (address, ask.target), (address, agent), (gateway_id, agent)

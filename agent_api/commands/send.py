@@ -134,7 +134,7 @@ class Sender:
         """Send a command under a request id of its own, and return the answer under the caller's.
 
         A caller may use one id for several commands, at several agent APIs, at once under one idempotency key or one
-        after the other. With our own ids, each command is probed and cancelled by itself, and outcomes are not mixed up.
+        after the other. With our own ids, each command is probed and cancelled by itself, and outcomes stay apart.
         """
         assert command.request_id is not None
         sent = replace(command, request_id=new_request_id(), caller_request_id=command.request_id)

@@ -34,8 +34,7 @@ class Reachable(Protocol):
 
 
 class FloodGuard:
-    """Decides which messages of one gateway are dropped. `lag(now)` returns how many seconds late NATS's messages are.
-    """
+    """Decides which messages of one gateway are dropped. `lag(now)` returns the lag of NATS's messages in seconds."""
 
     def __init__(self, verifier: Verifier, clock: Callable[[], float], lag: Callable[[float], float]) -> None:
         self._verifier = verifier

@@ -233,7 +233,7 @@ class Verifier:
         except Unauthenticated as exc:
             if kid is not None or not isinstance(exc.__cause__, jwt.InvalidSignatureError):
                 raise
-            fresh = await self._signing_key(kid, refresh=True)  # a set with a single key without an id may have a new key
+            fresh = await self._signing_key(kid, refresh=True)  # the set's only key may have changed
             if fresh is key:
                 raise
         return self._decode(token, fresh)

@@ -24,8 +24,7 @@ _denials = msgspec.json.Decoder(AgentDenial)
 
 
 class DeniedAgents:
-    """The agents that are refused now. Pass `observe` to the mirror as its listener; `on_denial` gets each new entry.
-    """
+    """The agents that are refused now. Pass `observe` to the mirror as a listener; `on_denial` gets each new entry."""
 
     def __init__(self, now_ms: Callable[[], int], on_denial: OnDenial = lambda denial: None) -> None:
         self._now_ms = now_ms
