@@ -22,7 +22,7 @@ from protocol.runtime.settings import (
 
 
 class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
-    """The address to listen on, and the bounds of a gateway."""
+    """The address of the gateway, and its bounds."""
 
     gateway_host: Text = "127.0.0.1"
     gateway_port: Port = 8001
@@ -54,13 +54,13 @@ class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
 
     @property
     def resume_secrets(self) -> list[str]:
-        """The secrets that resume tokens and claims are signed with: the first signs, all verify; none: no resume."""
+        """The secrets for resume tokens and claims: the first signs, all verify. Without any nobody can resume."""
         own = split_list(self.resume_secret or "")
         return own or ([self.jwt_secret, *self.more_secrets] if self.jwt_secret else [])
 
     @property
     def rate_per_agent(self) -> Rate | None:
-        """How many commands an agent may send through this gateway, None for any number."""
+        """The rate of an agent's commands through this gateway, or None for no limit."""
         if not self.rate_limit_per_agent:
             return None
         usual = second_worth(self.rate_limit_per_agent)

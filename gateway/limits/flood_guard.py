@@ -42,7 +42,7 @@ class FloodGuard:
         self._unverified = UnverifiedMessages()
         self._sieve = Sieve(verifier, clock, self._on_sieved)
         self._floods = SubjectFloods(lag)
-        self._closed: dict[str, Reachable] = {}  # by the subjects that the sieve knows
+        self._closed: dict[str, Reachable] = {}  # by subject
         self._left = 0
         self._refused = 0
         self._dropped_before = 0
@@ -70,7 +70,7 @@ class FloodGuard:
         return self._unverified.admits_refusal(client.address, self._clock())
 
     def drop(self, client: Reachable, subject: str, token: str | None) -> None:
-        """Drop a message of an agent that has more than its share waiting, and has been told so."""
+        """Drop a message of an agent that has used up its share and has got enough refusals."""
         self._refused += 1
         self._closed[subject] = client
         self._sieve.close(subject, token)
@@ -86,7 +86,7 @@ class FloodGuard:
         if count := self._dropped_lines.due(since):
             client_id = self._unverified.last_client
             log.warning("dropped %d messages without a good token or reply, the last for client %s", count, client_id)
-        self._closed.clear()  # a flood that goes on closes its subjects again
+        self._closed.clear()  # an ongoing flood closes its subjects again
 
     @property
     def _dropped(self) -> int:
@@ -98,7 +98,7 @@ class FloodGuard:
             self._count(client, count)
 
     def _count(self, client: Reachable, count: int) -> None:
-        """Leave a client's subject for a while, if its tenant's are flooded faster than messages can be dropped."""
+        """Count a dropped message, and unsubscribe the client for a while if its tenant's subjects are flooded."""
         seconds = self._floods.dropped(client.address.tenant, self._clock(), count)
         if seconds and client.leave_subject(seconds):
             self._left += 1
