@@ -1,4 +1,4 @@
-"""Handles clients' frames: decodes each, passes it to the session core, and performs the effects. No exception escapes."""
+"""Handles clients' frames: decodes each, passes it to the session core, performs the effects. No exception escapes."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Gaps: a reader hears that it may have missed messages, instead of a silent skip."""
+"""Gaps: a reader is told that it may have missed messages. Nothing is skipped silently."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from protocol.runtime.streams.positions import Position, epoch_of
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Messages may have been missed; the reader goes on after `position`."""
+    """Messages may have been missed. The reader goes on after `position`."""
 
     reason: str
     message: str
@@ -15,7 +15,7 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 def expired(position: Position) -> Gap:
-    """Return the gap for a position that the stream no longer holds."""
+    """Return the gap for a position after which the stream has dropped messages."""
     return Gap("expired", "some of what followed is not kept any more; going on with the oldest that is", position)
 
 
@@ -30,7 +30,7 @@ def unknown(position: Position) -> Gap:
 
 
 def gap_of(position: Position, info: StreamInfo) -> Gap | None:
-    """Return the gap of a reader at this position, None if the stream holds everything after it."""
+    """Return the gap of a reader at a position, or None if the stream has everything after it."""
     epoch, last = epoch_of(info.created), info.state.last_seq
     kept = Position(epoch, max(info.state.first_seq - 1, 0))
     if position.epoch != epoch:

@@ -13,7 +13,7 @@ NARROWING = (TOOLS, APP)
 
 
 def read_parameters(query: bytes, known: Collection[str]) -> dict[str, str]:
-    """Read a query string. Raises `InvalidRequest` for unknown parameters and for one that stands there twice."""
+    """Decode a query string. Raises `InvalidRequest` for an unknown parameter or a repeated one."""
     return single(parse_qsl(query.decode("latin-1"), keep_blank_values=True), known)
 
 
@@ -30,7 +30,7 @@ def single(parameters: Iterable[tuple[str, str]], known: Collection[str]) -> dic
 
 
 def narrowing_of(parameters: dict[str, str]) -> Narrowing:
-    """Return which tools are wanted. Raises `InvalidRequest` for more names than are ever listed."""
+    """Return the selection of tools. Raises `InvalidRequest` for more names than a list can have."""
     if TOOLS not in parameters:
         return Narrowing(parameters.get(APP))
     names = frozenset(name for name in parameters[TOOLS].split(",") if name)
@@ -48,7 +48,7 @@ def format_of(parameters: dict[str, str]) -> str:
 
 
 def timeout_of(parameters: dict[str, str]) -> WholeNumber | None:
-    """Return how long a caller waits; None if it does not say. Raises `InvalidRequest` for anything but a number."""
+    """Return the caller's timeout, or None if it gives none. Raises `InvalidRequest` if it is not a number."""
     text = parameters.get(TIMEOUT_MS)
     if text is None:
         return None
