@@ -45,12 +45,12 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 HELP = """Let AI agents use running applications, routed by NATS.
 
 Begin with:
-  agentbridge up                                everything, on this machine
-  agentbridge clients                           which applications are connected
-  agentbridge call CLIENT addTodo title=Milk    have one do something
+  agentbridge up                                run everything on this machine
+  agentbridge clients                           list the connected applications
+  agentbridge call CLIENT addTodo title=Milk    call a function of one
 
-Commands take their credentials from flags, then from the environment, then from
-`agentbridge up` where it runs.
+Commands take their credentials from flags, else from the environment, else from
+a running `agentbridge up`.
 """
 
 

@@ -30,19 +30,21 @@ OUTCOMES = (SUCCESS, *(code.value for code in Code))
 
 
 @click.command(cls=TeachingCommand)
-@click.option("--client", help=f"Only commands for this client; {NO_CLIENT}: for no known one.")
-@click.option("--agent", help="Only this caller's: the `sub` of its token.")
+@click.option("--client", help=f"Only commands for this client; {NO_CLIENT} for those without a known client.")
+@click.option("--agent", help="Only commands of this caller, the `sub` of its token.")
 @click.option("--target", help="Only commands with this target.")
-@click.option("--outcome", type=click.Choice(OUTCOMES), help="Only commands that ended so.", metavar="OUTCOME")
+@click.option("--outcome", type=click.Choice(OUTCOMES), help="Only commands with this outcome.", metavar="OUTCOME")
 @click.option("--since", metavar="DURATION", help="Only the last 15m, 12h or 7d.")
-@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="At most so many.")
-@click.option("--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="The most records to show."
+)
+@click.option("--follow", is_flag=True, help="Also show new records as they come, until Ctrl-C.")
 @as_json
 @needs_settings(*TO_CALL)
 def audit(settings: CommandSettings, as_json: bool, limit: int, follow: bool, **choice: Any) -> None:
-    """Show who called what, and how that ended.
+    """Show commands, their callers and their outcomes.
 
-    The newest records of the token's tenant, the last one last. The token must be an administrator's.
+    Shows the newest records of the token's tenant, newest last. The token must be an administrator's.
 
     Examples:
       agentbridge audit

@@ -32,7 +32,7 @@ _CANCELLED_UNHEARD = "cancelled, but NATS does not answer: the application may g
 
 @click.command(cls=TeachingCommand)
 @click.argument("words", nargs=-1, required=True, metavar="[CLIENT] TARGET [ACTION] [KEY=TEXT | KEY:=JSON]...")
-@click.option("--user", help="In place of CLIENT: the session of this user that the user sees, or saw last.")
+@click.option("--user", help="Instead of CLIENT: the session that this user sees, or saw last.")
 @click.option("--app", help="With --user: only sessions of this application.")
 @click.option(
     "--timeout",
@@ -40,10 +40,10 @@ _CANCELLED_UNHEARD = "cancelled, but NATS does not answer: the application may g
     metavar="DURATION",
     default="30s",
     show_default=True,
-    help="How long to wait; gateways cut a longer one to their maximum, which is 5m unless set otherwise.",
+    help="How long to wait. Gateways have a maximum, 5m by default, and cut longer ones.",
 )
-@click.option("--request-id", help="Your own id for the command, for logs and audit.")
-@click.option("--idempotency-key", help="A key under which the command is executed once, however often it is sent.")
+@click.option("--request-id", help="Your own id for the command, shown in logs and audit.")
+@click.option("--idempotency-key", help="Execute the command only once for this key, however often it is sent.")
 @as_json
 @needs_settings(*TO_CALL)
 def call(
@@ -55,12 +55,12 @@ def call(
     as_json: bool,
     **more: Any,
 ) -> None:
-    """Have an application do something.
+    """Call a function or an action of an application.
 
-    The application CLIENT, or one of --user, executes TARGET, and its result is printed. TARGET is a function, or a
-    component followed by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. On a terminal
-    a bar shows how far the application says that it has come; with --json each such message is a line on standard
-    error. Ctrl-C, like SIGTERM and SIGHUP, cancels the command, and the application is told.
+    The application CLIENT, or a session of --user, executes TARGET, and the result is printed. TARGET is a function, or
+    a component followed by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. On a terminal
+    a bar shows the application's progress. With --json each progress message is a line on standard error. Ctrl-C,
+    SIGTERM and SIGHUP cancel the command, and the application gets the cancel.
 
     Examples:
       agentbridge call --user ann addTodo title=Milk

@@ -97,14 +97,14 @@ _decoder = msgspec.json.Decoder(_Stats)
 @click.option(
     "--here",
     type=click.Choice([name.removeprefix("agentbridge-") for name in COMMANDS]),
-    help="Only ask whether a process of this kind answers on this host, as a container's health check does.",
+    help="Only check that a process of this kind answers on this host, for a container's health check.",
 )
 @needs_settings(*TO_CALL)
 def health(settings: CommandSettings, as_json: bool, here: str | None) -> None:
     """Show NATS and the processes on it, and try an agent's login.
 
-    Exits with 1 where a kind of process is missing, an agent cannot log in, or a stream of NATS does not take messages.
-    REQUESTS and ERRORS count what each process answered on its fixed NATS endpoints, not commands.
+    Exits with 1 if a kind of process is missing, an agent cannot log in, or a stream of NATS does not take messages.
+    REQUESTS and ERRORS count the requests to a process's fixed NATS endpoints. Commands are not counted.
 
     Examples:
       agentbridge health

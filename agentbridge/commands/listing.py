@@ -22,11 +22,15 @@ Function = Callable[..., Any]
 
 def _filters(function: Function) -> Function:
     for option in (
-        click.option("--path", help="Only capabilities whose path begins so."),
-        click.option("--auth-level", help="Only capabilities of this level."),
+        click.option("--path", help="Only capabilities with a path that begins with this."),
+        click.option("--auth-level", help="Only capabilities with this `authLevel`."),
         click.option("--component-type", help="Only components of this type."),
-        click.option("--tag", "tags", multiple=True, help="Only capabilities with this tag, or another given one."),
-        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Only clients with this. Repeatable."),
+        click.option(
+            "--tag", "tags", multiple=True, help="Only capabilities with this tag. Repeatable: one of them is enough."
+        ),
+        click.option(
+            "--metadata", multiple=True, metavar="KEY=VALUE", help="Only clients with this metadata. Repeatable."
+        ),
         click.option("--name", help="Only clients that offer this capability."),
         click.option("--app", help="Only clients of this application."),
         click.option("--user", help="Only clients of this user."),
@@ -42,7 +46,7 @@ def _filters(function: Function) -> Function:
 def clients(settings: CommandSettings, as_json: bool, **filters: Any) -> None:
     """List the connected applications.
 
-    Those that the token may see.
+    Shows only those that the token may see.
 
     Examples:
       agentbridge clients

@@ -19,7 +19,7 @@ _HELP = {
     "nats_user": "NATS user.",
     "nats_password": "NATS password.",
     "token": "Token to call with.",
-    "data_dir": "Folder of a running `agentbridge up`, to take what is missing from.",
+    "data_dir": "Folder of a running `agentbridge up`, which supplies missing options.",
 }
 
 _DURATION = re.compile(r"(\d{1,9})([smhd]?)")

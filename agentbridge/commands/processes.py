@@ -13,8 +13,8 @@ def _help(what: str, command: str, example: str) -> str:
     """Return the help of a process. It does not list the settings, because this package does not know them."""
     return (
         f"{what}\n\n"
-        f"Its settings are environment variables that begin with {PREFIX}, as the README lists them. One that is "
-        "wrong, or missing, ends it with a line that says what it should be.\n\n"
+        f"Its settings are environment variables that begin with {PREFIX}; the README lists them. If one is wrong or "
+        "missing, the process ends with a line that says what it should be.\n\n"
         f"Examples:\n  agentbridge {command}\n  {PREFIX}{example} agentbridge {command}"
     )
 
