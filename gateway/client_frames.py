@@ -220,12 +220,12 @@ class ClientFrames:
         """
         if not isinstance(error, BridgeError):
             with logs.about(session.core.client_id):
-                log.error("a frame of the client's failed", exc_info=error)
+                log.error("a client's frame failed", exc_info=error)
             error = Internal("the gateway failed")
         try:
             session.perform(session.core.refuse_frame(error, self._loop.time(), ids.id, ids.answers))
         except Exception:  # the dialect cannot encode even the error
-            log.exception("a refusal could not be told")
+            log.exception("a refusal could not be sent")
             session.end_reason = session.end_reason or EndReason.GATEWAY_FAILED
             session.socket.close_soon(CloseCode.INTERNAL, "the gateway failed")
 

@@ -188,7 +188,7 @@ class CommandSubjects:
             self.handle(session, msg)
 
     def answer_lost(self, session: LiveSession, lost: MovingCommand) -> None:
-        """Answer a command that another gateway had in flight when it lost the session."""
+        """Answer `client_lost` to a command that another gateway had in flight when it lost the session."""
         error = ClientLost("the client was lost while the command was under way; it may have run")
         response = failure(lost.request_id, error, session.core.client_id, lost.age_ms)
         self._replies.answer(session.core.view, Answer(lost.call(self._loop.time()), response))
@@ -447,7 +447,7 @@ class CommandSubjects:
         try:
             await self._connection.flush()
         except Unavailable:
-            log.info("NATS left while this process was frozen: what it held for us is gone")
+            log.info("NATS was lost while this process was frozen: its messages for us are lost")
         await asyncio.sleep(BACKLOG_SETTLE_SECONDS)
         self._freeze_detector.backlog_done()
 

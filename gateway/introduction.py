@@ -26,7 +26,7 @@ class Introducing:
     async def token(self, limits: ConnectionLimits) -> str | None:
         """Return the token, or None if the client has none.
 
-        Raises `TurnedAway` if the client sends something else, is not done in ten seconds, or goes away.
+        Raises `TurnedAway` if the client sends anything else first, needs more than ten seconds, or goes away.
         """
         for data in self._entry.hello(limits):
             self._socket.send_text(data)
@@ -38,7 +38,7 @@ class Introducing:
             return self._token.result()
         if gone.done():
             raise TurnedAway(CloseCode.NORMAL, "the client is gone")
-        raise TurnedAway(CloseCode.POLICY, "say within ten seconds who you are")
+        raise TurnedAway(CloseCode.POLICY, "authenticate within ten seconds")
 
     def hand_over(self, receiver: Receiver) -> None:
         """Pass all messages to the session from now on, beginning with those that came too early."""

@@ -154,7 +154,7 @@ class Reporter:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self._told_or_alone()
         except TimeoutError:
-            log.warning("the registry was not there to be told that this gateway leaves")
+            log.warning("no registry has acknowledged the end of this gateway")
 
     async def _told_or_alone(self) -> None:
         """Return when a registry has everything. Raises `TimeoutError` if NATS says for 0.3 s that none serves."""
@@ -186,7 +186,7 @@ class Reporter:
             return record, size
         if count := self._too_large_lines.due():
             log.error(
-                "%d records were told without capabilities, the last of client %s: it has %d bytes, and NATS takes %d "
+                "%d records were sent without capabilities, the last of client %s: it has %d bytes, and NATS takes %d "
                 "now; raise its max_payload", count, record.client_id, size, self._room,
             )  # fmt: skip
         record = record.reduced()

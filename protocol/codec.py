@@ -94,7 +94,7 @@ def refuse_near_misses(data: bytes, fields: Collection[str], error: type[BridgeE
     """Raise `error` if a JSON object has a near miss of one of `fields`, or very many unknown fields."""
     unknown = [name for name in decode(_names_decoder, data, error) if name not in fields]
     if len(unknown) > MAX_UNKNOWN_FIELDS:
-        raise error(f"the message has {len(unknown)} fields that are not known here")
+        raise error(f"the message has {len(unknown)} unknown fields")
     for name in unknown:
         meant = near_miss(name, fields)
         if meant is not None:
@@ -167,7 +167,7 @@ def require_little_unknown(decoded: Any, data: bytes, error: type[BridgeError]) 
     values = (getattr(decoded, name) for name in decoded.__struct_fields__)
     known = sum(len(memoryview(value)) for value in values if isinstance(value, msgspec.Raw))
     if len(data) - known > MAX_UNKNOWN_BYTES:
-        raise error(f"the fields that are not known here have more than {MAX_UNKNOWN_BYTES} bytes")
+        raise error(f"the unknown fields have more than {MAX_UNKNOWN_BYTES} bytes")
 
 
 def _fields_of(struct: Any) -> frozenset[str]:

@@ -47,7 +47,7 @@ class AuditReading:
     async def _backwards(self, principal: Principal, asked: AuditPageRequest) -> AuditPage:
         before = None if asked.before is None else parse_position(asked.before)
         if asked.before is not None and before is None:
-            raise InvalidRequest("`before`: must be a position that a page has told as `reached`")
+            raise InvalidRequest("`before`: must be the `reached` position of a page")
         page = await self._history.page(principal.tenant, asked.wanted, asked.limit, before)
         fitting = _fitting([SequencedRecord(each.position.sequence, msgspec.Raw(each.data)) for each in page.found])
         cut = len(fitting) < len(page.found)

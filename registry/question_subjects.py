@@ -96,7 +96,7 @@ class QuestionSubjects:
         self._left += 1
         if count := self._lines.due():
             whose = f"tenant {tenant}" if flooded else "tenants without clients"
-            log.warning("left the questions of %d tenants, the last for %.1f s: %s flooded", count, seconds, whose)
+            log.warning("no longer answering %d tenants, the last for %.1f s: %s flooded", count, seconds, whose)
         self._changed.set()
         if not self._is_apart:
             self._is_apart = True

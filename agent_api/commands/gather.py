@@ -74,7 +74,7 @@ class Gathering:
         try:
             self._hold(size)
         except Overloaded as exc:
-            sentence = "the answer came, but too much is held for you already; send fewer commands at once"
+            sentence = "the answer came, but your share of memory is used up; send fewer commands at once"
             raise PayloadTooLarge(sentence, details=exc.details) from exc
         self._room -= size
 

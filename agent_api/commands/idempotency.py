@@ -173,7 +173,7 @@ class KeyedOrders:
     def _with_time_left(self, order: Order, deadline: float) -> Order:
         remaining_ms = round((deadline - self._loop.time()) * 1000)
         if remaining_ms <= 0:
-            raise DeadlineExceeded("twins of the command were in its way until its time was up; it was not executed")
+            raise DeadlineExceeded("other requests with this key delayed it until its deadline; it was not executed")
         return replace(order, command=replace(order.command, timeout_ms=remaining_ms))
 
 
@@ -190,7 +190,7 @@ def _require_same(order: Order, entry: IdempotencyEntry) -> None:
     entry.require_same(content_of(order.command), order.client_id)
     query = order.any.query if order.any is not None else Query()
     if query.user not in (None, entry.user) or query.app not in (None, entry.app):
-        raise Conflict("this idempotency key was used for a client that `match` does not mean; use another key")
+        raise Conflict("this idempotency key was used for a client that `match` does not select; use another key")
 
 
 def _is_undecided(outcome: CommandResponse, stored: StoredEntry) -> bool:

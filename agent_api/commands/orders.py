@@ -19,7 +19,7 @@ _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Selects clients, with the same filters as discovery."""
+    """Selects clients, with the same filters as discovery. `null` is refused, because it would select everybody."""
 
     user: str | msgspec.UnsetType = msgspec.UNSET
     app: str | msgspec.UnsetType = msgspec.UNSET
@@ -187,7 +187,7 @@ def _check_client_ids(client_ids: list[str]) -> None:
 def require_askable(field: str, count: int) -> None:
     """Raise `InvalidRequest` if a field names more clients than may be asked at once."""
     if count > MAX_ASKED:
-        raise InvalidRequest(f"`{field}`: {count} clients are meant, but at most {MAX_ASKED} can be asked at once")
+        raise InvalidRequest(f"`{field}`: {count} clients are selected, but at most {MAX_ASKED} can be asked at once")
 
 
 def _query(match: Match) -> Query:

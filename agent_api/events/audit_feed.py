@@ -119,7 +119,7 @@ class _FollowedStream(NamedTuple):
 
 
 class AuditFeed:
-    """All followers of this process. Their consumers run in `tasks`."""
+    """The followers of audit records at this process. Their consumers run in `tasks`."""
 
     def __init__(self, connection: Connection, history: AuditHistory, tasks: asyncio.TaskGroup) -> None:
         self._connection = connection
@@ -167,7 +167,7 @@ class AuditFeed:
             raise self._closed
         tenants = list(self._followers.values())
         if len(tenants) >= MAX_FOLLOWERS or tenants.count(tenant) >= MAX_FOLLOWERS_PER_TENANT:
-            raise Overloaded("as many follow the audit stream at this process as it takes; close some of them")
+            raise Overloaded("too many followers of the audit stream at this process; close some of them")
 
     async def _follow(self, follower: AuditReader, source: _FollowedStream) -> None:
         try:
@@ -226,7 +226,7 @@ class AuditFeed:
     def _warn(self, error: Exception) -> None:
         """Log why a follower is ended, but not for each of many."""
         if self._warnings.due():
-            log.warning("followers of the audit stream are sent away, for it cannot be read: %s", error)
+            log.warning("ending followers of the audit stream, because it cannot be read: %s", error)
 
     async def _catch_up(self, follower: AuditReader, source: _FollowedStream) -> None:
         """Read the stored records after the follower's position."""
@@ -260,7 +260,7 @@ class _Beginning:
         elif len(self._buffered) < MAX_UNREAD:
             self._buffered.append((place.stream_sequence, msg.data))
         else:
-            self._follower.end(Overloaded("more comes than can be told; resume from the last id"))
+            self._follower.end(Overloaded("records come faster than they can be sent; resume from the last id"))
 
     def begin(self, info: StreamInfo) -> None:
         """Pass on the held messages, and later ones as they come. `info` is the stream's state afterwards."""

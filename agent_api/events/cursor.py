@@ -164,4 +164,4 @@ class Cursor:
         if self.position.sequence >= self._goal.sequence:
             self._goal = _Goal(ring.last, now + MAX_BEHIND_SECONDS)
         elif now >= self._goal.until:
-            raise Overloaded("this reader is too slow for what happens; resume from the last id")
+            raise Overloaded("this reader is too slow for the events; resume from the last id")

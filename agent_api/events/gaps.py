@@ -16,12 +16,12 @@ class Gap(msgspec.Struct, frozen=True):
 
 def expired(position: Position) -> Gap:
     """Return the gap for a position after which the stream has dropped messages."""
-    return Gap("expired", "some of what followed is not kept any more; going on with the oldest that is", position)
+    return Gap("expired", "some events after this position are no longer kept; going on with the oldest", position)
 
 
 def recreated(position: Position) -> Gap:
     """Return the gap of a reader of an earlier stream."""
-    return Gap("recreated", "the stream of events was made anew; going on with the oldest that it holds", position)
+    return Gap("recreated", "the stream of events was made anew; going on with its oldest event", position)
 
 
 def unknown(position: Position) -> Gap:

@@ -97,7 +97,7 @@ class History:
     def __init__(self, connection: Connection, max_reads: int = MAX_READS) -> None:
         self._connection = connection
         self._slots = asyncio.Semaphore(max_reads)
-        self.shares = Shares(MAX_HELD_BYTES, "readers that take little hold too much; resume from the last id")
+        self.shares = Shares(MAX_HELD_BYTES, "slow readers use up the memory for events; resume from the last id")
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
         self._batches: dict[str, _HistoryBatch] = {}
@@ -146,7 +146,7 @@ class History:
     def warn(self, why: str) -> None:
         """Log that a reader was ended because the past could not be read, but not for each of many readers."""
         if self._warnings.due():
-            log.warning("readers of events are sent away, for what has happened before cannot be read: %s", why)
+            log.warning("ending readers of events, because earlier events cannot be read: %s", why)
 
     async def _page(self, stream: str, after: Position, until: int, subject: str) -> EventPage:
         batch = await self._batch(stream, after, subject)

@@ -89,11 +89,9 @@ class Hub:
 
     def _require_room(self, whose: _Whose) -> None:
         if self._of_tenant.total() >= MAX_READERS:
-            raise Overloaded("this process has as many readers of events as it takes; try again in a moment")
+            raise Overloaded("this process has too many readers of events; try again in a moment")
         if self._of_tenant[whose[0]] >= MAX_READERS_PER_TENANT:
-            raise Overloaded(
-                "this process has as many readers of events as it takes of your tenant; close some of them"
-            )
+            raise Overloaded("this process has too many readers of events of your tenant; close some of them")
         if self._of_principal[whose] >= MAX_READERS_PER_PRINCIPAL:
             raise Overloaded("too many readers of events are open for this token's `sub`; close some of them")
 

@@ -68,7 +68,7 @@ def read_message(subject: str, position: Position, data: bytes) -> Message | Non
     try:
         body = codec.decode(_bodies, data)
         if (body.client_id, body.token(kind)) != (client_id, token):
-            raise InvalidRequest("it says that it is about something else")
+            raise InvalidRequest("its body contradicts its subject")
     except BridgeError as error:
         log.warning("left out the message %d on %s: %s", position.sequence, subject, error.message)
         return None

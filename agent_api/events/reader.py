@@ -164,7 +164,7 @@ class Reader:
             if self._loop.time() < patient_until:
                 return None
             self._history.warn(self._why_none)
-            raise Unavailable("what has happened before cannot be read now; come back with the last id") from exc
+            raise Unavailable("earlier events cannot be read now; come back with the last id") from exc
         self._wants_page_since = None
         return page
 

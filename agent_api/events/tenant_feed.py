@@ -191,7 +191,7 @@ class TenantFeed:
 
     def _send_away(self) -> None:
         if self.fanout.listeners:
-            log.warning("readers of events of %s are sent away, for the stream cannot be followed", self._store.tenant)
+            log.warning("ending readers of events of %s, because the stream cannot be followed", self._store.tenant)
         self.end_readers(Unavailable("events cannot be read just now; come back with the last id"))
 
     def _take(self, msg: Msg, place: ConsumerPlace) -> None:

@@ -85,7 +85,7 @@ class LegacyCancels:
         try:
             told = codec.decode(_decoder, msg.data)
         except BridgeError as exc:
-            log.warning("a message on %s is none of ours: %s", msg.subject, exc.message)
+            log.warning("a message on %s is not ours: %s", msg.subject, exc.message)
             return
         self._cancel_here(_Key(told, type(told.id)))
 

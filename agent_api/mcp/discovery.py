@@ -35,7 +35,7 @@ class AuthorizationDiscovery:
         if scope["method"] not in ("GET", "HEAD"):
             return http_answer_of(HttpFault(405, "this path takes GET only", (b"allow", b"GET, HEAD")))
         if not self._issuers:
-            sentence = "tokens are not to be had from an authorization server here; ask the operator for one"
+            sentence = "there is no authorization server here; ask the operator for a token"
             return http_answer_of(HttpFault(404, sentence))
         found = {
             "resource": self._url(scope),

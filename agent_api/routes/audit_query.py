@@ -32,7 +32,7 @@ def read_query(parameters: Iterable[tuple[str, str]]) -> AuditQuery:
         if name not in FIELDS:
             raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join(FIELDS)}")
         if name in given:
-            raise InvalidRequest(f"the query parameter `{name}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name}` is repeated")
         if len(value) > MAX_TEXT_CHARS:
             raise InvalidRequest(f"`{name}`: at most {MAX_TEXT_CHARS} characters")
         given[name] = value

@@ -36,7 +36,7 @@ def read_query(parameters: Iterable[tuple[str, str]]) -> Query:
     for name, value in parameters:
         key = name.removeprefix(METADATA_PREFIX)
         if name in plain or (key != name and key in metadata):
-            raise InvalidRequest(f"the query parameter `{name[:64]}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name[:64]}` is repeated")
         if name in FIELDS:
             plain[name] = _value(name, value)
         elif key and key != name:

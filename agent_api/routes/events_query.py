@@ -27,7 +27,7 @@ def read_query(query: bytes) -> tuple[Filters, str | None]:
         elif name not in SINGLE:
             raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join((EVENT, *SINGLE))}")
         elif name in single:
-            raise InvalidRequest(f"the query parameter `{name}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name}` is repeated")
         else:
             single[name] = value
     if len(names) > MAX_NAMES:

@@ -24,7 +24,7 @@ def single(parameters: Iterable[tuple[str, str]], known: Collection[str]) -> dic
         if name not in known:
             raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join(known)}")
         if name in found:
-            raise InvalidRequest(f"the query parameter `{name}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name}` is repeated")
         found[name] = value
     return found
 

@@ -89,7 +89,7 @@ class LiveSocket:
             if frame is None or isinstance(frame, frames.AgentCommandFrame):
                 self._context.sender.audit.refused(exc, self.core.principal)
         except Exception:
-            log.exception("a frame of an agent's failed")
+            log.exception("an agent's frame failed")
             effects = self.core.refuse(Internal("the agent API failed; its log says why"), ident, now)
         self.perform(effects)
 

@@ -283,7 +283,7 @@ class AgentSession:
         if len(self._streams) >= MAX_STREAMS:
             raise Overloaded(f"this socket has {len(self._streams)} subscriptions; end one of them")
         if stream.tells_clients and any(other.tells_clients for other in self._streams.values()):
-            raise Overloaded("this socket is told of capabilities already; end that first")
+            raise Overloaded("this socket has a subscription to capabilities already; end that first")
         self._streams[stream.ident] = stream
         return [OpenStream(stream)]
 

@@ -99,10 +99,10 @@ class AgentStreams:
         except BridgeError as exc:
             owner.perform(owner.core.ended(stream, exc))
         except OSError:
-            log.debug("a socket was lost while an agent was told something")
+            log.debug("a socket was lost during a subscription")
         except Exception:
-            log.exception("telling an agent failed")
-            owner.perform(owner.core.ended(stream, Internal("this ended by a fault; the log of the process says why")))
+            log.exception("a subscription of an agent failed")
+            owner.perform(owner.core.ended(stream, Internal("this failed; the log of the process says why")))
 
     # --- events ---
 

@@ -1,7 +1,7 @@
-"""The tools of all tenants that have requests, kept up to date by the mirror's changes.
+"""The tools of all tenants with requests for tools, kept up to date by the mirror's changes.
 
-Nothing is read before the first request for a tenant's tools, and tools without requests are forgotten. Changes are
-only noted when they come. The next request reads them, in slices, so that ten thousand new clients delay no other work.
+A tenant's tools are read at the first request, and forgotten if there are no more requests. Changes are only noted when
+they come. The next request reads them in slices, so that ten thousand new clients delay no other work.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from protocol.errors import BridgeError
 SLICE_SECONDS = 0.004
 IDLE_SECONDS = 900.0
 MAX_LISTINGS = 64
-REST = 4  # after so many times the duration of a comparison comes the next one: a fifth of the time at most
+REST = 4  # pause after a comparison, in durations of it, so that comparisons take a fifth of the time at most
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ class _View(NamedTuple):
 
 
 class ToolCatalogue:
-    """Gives views of tools. `news` are the changes of the `known` clients, `ages` the ages at other processes."""
+    """Makes views of tools. `news` are the changes of the `known` clients, `ages` asks other processes for ages."""
 
     def __init__(self, known: KnownClients, news: ToolNews, ages: ToolAges) -> None:
         self._known = known
@@ -54,7 +54,7 @@ class ToolCatalogue:
         return ToolView(tenant.tools, principal, narrowing)
 
     async def listing(self, principal: Principal, narrowing: Narrowing = EVERYTHING) -> ToolListing:
-        """Return the tools that are listed to a principal. Raises `Unavailable` before the clients are known."""
+        """Return the list of tools for a principal. Raises `Unavailable` before the clients are known."""
         tenant = await self._up_to_date(principal)
         key = _View(msgspec.structs.replace(principal, sub="", role="", expires_at=0.0), narrowing)
         kept = self._listings.get(key)
@@ -68,9 +68,9 @@ class ToolCatalogue:
         return listing
 
     async def changes(self, principal: Principal, narrowing: Narrowing, pause_seconds: float) -> AsyncGenerator[None]:
-        """Yield once at the beginning, then whenever the list of a principal has changed, at most once in a pause.
+        """Yield once at the beginning, then after each change of a principal's list, but with a pause in between.
 
-        No change after the first time is missed.
+        No change after the first yield is missed.
         """
         await self._up_to_date(principal)
         with self._watching(principal.tenant) as news:
@@ -86,7 +86,7 @@ class ToolCatalogue:
                     yield
 
     async def _compared(self, principal: Principal, narrowing: Narrowing) -> bytes:
-        """Return the digest of a list; one at a time, because a change wakes all watchers."""
+        """Return the digest of a list. One is made at a time, because a change wakes all watchers."""
         async with self._comparing:
             begun = self._clock()
             digest = (await self.listing(principal, narrowing)).digest
@@ -110,14 +110,14 @@ class ToolCatalogue:
             self._forget_idle()
             tenant = self._tenants[principal.tenant] = TenantNews(dict(clients), self._room, self._clock())
         tenant.used_at = self._clock()
-        if tenant.unread or tenant.reading.locked():  # whoever reads may still be asking how old tools are
+        if tenant.unread or tenant.reading.locked():  # another request may still be asking for ages
             async with tenant.reading:
                 await _read(tenant)
                 await self._settle(principal.tenant, tenant.tools)
         return tenant
 
     async def _settle(self, tenant: str, tools: TenantTools) -> None:
-        """Learn the ages of tools that want one name, before any list gives it to one of them."""
+        """Ask for the ages of tools with the same name, before a list gives the name to one of them."""
         contested = tools.take_contested()
         if not contested:
             return

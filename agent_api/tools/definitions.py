@@ -1,4 +1,4 @@
-"""One capability as tools: a function is one, a component one for each of its actions. Pure."""
+"""Converts a capability to tools: a function is one tool, a component one for each action. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -19,9 +19,9 @@ _canonical = msgspec.json.Encoder(order="sorted")
 
 
 class ToolDefinition(msgspec.Struct, frozen=True, weakref=True):
-    """A tool, independent of its clients. Equal tools share one `digest`.
+    """A tool, independent of its clients. Equal tools have the same `digest`.
 
-    If it is `wrapped`, its parameters are the argument `value`.
+    If it is `wrapped`, the argument `value` has its parameters.
     """
 
     target: str
@@ -35,7 +35,7 @@ class ToolDefinition(msgspec.Struct, frozen=True, weakref=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it may have, the best first."""
+        """Its possible names, best first."""
         return names_for(self.target, self.action, self.digest)
 
 
@@ -62,7 +62,7 @@ def _of_component(component: dict[str, Any]) -> Iterator[ToolDefinition]:
 
 
 def _actions(actions: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each action of a component, whichever way they are written."""
+    """Yield each action of a component, in any of their forms."""
     listed: Iterable[tuple[Any, Any]] = actions.items() if isinstance(actions, dict) else ()
     if isinstance(actions, list):
         listed = ((each.get("name"), each) if isinstance(each, dict) else (each, None) for each in actions)
@@ -86,7 +86,7 @@ def _defined(
 
 @lru_cache(maxsize=MAX_SCHEMAS)
 def _input_schema(parameters: bytes) -> InputSchema | None:
-    """Return the schema for the JSON of a capability's; many capabilities have the same."""
+    """Return the tool's schema for a capability's, given as JSON. Cached, because many capabilities have the same."""
     return input_schema(codec.decode_value(parameters, InvalidRequest))
 
 

@@ -1,8 +1,8 @@
 """The tools of one tenant's clients, each with its clients and its age. Sans-I/O.
 
-Clients that offer the same tool are one group; thousands that run one application share one list of groups. A group is
-as old as its oldest client was, and is remembered for a while without clients: a page that reloads, and so is gone for
-a moment, does not lose its tools' names to a younger group.
+Clients with the same tool form a group, and clients with the same application share one list of groups. The age of a
+group is that of its oldest client, even after that has gone. A group without clients is kept for a while, so that a
+page that reloads does not lose its tools' names to a younger group.
 """
 
 import bisect
@@ -21,7 +21,7 @@ from protocol.errors import InvalidRequest, Overloaded
 from protocol.shares import Piece, Shares
 
 MAX_REMEMBERED = 10_000
-MAX_CONTESTED = 16  # of one name; the oldest decide
+MAX_CONTESTED = 16  # tools of one name; the oldest count
 NOBODY: frozenset[str] = frozenset()
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -29,7 +29,7 @@ Age = tuple[str, str]
 
 
 class ToolGroup:
-    """A tool and the lists that have it, each with the permissions that it asks for there."""
+    """A tool and the lists that contain it, each with its required permissions."""
 
     __slots__ = ("__weakref__", "definition", "lists", "piece", "since")
 
@@ -41,12 +41,12 @@ class ToolGroup:
 
     @property
     def age(self) -> Age:
-        """The sort key that puts the older group first, alike in every process."""
+        """The sort key: older groups first, in the same order in every process."""
         return self.since, self.definition.digest
 
 
 class OfferedList:
-    """The tools of one list of capabilities, and the clients that registered exactly this one."""
+    """The tools of one list of capabilities, and the clients with exactly this list."""
 
     __slots__ = ("clients", "groups", "items", "key")
 
@@ -58,7 +58,7 @@ class OfferedList:
 
 
 class _Item:
-    """One capability, read once however many lists have it."""
+    """One capability, read once for all lists that contain it."""
 
     __slots__ = ("__weakref__", "definitions")
 
@@ -67,9 +67,9 @@ class _Item:
 
 
 class TenantTools:
-    """All groups of a tenant. `revision` counts the changes; names and order follow from the groups alone.
+    """All groups of a tenant. `revision` counts the changes. Names and order depend on the groups alone.
 
-    A tool is counted in `room` for the first user that offers it. A capability without room is no tool.
+    A tool counts in `room` for the first user that offers it. Without room a capability is not a tool.
     """
 
     def __init__(self, room: Shares) -> None:
@@ -86,11 +86,11 @@ class TenantTools:
         self._contested: set[str] = set()
 
     def __iter__(self) -> Iterator[ToolGroup]:
-        """Go through all groups, the oldest first."""
+        """Yield all groups, oldest first."""
         return iter(self._ordered)
 
     def claimants(self, name: str) -> list[ToolGroup]:
-        """Return the groups that may have a name, the oldest first."""
+        """Return the groups that may have a name, oldest first."""
         plain = self._by_name.get(name, [])
         digits = digits_of(name)
         if digits is None:
@@ -99,29 +99,29 @@ class TenantTools:
         return sorted({*plain, *suffixed}, key=_age_of)
 
     def ages(self, digests: Iterable[str]) -> dict[str, str]:
-        """Return since when there are, or were, these tools, if that is known."""
+        """Return since when these tools have existed, for those that are known."""
         found = {digest: self.groups[digest].since for digest in digests if digest in self.groups}
         return {digest: self._remembered[digest] for digest in digests if digest in self._remembered} | found
 
     def take_contested(self) -> list[str]:
-        """Return the tools that have come to want a name which another one wants, too, since this was asked last."""
+        """Return the tools that share a wanted name with another tool since the last call."""
         contested, self._contested = self._contested, set()
         return sorted(contested & self.groups.keys())
 
     def learn(self, digest: str, since: str) -> None:
-        """Take it that a tool is as old as this, if it seemed younger."""
+        """Set the age of a tool, if it seemed younger."""
         group = self.groups.get(digest)
         if group is not None and since < group.since:
             self.revision += 1
             self._grow_older(group, since)
 
     def close(self) -> None:
-        """Give all room back; use it no more."""
+        """Release all room. Do not use the object afterwards."""
         for group in self._ordered:
             group.piece.release()
 
     def put(self, client_id: str, client: Client | None) -> None:
-        """Take a client's present record, None if it is gone."""
+        """Set a client's present record, or None if it is gone."""
         self.revision += 1
         known = self.clients.pop(client_id, None)
         offered = None if client is None else self._offered(client)
@@ -183,7 +183,7 @@ class TenantTools:
             self._contested.add(definition.digest)
 
     def _withdraw(self, offered: OfferedList) -> None:
-        """Forget a list that nobody has any more, and the groups that nobody else has."""
+        """Forget a list without clients, and the groups that are in no other list."""
         del self._lists[offered.key]
         for group in offered.groups:
             group.lists.pop(offered, None)

@@ -1,14 +1,14 @@
-"""Schemas of capabilities as providers of models take them: JSON Schema 2020-12 with an object at the root.
+"""Converts schemas of capabilities for model providers: JSON Schema 2020-12 with an object at the root.
 
-One odd schema makes a host refuse a whole list of tools, so the output is sound for any input. It may be looser than
-the input, because the gateway checks parameters against the original in any case:
+One odd schema makes a host refuse a whole list of tools, so the output is valid for any input. It may be looser than
+the input, because the gateway checks parameters against the original anyway:
 
 - Keywords that are not JSON Schema's are left out. One of them, `x-mcp-header`, would make clients copy an argument
   into a header that proxies log. Texts within are cleaned like descriptions.
 - References that leave the schema, or lead nowhere, are left out. Nobody ever fetches anything.
-- The words of older drafts (`items` as a list, `exclusiveMinimum: true`, `nullable`) are those of 2020-12.
-- A root that combines schemas, which providers refuse there, is the property `value` of an object.
-- What is still no schema, or too large, is `{"type": "object"}`.
+- Keywords of older drafts (`items` as a list, `exclusiveMinimum: true`, `nullable`) are translated to 2020-12.
+- Providers refuse a root that combines schemas. It becomes the property `value` of an object.
+- If the result is still not a schema, or is too large, it becomes `{"type": "object"}`.
 """
 
 from collections.abc import Callable
@@ -47,14 +47,14 @@ _ANYTHING: dict[str, Any] = {"type": "object"}
 
 
 class InputSchema(NamedTuple):
-    """The schema of a tool's arguments. If it is `wrapped`, the parameters are its property `value`."""
+    """The schema of a tool's arguments. If it is `wrapped`, its property `value` has the parameters."""
 
     schema: dict[str, Any]
     wrapped: bool = False
 
 
 def input_schema(given: Any) -> InputSchema | None:
-    """Return the schema of a tool for the schema of a capability's parameters; None if that takes no object."""
+    """Return the tool's schema for the schema of a capability's parameters, or None if those cannot be an object."""
     root = _followed(_without_lost_references(_cleaned(given, 0)))
     if not _takes_objects(root):
         return None
@@ -63,7 +63,7 @@ def input_schema(given: Any) -> InputSchema | None:
 
 
 def _cleaned(node: Any, depth: int) -> dict[str, Any]:
-    """Return a schema with the keywords that are known, each as its draft 2020-12 has it."""
+    """Return a schema with the known keywords only, each in the form of draft 2020-12."""
     if node is False:
         return {"not": {}}
     if not isinstance(node, dict) or depth > MAX_DEPTH:
@@ -77,7 +77,7 @@ def _cleaned(node: Any, depth: int) -> dict[str, Any]:
 
 def _keep(kept: dict[str, Any], name: str, value: Any, depth: int) -> None:
     if name in _DATA or name in _PLAIN:
-        if not hides(value):  # cleaned, an `enum` would name values that the application refuses
+        if not hides(value):  # a cleaned `enum` would have values that the application refuses
             kept[name] = value
     elif name in _MAPS and isinstance(value, dict):
         kept[name] = {key: _cleaned(each, depth + 1) for key, each in value.items() if not hides(key)}
@@ -131,7 +131,7 @@ def _inner(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _with_references(node: dict[str, Any], change: Callable[[str], str | None]) -> dict[str, Any]:
-    """Return a cleaned schema with its references changed, and without those that become None."""
+    """Return a cleaned schema with changed references, and without those that become None."""
     new: dict[str, Any] = {}
     for name, value in node.items():
         if name == "$ref":
@@ -150,7 +150,7 @@ def _with_references(node: dict[str, Any], change: Callable[[str], str | None]) 
 
 
 def _target(root: Any, reference: str) -> Any:
-    """Return the target of a JSON Pointer within a schema (RFC 6901 section 6), None if there is none."""
+    """Return the target of a JSON Pointer within a schema (RFC 6901 section 6), or None if there is none."""
     if reference != "#" and not reference.startswith("#/"):
         return None
     node = root
@@ -197,5 +197,5 @@ def _is_sound(schema: dict[str, Any]) -> bool:
 
     try:
         return len(codec.encode(schema)) <= MAX_BYTES and jsonschema_rs.meta.is_valid(schema)
-    except (ValueError, TypeError, RecursionError, OverflowError):  # a value that Python can hold and JSON cannot
+    except (ValueError, TypeError, RecursionError, OverflowError):  # a value that JSON cannot express
         return False

@@ -1,4 +1,4 @@
-"""Finding among more tools, or more clients of a tool, than are listed."""
+"""Searches among tools, or clients of a tool, that are too many to be listed."""
 
 import asyncio
 from itertools import islice
@@ -14,7 +14,7 @@ LOOKS_A_TURN = 500
 
 
 async def find_tools(view: ToolView, query: str) -> list[Tool]:
-    """Return the tools that have most of the words in their names or descriptions, the best first."""
+    """Return the tools with the most of the words in their names or descriptions, best first."""
     words = query.lower().split()[:16]
     scored: list[tuple[int, int, ToolGroup]] = []
     for place, group in enumerate(view.groups()):

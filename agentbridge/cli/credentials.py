@@ -77,7 +77,7 @@ def tenant_of(token: str | None) -> str:
         return DEFAULT_TENANT
     tenant = claims_of(token).get("tenant", DEFAULT_TENANT)
     if not isinstance(tenant, str) or not is_token(tenant):
-        raise ConfigurationError("the token's tenant cannot be one: ask for another token")
+        raise ConfigurationError("the token's tenant is not valid: ask for another token")
     return tenant
 
 
@@ -92,7 +92,7 @@ def claims_of(token: str) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.PyJWTError as exc:
-        raise ConfigurationError(f"the token is no JSON Web Token: mend --token or {variable('token')}") from exc
+        raise ConfigurationError(f"the token is not a JSON Web Token: correct --token or {variable('token')}") from exc
     return claims
 
 

@@ -116,7 +116,7 @@ class _AuditView:
 
     def _tell_of_gap(self) -> None:
         """Report a gap on standard error, and with `--json` on standard output, too, for programs."""
-        click.echo(f"{GAP}: the audit stream does not hold all that followed the last one", err=True)
+        click.echo(f"{GAP}: the audit stream has lost records behind the last one", err=True)
         if self._as_json:
             click.echo(output.one_line({"gap": {"message": GAP}}))
 

@@ -85,7 +85,7 @@ def parse_words(words: Sequence[str], user: str | None, app: str | None) -> tupl
         raise click.UsageError("--app goes with --user")
     client, words = (words[0], words[1:]) if user is None else (None, words)
     if not words or "=" in words[0]:
-        raise click.UsageError("say CLIENT TARGET, or --user USER TARGET, before parameters")
+        raise click.UsageError("write CLIENT TARGET, or --user USER TARGET, before parameters")
     return client, words[0], words[1:]
 
 
@@ -105,13 +105,13 @@ def _parse_pair(pair: str) -> tuple[str, msgspec.Raw]:
     name, equals, value = pair.partition("=")
     key = name.removesuffix(":")
     if not equals or not key:
-        raise click.UsageError(f"{pair!r} is no parameter: say key=text, or key:=json")
+        raise click.UsageError(f"{pair!r} is not a parameter: write key=text or key:=json")
     if key == name:
         return key, msgspec.Raw(codec.encode(value))
     try:
         return key, msgspec.Raw(codec.encode(msgspec.json.decode(value)))
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise click.UsageError(f"the value of {key!r} is no JSON: for text say {key}=text") from exc
+        raise click.UsageError(f"the value of {key!r} is not JSON: for text write {key}=text") from exc
 
 
 def _command(client: str | None, **fields: Any) -> CommandRequest:

@@ -48,7 +48,7 @@ def disconnect(settings: CommandSettings, as_json: bool, agent: str, seconds: st
 def _seconds(text: str) -> int:
     seconds = 0 if text == "0" else duration(text, "--for")
     if seconds > MAX_DENIAL_SECONDS:
-        raise click.BadParameter("at most 24h: for longer, have your issuer refuse it tokens", param_hint="--for")
+        raise click.BadParameter("at most 24h: for longer, let your issuer give it no tokens", param_hint="--for")
     return seconds
 
 

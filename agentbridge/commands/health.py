@@ -134,7 +134,7 @@ def _problems(found: HealthReport) -> list[str]:
     problems = list(found.faults)
     if found.missing:
         starts = ", ".join(f"`{COMMANDS[name]}`" for name in found.missing)
-        problems.append(f"nobody answers for {', '.join(found.missing)}: start {starts}")
+        problems.append(f"no process answers as {', '.join(found.missing)}: start {starts}")
     if found.agent_login is not None and found.agent_login.refusal is not None:
         problems.append(f"an agent cannot log in to NATS: {found.agent_login.refusal}")
     return problems

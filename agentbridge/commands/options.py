@@ -35,7 +35,7 @@ def duration(text: str, option: str | None = None) -> int:
     """
     found = _DURATION.fullmatch(text)
     if found is None or int(found[1]) == 0:
-        raise click.BadParameter(f"{text!r} is no duration: say 90s, 15m, 12h or 7d", param_hint=option)
+        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 12h or 7d", param_hint=option)
     return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 

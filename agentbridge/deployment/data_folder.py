@@ -73,7 +73,7 @@ def _open_lock(folder: Path) -> TextIO:
 
 @contextlib.contextmanager
 def published(folder: Path, content: RunFile) -> Iterator[None]:
-    """Keep `run.json` there, readable by its owner alone."""
+    """Write `run.json` into the folder, readable by its owner alone, and remove it on exit."""
     path, new = folder / RUN_FILE, folder / f"{RUN_FILE}.new"
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -70,14 +70,14 @@ def _with_component_type(value: dict[str, Any]) -> dict[str, Any]:
     if kind in ("function", "component") or not isinstance(kind, str) or "actions" not in value:
         return value
     if value.get("componentType", kind) != kind:
-        raise InvalidFrame("`type` and `componentType` say it in two ways that differ")
+        raise InvalidFrame("`type` and `componentType` contradict each other")
     return {**value, "type": "component", "componentType": kind}
 
 
 def _component(value: dict[str, Any], spend: Spend) -> dict[str, Any]:
     """Return a component with our names. Raises `InvalidFrame` for a schema that would check none of its actions."""
     if value.get("parameters") is not None:
-        raise InvalidFrame("`parameters`: this is said of each action of a component, not of the component")
+        raise InvalidFrame("`parameters`: belongs to each action of a component, not to the component")
     return _with(value, "actions", _actions(value["actions"], spend)) if "actions" in value else value
 
 
@@ -112,7 +112,7 @@ def _action(action: Any, name: str, spend: Spend) -> Any:
     where = f"actions[{name[:40]}]."
     for restriction in RESTRICTIONS:
         if restriction in action:
-            raise InvalidFrame(f"`{where}{restriction}`: this is said of a component, not of one of its actions")
+            raise InvalidFrame(f"`{where}{restriction}`: belongs to a component, not to one of its actions")
     spend(_UNKNOWN_FIELD_NODES * _require_no_near_miss(action, where))
     return _with_schemas(action)
 
@@ -123,7 +123,7 @@ def _renamed(value: dict[str, Any], name: str, aliases: tuple[str, ...]) -> dict
     if not any(alias in value for alias in aliases):
         return value
     if any(value[alias] != value[present[0]] for alias in present):
-        raise InvalidFrame(f"`{present[0]}` and `{present[-1]}` say it in two ways that differ")
+        raise InvalidFrame(f"`{present[0]}` and `{present[-1]}` contradict each other")
     rest = {field: inner for field, inner in value.items() if field != name and field not in aliases}
     return {**rest, name: value[present[0]]} if present else rest
 
@@ -136,7 +136,7 @@ def _require_no_near_miss(value: dict[str, Any], where: str) -> int:
     """Raise `InvalidFrame` for a near miss of a restricting field. Return the number of unknown fields."""
     unknown = list(_unknown(value))
     if len(unknown) > MAX_FIELDS:
-        raise InvalidFrame(f"more than {MAX_FIELDS} fields that are not known here")
+        raise InvalidFrame(f"more than {MAX_FIELDS} unknown fields")
     for name in unknown:
         meant = _meant(name)
         if meant is None and name in _OTHER_PARAMETERS and isinstance(value[name], dict):

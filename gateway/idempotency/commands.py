@@ -69,7 +69,7 @@ class _Refused(Exception):
 
 
 class Idempotency:
-    """Takes the commands of this gateway that have a key."""
+    """Executes the commands of this gateway that have an idempotency key."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class Recording:
         entry = reservation.entry.end(response, self._max_outcome_bytes)
         size = len(codec.encode(entry))
         if self._unwritten_bytes + size > MAX_UNWRITTEN_BYTES:
-            self._not_recorded(reservation, "too much waits to be written already")
+            self._not_recorded(reservation, "too many outcomes wait to be written already")
             self._reservations.drop(reservation)
             return
         self._unwritten_bytes += size
@@ -119,7 +119,7 @@ class Recording:
                 await asyncio.sleep(pause)
             else:
                 done = codec.encode(stored.entry) == codec.encode(entry)  # only the acknowledgement was lost
-                return "" if done else "it was declared lost by somebody who could not reach this gateway"
+                return "" if done else "another process, which could not reach this gateway, has recorded it as lost"
         return "the bucket was away for too long"
 
     def _without_outcome(self, reservation: Reservation, entry: IdempotencyEntry) -> IdempotencyEntry:

@@ -103,5 +103,5 @@ class FloodGuard:
         if seconds and client.leave_subject(seconds):
             self._left += 1
             if lines := self._left_lines.due():
-                sentence = "left the subjects of %d clients, the last one %s for %.1f s: they are flooded"
+                sentence = "unsubscribed %d clients, the last one %s for %.1f s: their subjects are flooded"
                 log.warning(sentence, lines, client.address.client_id, seconds)

@@ -302,7 +302,7 @@ class ClaimService:
                     return contract
                 await asyncio.sleep(0)
         except BridgeError as exc:
-            log.warning("the capabilities of client %s are not taken over: %s", snapshot.client_id, exc.message)
+            log.warning("the capabilities of client %s could not be taken over: %s", snapshot.client_id, exc.message)
             return NO_CONTRACT
 
     # --- decisions of the core ---

@@ -94,11 +94,11 @@ NEVER = (-1, -1)
 
 
 class HeldBack(Protocol):
-    """Something that a client's messages and frames wait for."""
+    """Something for which a client's messages and frames have to wait, such as the reading of its capabilities."""
 
     @property
     def held_back(self) -> list[Callable[[], None]]:
-        """The calls that handle them, in order."""
+        """The waiting messages and frames, as calls that handle them, in order."""
 
 
 class Handlers(NamedTuple):

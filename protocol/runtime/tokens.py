@@ -79,7 +79,7 @@ class _ClaimNames(msgspec.Struct):
 _claim_decoder = msgspec.json.Decoder(_ClaimNames)
 _NOBODY = TokenOwner("", "", is_known=False)
 _NAMES = "a list of at most 1000 short texts"
-_LIMIT = f"{_NAMES}; left out, it limits nothing"
+_LIMIT = f"{_NAMES}; if it is left out, there is no limit"
 _INSTANT = "a number, the seconds since 1970"
 _SHAPES = {
     "sub": "text of 1 to 256 characters",
@@ -246,7 +246,7 @@ class Verifier:
         except jwt.PyJWKClientConnectionError as exc:
             raise Unavailable("the key set that verifies tokens cannot be fetched; try again in a moment") from exc
         except _UnnamedKey as exc:
-            raise Unauthenticated("the token names no key (`kid`), and the key set has not just one") from exc
+            raise Unauthenticated("the token names no key (`kid`), and the key set has several") from exc
         except jwt.PyJWTError as exc:
             raise Unauthenticated("the token is not signed by a key of this deployment") from exc
 

@@ -165,7 +165,7 @@ class ClientEntries:
         try:
             return _StoredRecord(value.revision, codec.decode(_records, value.data) if value.data else None)
         except BridgeError:
-            log.warning("the record %s cannot be read; it gives way to the next", key)
+            log.warning("the record %s cannot be read; the next one replaces it", key)
             return _StoredRecord(value.revision, None)
 
 

@@ -138,7 +138,7 @@ class Store:
             async with asyncio.timeout(seconds):
                 await self._announcer.drain()
         except TimeoutError as exc:
-            raise Unavailable("the events stream does not take what is announced; try again in a moment") from exc
+            raise Unavailable("the events stream does not take the announcements; try again in a moment") from exc
 
     async def _own_entry(self, gateway_id: str, expected_number: int) -> Value:
         """Return a gateway's own entry, from the mirror if that has the expected revision, which saves a request."""
@@ -154,7 +154,7 @@ class Store:
         except WrongRevision as exc:
             own = await self._bucket.read(subjects.gateway_key(gateway_id))
             if read_gateway_entry(own.data).number < number:
-                raise Conflict("another registry has changed what was applied; send the report again") from exc
+                raise Conflict("another registry has applied a report meanwhile; send this one again") from exc
 
     async def _write(self, gateway_id: str, applied: GatewayEntry, revision: int) -> Value:
         data = codec.encode(applied)

@@ -128,7 +128,7 @@ class AgentConnections:
                     found.append(codec.decode(_lists, await answers.get(), Internal))
         except TimeoutError as exc:
             raise Unavailable(
-                f"{count - len(found)} of {count} NATS servers did not say who is connected; try again"
+                f"{count - len(found)} of {count} NATS servers did not list their connections; try again"
             ) from exc
         finally:
             with contextlib.suppress(nats.errors.Error):  # gone with the connection

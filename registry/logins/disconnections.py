@@ -94,7 +94,7 @@ class Disconnections:
     async def _deny(self, tenant: str, asked: DisconnectAgentRequest) -> int:
         """Write the entry that refuses an agent. Return the end of the refusal."""
         if self.denied.of_tenant(tenant) >= MAX_DENIALS:
-            raise Overloaded(f"{MAX_DENIALS} agents of this tenant are kept out already; wait until some may come back")
+            raise Overloaded(f"{MAX_DENIALS} agents of this tenant are refused already; wait until some may return")
         until_ms = self._connection.clock.now_ms() + 1000 * asked.seconds
         data = codec.encode(AgentDenial(tenant, asked.sub, until_ms))
         key = subjects.agent_key(tenant, hashlib.sha256(asked.sub.encode()).hexdigest())
@@ -141,7 +141,7 @@ class Disconnections:
             await self._tenants.ensure(store)
             await jetstream.publish(self._connection, record.subject, codec.encode(record), {}, stream=store.stream)
         except (Unavailable, jetstream.JetStreamError) as exc:
-            raise Unavailable("the agent is disconnected, but the audit stream did not take the record of it") from exc
+            raise Unavailable("the agent is disconnected, but the audit stream did not store the record") from exc
 
     # --- denials of other registries ---
 
@@ -162,6 +162,6 @@ class Disconnections:
                 await connections.end(user)
         except BridgeError as exc:
             self._looks.clear()
-            log.warning("could not look for connections of disconnected agents: %s", exc)
+            log.warning("could not find the connections of disconnected agents: %s", exc)
         finally:
             self._looking = False

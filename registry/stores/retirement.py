@@ -47,7 +47,7 @@ class Retirement:
             log.warning("set the stream %s aside, because each tenant has its own now", name)
         elif present == [retired] and not info.state.messages:
             await self._writer.delete(name)
-            log.info("removed the stream %s, because what it held is old", name)
+            log.info("removed the stream %s, because its messages are too old", name)
 
     async def _let_age(self, info: StreamInfo) -> None:
         retired_at = (info.config.get("metadata") or {}).get(RETIRED_AT_METADATA, "")
@@ -55,7 +55,7 @@ class Retirement:
             await self._writer.update(_marked(info.config))
         elif time.time() > int(retired_at) + KEYS_AGE_SECONDS:
             await self._writer.delete(_KEYS)
-            log.info("removed the bucket %s, because its keys are old", subjects.RETIRED_KEYS_BUCKET)
+            log.info("removed the bucket %s, because its keys are too old", subjects.RETIRED_KEYS_BUCKET)
 
 
 def _marked(config: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class TenantStreams:
                     if found is not None:
                         await self._tend_alone(found, info)
             except (BridgeError, JetStreamError) as exc:
-                log.info("the stores of tenants cannot be looked at now: %s", exc)
+                log.info("the stores of tenants cannot be checked now: %s", exc)
 
     async def _outcome(self, wanted: TenantStore) -> BridgeError | None:
         """Ensure the store and return the error, because a task that raises would end the process."""

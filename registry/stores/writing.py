@@ -77,7 +77,12 @@ class StreamWriter:
         if size < wanted:
             size = max(size // 4, LEAST_BYTES)
             await self._fits("UPDATE", sized(config, size))
-            log.warning("the stream %s has %d bytes instead of %d, for want of room", config["name"], size, wanted)
+            log.warning(
+                "the stream %s has %d bytes instead of %d: too little room",
+                config["name"],
+                size,
+                wanted,
+            )
         return size
 
     async def create_unlimited(self, config: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ from protocol.reports import EndReason, is_lost
 from protocol.runtime.websocket.bad_frames import BadFrames
 from protocol.runtime.websocket.keepalive import Keepalive, KeepaliveStep
 
-ABANDONED = "the caller is gone: it promised to ask after the command, and no longer does"
+ABANDONED = "the caller is gone: it promised to probe the command, and no longer does"
 INVALID_RESPONSE = "invalid_response"  # `details.code` of a command whose answer cannot be read
 MESSAGE_TOO_LARGE = "message_too_large"  # `details.code` of a command that was lost with an answer above the limit
 UNANSWERED_SECONDS = 2.0
@@ -275,7 +275,7 @@ class Session:
         """Replace the client's list, and report what is left out. Raises `InvalidFrame` for too large a record."""
         new_metadata = self.metadata if metadata is None else _bounded_metadata(metadata)
         if _record_bytes(contract.capabilities) > self._limits.max_message_bytes:
-            raise InvalidFrame("`capabilities`: the list is too large to be kept; shorten descriptions or schemas")
+            raise InvalidFrame("`capabilities`: the list is too large to store; shorten descriptions or schemas")
         self.contract = contract
         self._is_anew = False
         self.app = app if app is not None else self.app
@@ -629,7 +629,7 @@ def _left_out(capabilities: CapabilityList, ident: str | None) -> ErrorFrame:
         "refused": capabilities.refused,
         **({"more": capabilities.more_refused} if capabilities.more_refused else {}),
     }
-    sentence = f"{count} of the capabilities left out, the others are registered: {first.message}"
+    sentence = f"{count} capabilities are left out, the others are registered: {first.message}"
     return ErrorFrame(Code.INVALID_FRAME.value, sentence, ident, details)
 
 

@@ -226,7 +226,7 @@ class AuditLog:
             case jetstream.Stored.YES:
                 self._on_stored(key)
             case jetstream.Stored.NEVER:
-                self._lose(key, "the stream takes none so large")
+                self._lose(key, "they are larger than the stream takes")
             case jetstream.Stored.NO:
                 self._on_refused(key, is_there=not is_missing(msg))
 

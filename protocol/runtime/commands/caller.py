@@ -236,7 +236,7 @@ class Caller:
             async with asyncio.timeout_at(waiting.deadline + DEADLINE_GRACE_SECONDS):
                 return await self._known(waiting.group.address, waiting.group.token)
         except TimeoutError as exc:
-            raise DeadlineExceeded("whether the client is there could not be found out; nothing was executed") from exc
+            raise DeadlineExceeded("no registry could tell whether the client exists; nothing was executed") from exc
 
     async def _send(self, waiting: _Waiting) -> Msg:
         """Send once, with the time that remains, and return the reply."""
@@ -379,7 +379,7 @@ class Caller:
         try:
             answer = decode_probe_response(reply.data)
         except BridgeError:
-            log.warning("a probe of client %s was answered with something else", group.address.client_id)
+            log.warning("the answer to a probe of client %s cannot be read", group.address.client_id)
             return
         for raw in answer.outcomes:
             self._deliver(group, codec.raw_bytes(raw))
@@ -390,7 +390,7 @@ class Caller:
         try:
             waiting = group.waiting.get(decode_response(outcome).request_id)
         except Internal:
-            log.warning("an outcome from client %s's gateway is not one", group.address.client_id)
+            log.warning("an outcome from client %s's gateway cannot be read", group.address.client_id)
             return
         if waiting is not None and not waiting.future.done():
             waiting.future.set_result(Msg(_client=self._connection.client, data=outcome))

@@ -60,8 +60,8 @@ class ConnectionBounds:
         self._max_strangers = max(1, max_connections // STRANGERS_PART)
         sentence = "too many connections are open; connect again in a moment"
         self._places = Shares(max_connections - self._max_strangers, sentence)
-        self._input = Shares(max_input_bytes, "too much input waits; send your message again, whole")
-        self._output = Shares(max_unread_bytes, "too much waits for clients that read slowly; try again in a moment")
+        self._input = Shares(max_input_bytes, "too much input waits; send your message again in one piece")
+        self._output = Shares(max_unread_bytes, "too much output waits for slow readers; try again in a moment")
         self._max_of_user = max_of_user
         self._clock = clock
         self._of_user: Counter[Share] = Counter()
@@ -163,5 +163,5 @@ class ConnectionBounds:
             for connection, begun in list(self._begun.items()):
                 if begun > since:
                     break  # a dict keeps its order: the others have begun later
-                sentence = f"a message has to be whole in {UNFINISHED_SECONDS:g} seconds"
+                sentence = f"a message must be complete within {UNFINISHED_SECONDS:g} seconds"
                 connection.give_up_message(Overloaded(sentence, details={"limit": AGENT_LIMIT}))

@@ -417,7 +417,7 @@ class Connection:
                 log.error("dropped %d messages, the last on %s: its subscription is full", count, error.subject)
         elif self._token is not None and self._up_since and "authorization" in text.lower():
             if self._token_lines.due():
-                log.warning("%s; trying again, for no registry may run that could let us in", self._refusal())
+                log.warning("%s; trying again, because maybe no registry runs that could let us in", self._refusal())
         elif self._started:
             log.debug("NATS: %s", text or type(error).__name__)
         else:

@@ -31,7 +31,7 @@ class UserCredentials:
         try:
             self._jwt, self._seed = _read(self._path)  # the file may have been renewed
         except ConfigurationError as exc:
-            log.warning("%s; going on with what it held before", exc)
+            log.warning("%s; using its former content", exc)
         return base64.b64encode(nkeys.from_seed(bytearray(self._seed)).sign(nonce.encode()))
 
     def user_jwt(self) -> bytes:
@@ -54,6 +54,6 @@ def _read(path: str) -> tuple[bytes, bytes]:
 
 def _no_credentials(path: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{variable('nats_creds')} is {path!r}, which is no NATS credentials file: it should hold a user's JWT and "
+        f"{variable('nats_creds')} is {path!r}, which is not a NATS credentials file: it should hold a user's JWT and "
         "seed, as `nsc generate creds` writes them"
     )

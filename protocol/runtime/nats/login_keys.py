@@ -72,7 +72,7 @@ def pairs_of(account_seeds: str | None, curve_seeds: str | None) -> list[LoginKe
     accounts, curves = _listed(account_seeds), _listed(curve_seeds)
     names = f"{variable('nats_account_seed')} and {variable('nats_xkey_seed')}"
     if len(accounts) != len(curves):
-        raise ConfigurationError(f"{names} should hold as many seeds as each other: they belong together in pairs")
+        raise ConfigurationError(f"{names} should have the same number of seeds, because they belong together in pairs")
     try:
         return [LoginKeys(account, curve) for account, curve in zip(accounts, curves, strict=True)]
     except BadKey as exc:

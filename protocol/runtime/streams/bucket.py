@@ -113,4 +113,4 @@ class Bucket:
     def _refused(self, error: JetStreamError) -> Unavailable:
         """Log JetStream's reason for the operator, and return an error without it for peers."""
         log.warning("the bucket %s is refused: %s", self._name, error)
-        return Unavailable(f"the bucket {self._name} is not to be had now; try again in a moment")
+        return Unavailable(f"the bucket {self._name} is not available now; try again in a moment")

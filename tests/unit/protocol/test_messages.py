@@ -85,7 +85,7 @@ def test_operation_is_decoded_by_its_op(body: bytes, operation: messages.Operati
         (b'{"target":"a",' + b",".join(b'"new%d":1' % each for each in range(65)) + b"}", "the message has 65 fields"),
         (
             b'{"target":"a","new":"' + b"x" * 65 * 1024 + b'"}',
-            "the fields that are not known here have more than 65536 bytes",
+            "the unknown fields have more than 65536 bytes",
         ),
         (
             b'{"target":"a","args":1,"parameters":{"a":"' + b"x" * 99_000 + b'"}}',
