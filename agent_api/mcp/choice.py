@@ -1,8 +1,7 @@
-"""Lets a host ask its user for the client, if the host can: an interim result, then the call once more.
+"""Lets a host ask its user which client is meant, if it can: by an interim result, after which the host calls again.
 
-The call comes again as a whole, maybe to another replica. It brings back `requestState`, which is sealed with a key
-that all replicas derive from the deployment's secrets. The state is valid for this caller, tool and arguments, for ten
-minutes.
+The second call may come to another replica. It brings `requestState` back, which is sealed with a key that all replicas
+derive from the deployment's secrets. The state is valid for this caller, tool and arguments, for ten minutes.
 """
 
 import base64
@@ -37,7 +36,7 @@ _states = msgspec.json.Decoder(_ChoiceState)
 
 
 class ChoiceSeal:
-    """Seals and opens states; without a shared secret it cannot, and nobody is asked."""
+    """Seals and opens states. Without a shared secret it cannot, and no user is asked."""
 
     def __init__(self, settings: Settings) -> None:
         secrets = [settings.jwt_secret, *settings.more_secrets] if settings.jwt_secret else []
@@ -49,13 +48,13 @@ class ChoiceSeal:
         return bool(self._keys)
 
     def seal(self, principal: Principal, tool: str, arguments: Arguments, now: float) -> str:
-        """Return the state of a call that has to choose."""
+        """Return the sealed state for a call."""
         until = int(now) + VALID_SECONDS
         data = codec.encode(_ChoiceState(principal.tenant, principal.sub, tool, _hash(arguments), until))
         return f"{_text(data)}.{_text(hmac.digest(self._keys[0], data, 'sha256'))}"
 
     def require(self, state: str | None, principal: Principal, tool: str, arguments: Arguments, now: float) -> None:
-        """Raise `InvalidRequest` unless this is the state of just this call, and not too old."""
+        """Raise `InvalidRequest` unless a state belongs to this call and is at most ten minutes old."""
         data, _, proof = (state or "").partition(".")
         content = _bytes(data)
         good = any(hmac.compare_digest(hmac.digest(key, content, "sha256"), _bytes(proof)) for key in self._keys)
@@ -68,7 +67,7 @@ class ChoiceSeal:
 
 
 def question(error: AmbiguousClient, state: str) -> dict[str, Any]:
-    """Return the interim result that has the user choose among the clients of an error."""
+    """Return the interim result that lets the user choose among the clients in an error."""
     choices = [{"const": each["clientId"], "title": _title(each)} for each in error.details["clients"]]
     schema = {
         "type": "object",
@@ -81,7 +80,7 @@ def question(error: AmbiguousClient, state: str) -> dict[str, Any]:
 
 
 def chosen_client(responses: Mapping[str, Any]) -> str | None:
-    """Return the client that the user has chosen, None if the user did not want to."""
+    """Return the client that the user has chosen, or None if the user declined."""
     answer = responses.get(CLIENT)
     content = getattr(answer, "content", None) if getattr(answer, "action", None) == "accept" else None
     chosen = content.get(CLIENT) if isinstance(content, dict) else None

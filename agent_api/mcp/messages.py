@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 as it travels on `/mcp`: one message in a body, without batches."""
+"""JSON-RPC 2.0 on `/mcp`: one message in a body, without batches."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from protocol import codec
 from protocol.errors import BridgeError, InvalidRequest
 
 INVALID_REQUEST, PARSE_ERROR, INTERNAL_ERROR, INVALID_PARAMS = -32600, -32700, -32603, -32602
-CANCELLED_REQUEST = -32800  # as the library answers it in the older era
+CANCELLED_REQUEST = -32800  # the library's code for it in the older era
 MAX_ID_CHARS = 128
 
 RpcId = int | str
@@ -24,12 +24,12 @@ class RpcMessage(msgspec.Struct, frozen=True):
 
     @property
     def is_request(self) -> bool:
-        """Whether it wants an answer."""
+        """Whether it needs an answer."""
         return self.method is not None and self.id is not msgspec.UNSET
 
 
 class RpcAnswer(msgspec.Struct, frozen=True):
-    """An answer to a request, with the status that it has if it is not part of a stream."""
+    """An answer to a request, with its HTTP status if it is not part of a stream."""
 
     body: bytes
     status: int = 200
@@ -39,14 +39,14 @@ _decoder = msgspec.json.Decoder(RpcMessage)
 
 
 def is_id(value: object) -> bool:
-    """Tell whether a value is what a request can be known by."""
+    """Tell whether a value can be the id of a request."""
     if isinstance(value, str):
         return len(value) <= MAX_ID_CHARS
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_message(data: bytes) -> RpcMessage:
-    """Read a body. Raises `InvalidRequest` if it is not one message of JSON-RPC 2.0; a batch is refused."""
+    """Decode a body. Raises `InvalidRequest` if it is not one message of JSON-RPC 2.0, or is a batch."""
     message = codec.decode(_decoder, data)
     if message.jsonrpc != "2.0":
         raise InvalidRequest("`jsonrpc`: must be 2.0")
@@ -58,7 +58,7 @@ def read_message(data: bytes) -> RpcMessage:
 
 
 def result_message(ident: RpcId, result: Any, status: int = 200) -> RpcAnswer:
-    """Return the answer to a request that went well."""
+    """Return the answer to a request that succeeded."""
     return RpcAnswer(codec.encode({"jsonrpc": "2.0", "id": ident, "result": result}), status)
 
 
@@ -69,7 +69,7 @@ def error_message(ident: RpcId | None, code: int, message: str, data: Any = None
 
 
 def fault_message(ident: RpcId | None, error: BridgeError, code: int = INTERNAL_ERROR, status: int = 200) -> RpcAnswer:
-    """Return the answer that tells of an error of ours; its own code stands in the data."""
+    """Return the answer for one of our errors. Its code is in `data`."""
     return error_message(ident, code, error.message, error.body(), status)
 
 

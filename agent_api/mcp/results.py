@@ -1,4 +1,4 @@
-"""A command's outcome as the result of a tool: text for the model, structure for its host, errors as results."""
+"""Converts a command's outcome to a tool's result: text for the model, structure for its host, errors as results."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from protocol.messages import CommandResponse
 MODERN = "2026-07-28"
 WITH_AUDIO, WITH_LINKS = "2025-03-26", "2025-06-18"
 _SHAPE = frozenset({"content", "structuredContent", "isError", "_meta"})
-# The texts that an item of content has to have, and since which revision it exists.
+# The required texts of each kind of content, and the first revision that has it.
 _ITEMS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("text",), ""),
     "image": (("data", "mimeType"), ""),
@@ -31,7 +31,7 @@ def value_result(raw: msgspec.Raw, version: str) -> dict[str, Any]:
     """Return an application's answer as a result. An answer that has the shape of a tool's result is passed on."""
     try:
         value = codec.decode_value(raw)
-    except InvalidRequest:  # a number that Python does not hold
+    except InvalidRequest:  # a number that Python cannot express
         return {"content": [_text(codec.raw_bytes(raw).decode(errors="replace"))]}
     shaped = _passed_on(value, version)
     if shaped is not None:
@@ -70,7 +70,7 @@ def _structured(value: Any, version: str) -> dict[str, Any]:
 
 
 def _passed_on(value: Any, version: str) -> dict[str, Any] | None:
-    """Return a result in MCP's own shape, as pages with WebMCP give it; None if it is not quite that."""
+    """Return an answer that has MCP's own form, as from pages with WebMCP, or None if it has not exactly that form."""
     if not isinstance(value, dict) or not value.keys() <= _SHAPE or not isinstance(value.get("content"), list):
         return None
     items = [_item(item, version) for item in value["content"]]

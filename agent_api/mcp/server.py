@@ -1,4 +1,4 @@
-"""The library's server with our handlers: listing tools, calling them, listening to changes."""
+"""The library's server with our handlers: list tools, call them, listen to changes."""
 
 import time
 from typing import Any
@@ -29,7 +29,7 @@ from protocol.errors import AmbiguousClient, BridgeError, UnknownCapability
 from protocol.runtime.version import SERVICE_VERSION
 
 NAME = "agentbridge"
-LIST_MS = 5_000  # for how long a host may keep a list; changes are told besides
+LIST_MS = 5_000  # how long a host may cache a list; changes are sent besides
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 INSTRUCTIONS = (
     "Each tool is something that an application offers which is open in a user's session at this moment; it is done "
@@ -37,12 +37,12 @@ INSTRUCTIONS = (
     "and go with the applications."
 )
 
-_COMPLETE = {"resultType": "complete"}  # the library leaves it out for revisions that do not have it
+_COMPLETE = {"resultType": "complete"}  # the library leaves it out for revisions without it
 Context = ServerRequestContext[Any, Any]
 
 
 class ToolServer(Server[Any]):
-    """Tells clients of the older era, too, that they will hear of changes."""
+    """Announces changes of the list to clients of the older era, too."""
 
     def create_initialization_options(
         self,
@@ -65,10 +65,10 @@ def make_server(context: McpContext) -> ToolServer:
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_subscriptions_listen=handlers.listen,
-        # No schema has an annotation that would have to be compared with headers, so nothing has to be looked up.
+        # Our schemas have no annotations that must be compared with headers, so the library need not look for them.
         get_tool_input_schema=lambda name: None,
     )
-    server.middleware.clear()  # a span for each message, whether or not anybody collects them
+    server.middleware.clear()  # it makes a span for each message, even if nobody collects them
     return server
 
 
@@ -78,7 +78,7 @@ class _ToolHandlers:
         self._seal = ChoiceSeal(context.settings)
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> Any:
-        """Return all tools at once; there are 128 at most."""
+        """Return all tools at once. There are 128 at most."""
         if params is not None and params.cursor is not None:
             raise MCPError(INVALID_PARAMS, "there is one page only; ask without a cursor")
         caller = _exchange(ctx).caller
@@ -126,13 +126,13 @@ class _ToolHandlers:
         return result_of(outcome, ctx.protocol_version)
 
     def _can_ask(self, ctx: Context) -> bool:
-        """Tell whether the host can have its user choose a client."""
+        """Tell whether the host can let its user choose a client."""
         capabilities = ctx.session.client_capabilities
         able = capabilities is not None and capabilities.elicitation is not None
         return able and ctx.protocol_version >= MODERN and self._seal.works
 
     async def listen(self, ctx: Context, params: SubscriptionsListenRequestParams) -> Any:
-        """Tell of changes in the list of tools until the token ends, the process must, or the client goes."""
+        """Report changes in the list of tools until the token expires, the process stops, or the client goes."""
         exchange = _exchange(ctx)
         meta = {SUBSCRIPTION_ID: ctx.request_id}
         wanted = {"toolsListChanged": True} if params.notifications.tools_list_changed else {}

@@ -77,7 +77,7 @@ class FloodGuard:
         self._count(client, 1)
 
     def counters(self) -> dict[str, int]:
-        """Return what is counted since the start."""
+        """Return the counters of `/metrics` since the start."""
         return {"messagesDropped": self._dropped, "subjectsLeft": self._left}
 
     def log_dropped(self) -> None:
