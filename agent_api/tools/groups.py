@@ -99,7 +99,7 @@ class TenantTools:
         return sorted({*plain, *suffixed}, key=_age_of)
 
     def ages(self, digests: Iterable[str]) -> dict[str, str]:
-        """Return since when these tools have existed, for those that are known."""
+        """Return the times since which these tools have existed. Unknown tools are left out."""
         found = {digest: self.groups[digest].since for digest in digests if digest in self.groups}
         return {digest: self._remembered[digest] for digest in digests if digest in self._remembered} | found
 

@@ -37,7 +37,7 @@ class ReservationStage(enum.Enum):
 
 
 class Waiter(msgspec.Struct, eq=False):
-    """A request that waits for the command of its key; `timer` is the shell's."""
+    """A request that waits for the command of its key. Only the caller of this module uses `timer`."""
 
     client: ClientView
     caller: Principal

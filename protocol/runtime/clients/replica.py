@@ -59,7 +59,10 @@ class Replica:
         return self._entries.get(key)
 
     def begin(self, life: str, last_sequence: int) -> None:
-        """Begin a listing. `life` identifies the stream. Known revisions of another stream, or later ones, are void."""
+        """Begin a listing of the stream `life`.
+
+        If this is another stream, or an older state of the same, its entries replace known ones of any revision.
+        """
         self._former_life = life != self._life or last_sequence < self.revision
         if self._former_life:
             self.revision = 0
