@@ -71,7 +71,9 @@ async def test_garbage_is_a_line_for_the_operator(tmp_path: Path) -> None:
         assert await process.ended() == 2
     finally:
         process.end()
-    assert process.log.startswith(f"gateway: AGENTBRIDGE_NATS_CREDS is '{garbage}', which is no NATS credentials file")
+    assert process.log.startswith(
+        f"gateway: AGENTBRIDGE_NATS_CREDS is '{garbage}', which is not a NATS credentials file: "
+    )
     assert process.log.count("\n") == 1
 
 
