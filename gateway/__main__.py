@@ -94,7 +94,13 @@ async def serving(
         commands = CommandSubjects(connection, replies, verifier, idempotency, tasks, limits, turns)
         tasks.create_task(commands.watch(), name="watch commands")
         handlers = Handlers(
-            commands.handle, commands.drops, idempotency.ended, reporter.changed, reporter.ended, reporter.moved
+            commands.handle,
+            commands.drops,
+            idempotency.ended,
+            reporter.changed,
+            reporter.ended,
+            commands.used_up,
+            reporter.moved,
         )
         rate_limits = RateLimits(settings.rate_per_agent)
         sessions = SessionTable(gateway_id, connection, tasks, limits, replies, handlers, rate_limits)
@@ -108,10 +114,11 @@ async def serving(
                 commands.lose,
                 commands.refuse_held_up,
                 commands.answer_lost,
+                commands.sender,
                 lambda: commands.freezes,
                 lambda: commands.has_backlog,
             )
-            resumable = ResumableSessions(resume, sessions, connection, contracts, tasks, claim_handlers)
+            resumable = ResumableSessions(resume, sessions, connection, contracts, turns, tasks, claim_handlers)
             await parts.enter_async_context(resumable.kept())
         elif not verifier.off:
             log.warning("no client can resume its session: set %s to a secret", variable("resume_secret"))

@@ -52,7 +52,7 @@ from protocol.messages import (
 from protocol.runtime import logs
 from protocol.runtime.clock import wall_ms
 from protocol.runtime.connections.agent_turns import AgentTurns
-from protocol.runtime.connections.turns import Share, Turns, Work
+from protocol.runtime.connections.turns import STRANGERS, Share, Turns, Work
 from protocol.runtime.log_throttle import LogThrottle
 from protocol.runtime.nats.connection import Connection
 from protocol.runtime.nats.lag import QueueLag
@@ -173,6 +173,10 @@ class CommandSubjects:
         except Exception as exc:
             self._fail(session, msg, exc, operation, principal, request_id)
 
+    def used_up(self, session: LiveSession) -> None:
+        """Subscribe a session anew whose messages came faster than they could be handled, or leave it for a while."""
+        self._guard.used_up(session)
+
     def lose(self, session: LiveSession, msg: Msg) -> None:
         """Answer `client_lost` to a command that another gateway may have executed. Handle other messages as usual."""
         if self._is_command(msg):
@@ -192,6 +196,20 @@ class CommandSubjects:
         error = ClientLost("the client was lost while the command was under way; it may have run")
         response = failure(lost.request_id, error, session.core.client_id, lost.age_ms)
         self._replies.answer(session.core.view, Answer(lost.call(self._loop.time()), response))
+
+    def sender(self, session: LiveSession, msg: Msg) -> Share | None:
+        """Return the share of a message's sender: that of strangers without a good token, None if it is dropped."""
+        try:
+            token = token_of(msg)
+        except Unauthenticated:  # it brings two
+            token = None
+        if not self._guard.admits(session, self._verifier.standing(token), msg.subject, token):
+            return None
+        try:
+            agent = self._verifier.verify_now(token, expired_too=True)
+        except BridgeError:
+            return STRANGERS
+        return STRANGERS if agent is None else (agent.tenant, agent.sub)
 
     @property
     def freezes(self) -> int:
@@ -440,16 +458,21 @@ class CommandSubjects:
         if self._freeze_detector.observe(self._loop.time()):
             self._freezes += 1
             log.warning("this process was frozen; refusing the commands that were sent meanwhile")
-            self._tasks.create_task(self._wait_out_backlog(), name="wait out the backlog")
+            self._tasks.create_task(self._wait_out_backlog(self._freezes), name="wait out the backlog")
 
-    async def _wait_out_backlog(self) -> None:
-        """Wait until the messages that NATS has queued for us have arrived, which is before the answer to a flush."""
+    async def _wait_out_backlog(self, freeze: int) -> None:
+        """Messages that NATS held for us arrive before the answer to a flush that is sent now.
+
+        If the process has been frozen again meanwhile, the wait for that freeze goes on.
+        """
         try:
             await self._connection.flush()
         except Unavailable:
             log.info("NATS was lost while this process was frozen: its messages for us are lost")
         await asyncio.sleep(BACKLOG_SETTLE_SECONDS)
-        self._freeze_detector.backlog_done()
+        self._observe()  # the last freeze may have ended just now
+        if freeze == self._freezes:
+            self._freeze_detector.backlog_done()
 
     # --- replies ---
 

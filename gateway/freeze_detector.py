@@ -20,8 +20,8 @@ class FreezeDetector:
         self._last_seen = now
         if gap < FROZEN_SECONDS:
             return False
-        noticed, self.backlog = not self.backlog, True
-        return noticed
+        self.backlog = True
+        return True
 
     def backlog_done(self) -> None:
         """Note that all messages from before the end of the freeze have been handled."""

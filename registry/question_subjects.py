@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -30,6 +31,10 @@ MAX_ASKERS = 1_000  # remembered tenants whose agents have asked
 AT_ONCE = 100  # subscriptions in one turn of the loop
 UNKNOWN = ""  # stands for all unknown tenants
 RETRY_SECONDS = 0.5
+TRIAL_SECONDS = 0.2  # for a flood that goes on to be noticed
+# Questions that NATS may send before they are handled. By the wildcard so many that a flood is noticed, and the tenants
+# are served apart, before they are used up; of one tenant some 10 ms of a flood.
+CREDIT, CREDIT_APART = 20_000, 2_000
 END_SECONDS = 0.3  # for the server to send the last questions
 LOG_SECONDS = 1.0
 
@@ -116,7 +121,16 @@ class QuestionSubjects:
             await self._sleep(min(self._until.values()) - self._clock())
             now = self._clock()
             self._until = {tenant: until for tenant, until in self._until.items() if until > now}
+            if not self._until:
+                await self._try_wide()
         await self._unite()
+
+    async def _try_wide(self) -> None:
+        """Serve all tenants by the wildcard, too; a flood that goes on is noticed while the others are still apart."""
+        with contextlib.suppress(BridgeError, nats.errors.Error):  # `_unite()` tries again
+            self._wide = await self._subscribed("*")
+            self._changed.clear()
+            await self._sleep(TRIAL_SECONDS)
 
     async def _divide(self) -> None:
         for tenant in [*self._askers, *self._mirror.tenants()]:
@@ -144,12 +158,33 @@ class QuestionSubjects:
         await self._connection.leave_subscriptions(_flat(apart.values()))
 
     async def _subscribed(self, tenant: str) -> list[Subscription]:
-        return [
-            await self._connection.subscribe_directly(
-                subjects.registry(tenant, name), handler, queue=QUEUE, drops=self._drops
-            )
-            for name, handler in self._handlers.items()
-        ]
+        return [await self._subscribe(tenant, name) for name in self._handlers]
+
+    async def _subscribe(self, tenant: str, name: str) -> Subscription:
+        subject = subjects.registry(tenant, name)
+        handler, used_up = self._handlers[name], partial(self._on_used_up, tenant, name)
+        credit = CREDIT if tenant == "*" else CREDIT_APART
+        return await self._connection.subscribe_directly(
+            subject, handler, queue=QUEUE, drops=self._drops, credit=credit, on_used_up=used_up
+        )
+
+    def _on_used_up(self, tenant: str, name: str) -> None:
+        """Subscribe again at once: if it is a flood, its messages are counted, and its tenant is left."""
+        self._tasks.create_task(self._replace(tenant, name), name="subscribe to questions again")
+
+    async def _replace(self, tenant: str, name: str) -> None:
+        try:
+            made = await self._subscribe(tenant, name)
+        except nats.errors.Error as exc:
+            log.info("cannot serve `%s` again yet: %s", name, exc)
+            return
+        place = self._wide if tenant == "*" else self._apart.get(tenant)
+        former = [each for each in place or () if each.subject == made.subject]
+        if place is None or not former:  # the tenant was left meanwhile
+            await self._connection.leave_subscriptions([made])
+            return
+        place[place.index(former[0])] = made
+        await self._connection.leave_subscriptions(former)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake up if another tenant is flooded."""

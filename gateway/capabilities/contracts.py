@@ -10,7 +10,7 @@ import msgspec
 from gateway.capabilities.list_reading import ListReading
 from gateway.capabilities.schemas import Checker, Schemas
 from protocol import codec
-from protocol.errors import InvalidFrame, InvalidParameters, RateLimited, UnknownCapability
+from protocol.errors import InvalidFrame, InvalidParameters, RateLimited, Unavailable, UnknownCapability
 from protocol.records import EMPTY_CAPABILITIES, MAX_CAPABILITIES, CapabilityList, Offer, Rate, fingerprint
 from protocol.runtime.token_buckets import TokenBuckets
 from protocol.shares import Holder, Shares
@@ -55,6 +55,22 @@ class Contract:
             checker.check(parameters)
         else:
             codec.require_usual_numbers(parameters, "`parameters`", InvalidParameters)
+
+
+class UnreadContract(Contract):
+    """A list that was moved here with its session, and has to wait until there is room or time to read it.
+
+    Agents see it as it was. Commands are refused until it is read, because nothing may run unchecked.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, raw: msgspec.Raw) -> None:
+        super().__init__(CapabilityList(raw, {}, b""), {})
+
+    def offer(self, target: str, action: str | None) -> Offer:
+        """Raise `Unavailable`."""
+        raise Unavailable("the client has moved to another gateway, which has not read its capabilities yet; try again")
 
 
 class Contracts:

@@ -76,6 +76,13 @@ class FloodGuard:
         self._sieve.close(subject, token)
         self._count(client, 1)
 
+    def used_up(self, client: Reachable) -> None:
+        """Leave a subject whose messages came so fast that NATS has ended its subscription.
+
+        For an instant the first time, because a burst is no flood.
+        """
+        self._leave(client, self._floods.used_up(client.address.tenant, self._clock()))
+
     def counters(self) -> dict[str, int]:
         """Return the counters of `/metrics` since the start."""
         return {"messagesDropped": self._dropped, "subjectsLeft": self._left}
@@ -100,7 +107,11 @@ class FloodGuard:
     def _count(self, client: Reachable, count: int) -> None:
         """Count a dropped message, and unsubscribe the client for a while if its tenant's subjects are flooded."""
         seconds = self._floods.dropped(client.address.tenant, self._clock(), count)
-        if seconds and client.leave_subject(seconds):
+        if seconds:
+            self._leave(client, seconds)
+
+    def _leave(self, client: Reachable, seconds: float) -> None:
+        if client.leave_subject(seconds):
             self._left += 1
             if lines := self._left_lines.due():
                 sentence = "unsubscribed %d clients, the last one %s for %.1f s: their subjects are flooded"

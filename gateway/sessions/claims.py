@@ -13,9 +13,10 @@ from hashlib import blake2b
 from typing import NamedTuple, assert_never
 
 import msgspec
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from gateway.capabilities.contracts import NO_CONTRACT, Contract, Contracts
+from gateway.capabilities.contracts import Contract
 from gateway.sessions.core.resume import (
     KEEP_SECONDS,
     REPEAT_SECONDS,
@@ -51,13 +52,14 @@ from gateway.sessions.core.snapshots import (
     signature_text,
 )
 from gateway.sessions.live import LiveSession, Part
+from gateway.sessions.moved_lists import MovedLists
 from protocol import codec, subjects
 from protocol.errors import BridgeError, Overloaded, PayloadTooLarge, Unavailable
 from protocol.runtime.alarms import Alarms
 from protocol.runtime.derived_keys import DerivedKeys
 from protocol.runtime.log_throttle import LogThrottle
 from protocol.runtime.nats.connection import Connection
-from protocol.shares import Shares
+from protocol.shares import Holder, Shares
 
 LOOK_SECONDS = SKEW_SECONDS
 MAX_KEPT_BYTES = 16 * 1024 * 1024  # of messages that wait for the end of a claim
@@ -85,12 +87,16 @@ class Arrival(NamedTuple):
 
 
 class ClaimHandlers(NamedTuple):
-    """The gateway's handlers of kept messages and of claims that ended."""
+    """The gateway's handlers of kept messages and of claims that ended.
+
+    `sender` names the share of a message's sender, or is None for one of a flood that is dropped.
+    """
 
     on_command: Callable[[LiveSession, Msg], None]
     on_lost: Callable[[LiveSession, Msg], None]
     on_held_up: Callable[[LiveSession, Msg], None]
     on_forsaken: Callable[[LiveSession, MovingCommand], None]
+    sender: Callable[[LiveSession, Msg], Holder | None]
     freezes: Callable[[], int]
     has_backlog: Callable[[], bool]
 
@@ -109,7 +115,7 @@ class ClaimService:
         self,
         connection: Connection,
         keys: DerivedKeys,
-        contracts: Contracts,
+        lists: MovedLists,
         tasks: asyncio.TaskGroup,
         handlers: ClaimHandlers,
         outcomes: ClaimOutcomes,
@@ -117,7 +123,7 @@ class ClaimService:
         self.forged = 0
         self._connection = connection
         self._keys = keys
-        self._contracts = contracts
+        self._lists = lists
         self._tasks = tasks
         self._handlers = handlers
         self._outcomes = outcomes
@@ -201,8 +207,8 @@ class ClaimService:
             return
         ident = blake2b(msg.reply.encode() + b"\n" + msg.data, digest_size=8).digest()
         if part.holding.standing is HolderState.ACTIVE:
-            part.holding.take(ident, None, self._loop.time())
-            self._handlers.on_command(session, msg)
+            if part.holding.take(ident, None, self._loop.time()) is Fate.EXECUTE:
+                self._handlers.on_command(session, msg)
         elif part.holding.standing is HolderState.CLAIMING:
             self._keep(session, part, ident, msg)
 
@@ -210,22 +216,25 @@ class ClaimService:
         """Doubt if this process may have missed something since the last look."""
         if part.verified != self._present:
             part.verified = self._present
-            self._perform(session, part.holding.doubt(self._loop.time()))
+            has_client = session.grace is None
+            self._perform(session, part.holding.doubt(self._loop.time(), has_client=has_client))
 
     def _keep(self, session: LiveSession, part: Part, ident: bytes, msg: Msg) -> None:
-        """Keep a message until the claim has ended. One without room is not answered: another may execute it."""
+        """Keep a message until the claim has ended. One without room is not answered: another may execute it.
+
+        The room is shared by the agents, so one agent's messages leave some for those of others.
+        """
+        sender = self._handlers.sender(session, msg)
+        if sender is None:
+            return
         headers = msg.headers
         kept = KeptMessage(ident, msg.subject, msg.reply, headers, msg.data, self._handlers.has_backlog())
-        principal = session.core.principal
         try:
-            piece = self._kept.ask((principal.tenant, principal.sub), len(msg.data) + MESSAGE_BYTES)
+            part.keep(sender, self._kept, len(msg.data) + MESSAGE_BYTES)
         except Overloaded:
             self._not_kept += 1
             return
-        if part.holding.take(ident, kept, self._loop.time()) is Fate.KEEP:
-            part.kept.append(piece)
-        else:
-            piece.release()
+        if part.holding.take(ident, kept, self._loop.time()) is not Fate.KEEP:
             self._not_kept += 1
 
     def _hear_claim(self, session: LiveSession, part: Part, msg: Msg) -> None:
@@ -236,6 +245,8 @@ class ClaimService:
             return
         message = codec.decode(_claims, msg.data)
         if message.stage == "claim":
+            if part.reading and msg.reply == self._reply_of(part):
+                return  # its own, which would end the claim before the grant that has come is read
             self._perform(session, part.holding.hear_claim(message.claim, msg.reply, self._loop.time()))
         elif part.holding.standing is not HolderState.PASSIVE:
             self._answer(msg.reply, ClaimAnswer("here"))
@@ -270,6 +281,7 @@ class ClaimService:
             case "here":
                 _tell(part.look, False)
             case "held":
+                part.tell(answer.told)
                 self._perform(session, part.holding.hear_held(answer.generation, now))
             case "refused":
                 self._perform(session, part.holding.hear_refusal())
@@ -283,48 +295,35 @@ class ClaimService:
         part.reading += 1
         try:
             if grant.state is not None:
-                grant = grant._replace(state=Arrived(grant.state, await self._read(grant.state)))
+                grant = grant._replace(state=Arrived(grant.state, await self._lists.read(grant.state)))
             self._perform(session, part.holding.hear_grant(grant, self._loop.time()))
         except Exception:
             log.exception("a granted session could not be taken")
         finally:
             part.reading -= 1
 
-    async def _read(self, snapshot: SessionSnapshot) -> Contract:
-        items = msgspec.json.decode(snapshot.capabilities, type=list[msgspec.Raw])
-        try:
-            steps = self._contracts.steps(items, (snapshot.tenant, snapshot.sub), self._loop.time())
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    contract: Contract = done.value
-                    return contract
-                await asyncio.sleep(0)
-        except BridgeError as exc:
-            log.warning("the capabilities of client %s could not be taken over: %s", snapshot.client_id, exc.message)
-            return NO_CONTRACT
-
     # --- decisions of the core ---
 
     def _perform(self, session: LiveSession, effects: Sequence[ClaimEffect]) -> None:
+        is_moving = True
         for effect in effects:
             match effect:
                 case Announce(claim=claim, wake_at=at):
                     self._announce(session, claim, at)
                 case Yield(to=to, grant=grant):
                     self._granted += 1
-                    self._send_grant(to, grant)
+                    is_moving = self._send_grant(session, to, grant)
                 case Pass(to=to, grant=grant):
-                    self._send_grant(to, grant)
+                    self._send_grant(session, to, _without(grant, session.part.told if session.part else ()))
                 case Held(to=to, generation=generation):
-                    self._answer(to, ClaimAnswer("held", generation))
+                    told = [] if session.part is None else list(session.part.told)
+                    self._answer(to, ClaimAnswer("held", generation, told=told))
                 case Refuse(to=to):
                     self._answer(to, ClaimAnswer("refused"))
                 case Activate():
                     self._activate(session, effect)
-                case StandDown(why=why):
-                    self._stand_down(session, why)
+                case StandDown(why=why):  # a state that stays behind ends here, with its commands
+                    self._stand_down(session, why if is_moving else Loss.HELD)
                 case Forsake(states=states):
                     self._forsake(session, states)
                 case _:
@@ -357,6 +356,7 @@ class ClaimService:
         self._end_claim(part, None)
         for kept in effect.lose:
             self._handlers.on_lost(session, self._message(kept))
+        part.tell(kept.reply for kept in effect.lose if kept.reply)
         for kept in effect.execute:
             handle = self._handlers.on_held_up if kept.held_up else self._handlers.on_command
             handle(session, self._message(kept))
@@ -375,9 +375,15 @@ class ClaimService:
         self._alarms.after(KEEP_SECONDS, self._claimants.pop, part.inbox, None)  # late grants are to be heard
 
     def _forsake(self, session: LiveSession, states: Sequence[Arrived]) -> None:
+        """Tell the callers of a state's commands that these are lost, unless they have heard it."""
+        part = session.part
         for state in states:
-            for command in state.snapshot.commands:
+            told = () if part is None else part.told
+            lost = [command for command in state.snapshot.commands if command.reply not in told]
+            for command in lost:
                 self._handlers.on_forsaken(session, command)
+            if part is not None:
+                part.tell(command.reply for command in lost)
 
     def _message(self, kept: KeptMessage) -> Msg:
         return Msg(self._connection.client, kept.subject, kept.reply, kept.data, kept.headers)
@@ -402,13 +408,19 @@ class ClaimService:
         self._claimants[part.inbox] = session
         message = {"op": "claim", "stage": stage, "kind": claim.kind, "generation": claim.rank.generation}
         body = codec.encode({**message, "nonce": claim.rank.nonce, "serial": claim.serial})
-        reply = f"{self._inbox}.{part.inbox}"
+        reply = self._reply_of(part)
         self._publish(subject, body, f"{subject}\n{reply}", reply)
 
-    def _send_grant(self, to: str, grant: Grant) -> None:
-        state = grant.state.snapshot if isinstance(grant.state, Arrived) else grant.state
-        for answer in encode_grant(grant._replace(state=state)):
+    def _send_grant(self, session: LiveSession, to: str, grant: Grant) -> bool:
+        """Send a grant; return whether the state goes with it. If not, another gateway's commands in it are lost."""
+        arrived = grant.state if isinstance(grant.state, Arrived) else None
+        encoded = encode_grant(grant if arrived is None else grant._replace(state=arrived.snapshot))
+        for answer in encoded.answers:
             self._answer(to, answer)
+        if not encoded.is_moving:
+            log.warning("client %s cannot take its session along: it is too large", session.core.client_id)
+            self._forsake(session, [] if arrived is None else [arrived])
+        return encoded.is_moving
 
     def _answer(self, to: str, answer: ClaimAnswer) -> None:
         self._publish(to, codec.encode(answer), to)
@@ -434,8 +446,20 @@ class ClaimService:
         """
         return (self._connection.breaks + self._connection.reconnects, self._handlers.freezes())
 
+    def _reply_of(self, part: Part) -> str:
+        return f"{self._inbox}.{part.inbox}"
+
     def _new_inbox(self, session: LiveSession) -> str:
         return secrets.token_hex(11)
+
+
+def _without(grant: Grant, told: tuple[str, ...]) -> Grant:
+    """Return a grant without the commands whose callers have heard that they are lost."""
+    if grant.state is None or not told:
+        return grant
+    snapshot: SessionSnapshot = grant.state.snapshot
+    commands = [command for command in snapshot.commands if command.reply not in told]
+    return grant._replace(state=grant.state._replace(snapshot=replace(snapshot, commands=commands)))
 
 
 def now_ms() -> int:

@@ -15,12 +15,12 @@ from nats.aio.subscription import Subscription
 from gateway.dialects.dialect import Dialect, Farewell, Heartbeat
 from gateway.sessions.core.effects import Answer, Arm, Changed, Close, Effect, Ping, Send
 from gateway.sessions.core.progress import PublishProgress, RemindProgress
-from gateway.sessions.core.resume import Loss, SessionClaim
+from gateway.sessions.core.resume import MAX_KEPT, Loss, SessionClaim
 from gateway.sessions.core.session import Session, SessionState
 from gateway.sessions.core.snapshots import GrantParts, SessionSnapshot
 from gateway.sessions.replies import Replies
 from protocol import subjects
-from protocol.errors import CloseCode
+from protocol.errors import CloseCode, Overloaded
 from protocol.frames import ConnectionLimits, ServerFrame
 from protocol.messages import timestamp
 from protocol.records import ClientRecord
@@ -28,7 +28,7 @@ from protocol.reports import EndReason
 from protocol.runtime.alarms import Alarm, Alarms
 from protocol.runtime.expiry import Expiry
 from protocol.runtime.nats.library.subscriptions import Drops
-from protocol.shares import Piece
+from protocol.shares import Holder, Piece, Shares
 from protocol.subjects import ClientAddress
 
 
@@ -91,6 +91,7 @@ class Nowhere:
 
 NOWHERE = Nowhere()
 NEVER = (-1, -1)
+MAX_TOLD = 256  # replies, which have 256 bytes at most
 
 
 class HeldBack(Protocol):
@@ -109,6 +110,7 @@ class Handlers(NamedTuple):
     on_reservation_ended: Callable[[Answer], None]
     on_changed: Callable[["LiveSession"], None]
     on_ended: Callable[["LiveSession", EndReason], None]
+    on_used_up: Callable[["LiveSession"], None]
     on_moved: Callable[["LiveSession"], None] = lambda session: None
 
 
@@ -132,10 +134,23 @@ class Part:
     """The part of one gateway in a session that several gateways could hold.
 
     `verified` names the connection to NATS, and the time since the last freeze, in which it was sure to be the holder.
-    `claimed` is set when the claim of a new session has ended: None if it was won.
+    `claimed` is set when the claim of a new session has ended: None if it was won. `told` are the replies of commands
+    whose callers have heard that they are lost: a former holder, which has them in flight, must not tell it again.
     """
 
-    __slots__ = ("alarm", "claimed", "holding", "inbox", "kept", "look", "parts", "reading", "verified")
+    __slots__ = (
+        "_places",
+        "alarm",
+        "claimed",
+        "holding",
+        "inbox",
+        "kept",
+        "look",
+        "parts",
+        "reading",
+        "told",
+        "verified",
+    )  # fmt: skip
 
     def __init__(self, holding: SessionClaim, verified: tuple[int, int], inbox: str) -> None:
         self.holding = holding
@@ -147,12 +162,31 @@ class Part:
         self.reading = 0  # of grants that have come whole
         self.alarm: Alarm | None = None
         self.kept: list[Piece] = []
+        self.told: tuple[str, ...] = ()
+        self._places: Shares | None = None  # of the messages that wait, made with the first one
+
+    def keep(self, sender: Holder, room: Shares, size: int) -> None:
+        """Take room for a message that waits. Raises `Overloaded` if the sender's share of it is used up."""
+        if self._places is None:
+            self._places = Shares(MAX_KEPT, "too many commands wait for this session, which moves; try again")
+        place = self._places.ask(sender, 1)
+        try:
+            self.kept.append(room.ask(sender, size))
+        except Overloaded:
+            place.release()
+            raise
+        self.kept.append(place)
+
+    def tell(self, replies: Iterable[str]) -> None:
+        """Note that the callers with these replies have heard that their commands are lost."""
+        self.told = (*self.told, *replies)[-MAX_TOLD:]
 
     def let_go(self) -> None:
         """Release the room of waiting messages."""
         for piece in self.kept:
             piece.release()
         self.kept.clear()
+        self._places = None
 
 
 class LiveContext(NamedTuple):
@@ -281,8 +315,13 @@ class LiveSession:
 
     def leave_gateway(self, *, moved: bool) -> None:
         """End here because another gateway holds the session; `moved` says that it answers the commands in flight."""
-        now = self._context.clock()
-        self.perform(self.core.leave(now) if moved else self.core.end(now, EndReason.GATEWAY_FAILED))
+        now, told = self._context.clock(), () if self.part is None else self.part.told
+        effects = self.core.leave(now) if moved else self.core.end(now, EndReason.GATEWAY_FAILED)
+        self.perform(
+            effect
+            for effect in effects
+            if not (isinstance(effect, Answer) and not effect.reservation and effect.call.reply in told)
+        )
         for alarm in self._alarms.values():
             alarm.cancel()
         self._alarms.clear()

@@ -24,6 +24,7 @@ from gateway.sessions.core.resume import ClaimKind, Loss
 from gateway.sessions.core.resume_tokens import ResumeToken, ResumeTokens
 from gateway.sessions.core.session import SessionState
 from gateway.sessions.core.snapshots import (
+    MAX_STATE_BYTES,
     SIGNATURE_HEADER,
     AdoptRequest,
     SessionSnapshot,
@@ -31,6 +32,7 @@ from gateway.sessions.core.snapshots import (
     signature_text,
 )
 from gateway.sessions.live import NOWHERE, Grace, LiveSession, Socket
+from gateway.sessions.moved_lists import MovedLists
 from gateway.sessions.table import SessionTable
 from protocol import PROTOCOL_VERSION, codec, subjects
 from protocol.access import APP, Principal
@@ -39,6 +41,7 @@ from protocol.frames import ConnectionFrame
 from protocol.ids import new_client_id
 from protocol.reports import EndReason
 from protocol.runtime.alarms import Alarms
+from protocol.runtime.connections.turns import Turns
 from protocol.runtime.derived_keys import DerivedKeys
 from protocol.runtime.nats.connection import Connection
 from protocol.runtime.websocket.handshake import TurnedAway
@@ -91,6 +94,7 @@ class ResumableSessions:
         table: SessionTable,
         connection: Connection,
         contracts: Contracts,
+        turns: Turns,
         tasks: asyncio.TaskGroup,
         handlers: ClaimHandlers,
     ) -> None:
@@ -101,7 +105,8 @@ class ResumableSessions:
         self._tokens = ResumeTokens(DerivedKeys(settings.secrets, "resume tokens"))
         self._keys = DerivedKeys(settings.secrets, "claims")
         outcomes = ClaimOutcomes(self._held, self._lost)
-        self._claims = ClaimService(connection, self._keys, contracts, tasks, handlers, outcomes)
+        self._lists = MovedLists(contracts, turns, tasks, self._turn_away)
+        self._claims = ClaimService(connection, self._keys, self._lists, tasks, handlers, outcomes)
         self._shares = Shares(MAX_BYTES, "too many sessions wait for their clients; connect again")
         self._loop = asyncio.get_running_loop()
         self._alarms = Alarms()
@@ -121,6 +126,7 @@ class ResumableSessions:
         return {
             "sessionsDetached": len(self._detached()),
             "sessionsResumed": self._resumed,
+            "listsUnread": self._lists.waiting,
             **self._claims.counters(),
         }
 
@@ -223,15 +229,25 @@ class ResumableSessions:
         """End a detached session after its grace, or because its place is needed."""
         self._table.end(session, session.end_reason or EndReason.CONNECTION_LOST)
 
+    def _turn_away(self, session: LiveSession) -> None:
+        """End a session whose capability list can neither be read now nor wait."""
+        if session.grace is not None:
+            self._give_up(session)
+        else:
+            session.close(
+                CloseCode.TOO_MANY, "the gateway has no room for the session; connect again", EndReason.GATEWAY_FAILED
+            )
+
     def _detached(self) -> list[LiveSession]:
         return [session for session in self._table if session.grace is not None]
 
     def _keep_frames(self, session: LiveSession) -> None:
-        session.core.keep_frames(partial(self._room_for_frame, session.core.principal))
+        session.core.keep_frames(partial(self._room_for_frame, session.core.principal.tenant))
 
-    def _room_for_frame(self, principal: Principal, size: int, give_back: GiveBack) -> Piece | None:
+    def _room_for_frame(self, tenant: str, agent: str, size: int, give_back: GiveBack) -> Piece | None:
+        """Return room in the agent's share, so that one agent's commands do not push out those of others."""
         try:
-            return self._shares.ask((principal.tenant, principal.sub), size, give_back)
+            return self._shares.ask((tenant, agent), size, give_back)
         except Overloaded:
             return None
 
@@ -258,9 +274,10 @@ class ResumableSessions:
         session.perform(effects)
         if is_for_peer:
             self._keep_for_peer(session, arrival)
-            return
-        self._begin_connection(session, session.core.principal, resumed=arrival.resumed)
-        self._table.enter(session)
+        else:
+            self._begin_connection(session, session.core.principal, resumed=arrival.resumed)
+            self._table.enter(session)
+        self._lists.read_later(session)
 
     def _adopt_identity(self, session: LiveSession, snapshot: SessionSnapshot) -> None:
         expires_at = float("inf") if snapshot.expires_at is None else snapshot.expires_at
@@ -309,33 +326,41 @@ class ResumableSessions:
         return True
 
     async def hand_over(self) -> None:
-        """Hand detached sessions to other gateways, and end those that none takes."""
+        """Hand detached sessions to other gateways, for three seconds at most, and end those that none has taken."""
         detached = self._detached()
         if detached:
-            async with asyncio.TaskGroup() as asking:
-                places = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
-                for session in detached:
-                    asking.create_task(self._hand_over(session, places), name="hand a session over")
-            give_up = self._loop.time() + HANDOVER_SECONDS
-            while any(session.is_asked_for for session in self._detached()) and self._loop.time() < give_up:
-                await asyncio.sleep(HANDOVER_POLL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HANDOVER_SECONDS):
+                    await self._ask_peers(detached)
+                    while any(session.is_asked_for for session in self._detached()):
+                        await asyncio.sleep(HANDOVER_POLL_SECONDS)
         for session in self._detached():
             session.end_reason = EndReason.SHUTDOWN
             self._give_up(session)
 
-    async def _hand_over(self, session: LiveSession, places: asyncio.Semaphore) -> None:
+    async def _ask_peers(self, detached: list[LiveSession]) -> None:
+        """Ask other gateways to claim these sessions, so many at a time."""
+        left = iter(detached)
+
+        async def ask_for_some() -> None:
+            for session in left:
+                await self._ask_peer(session)
+
+        async with asyncio.TaskGroup() as asking:
+            for _ in range(min(ADOPTIONS_AT_ONCE, len(detached))):
+                asking.create_task(ask_for_some(), name="hand sessions over")
+
+    async def _ask_peer(self, session: LiveSession) -> None:
         """Ask another gateway to claim a session, unless its client has come to one meanwhile."""
-        part = session.part
-        async with places:
-            if part is None or session.grace is None:
-                return
-            core = session.core
-            request = AdoptRequest(core.principal.tenant, core.client_id, part.holding.rank.generation)
-            body, subject = codec.encode(request), subjects.gateway(subjects.PEERS, "adopt")
-            headers = {SIGNATURE_HEADER: signature_text(self._keys.sign(subject.encode() + b"\n" + body))}
-            with contextlib.suppress(TimeoutError, nats.errors.Error, BridgeError):  # then it ends here
-                await self._connection.request(subject, body, ADOPT_SECONDS, headers)
-                session.is_asked_for = True
+        part, core = session.part, session.core
+        if part is None or session.grace is None or len(memoryview(core.contract.capabilities.raw)) > MAX_STATE_BYTES:
+            return
+        request = AdoptRequest(core.principal.tenant, core.client_id, part.holding.rank.generation)
+        body, subject = codec.encode(request), subjects.gateway(subjects.PEERS, "adopt")
+        headers = {SIGNATURE_HEADER: signature_text(self._keys.sign(subject.encode() + b"\n" + body))}
+        with contextlib.suppress(TimeoutError, nats.errors.Error, BridgeError):  # then it ends here
+            await self._connection.request(subject, body, ADOPT_SECONDS, headers)
+            session.is_asked_for = True
 
     async def _asked_to_adopt(self, msg: Msg) -> None:
         """Claim a session for a gateway that shuts down; an empty question is whether anybody would."""

@@ -9,6 +9,7 @@ from functools import partial
 from gateway.dialects.dialect import Dialect
 from gateway.limits.rate_limits import RateLimits
 from gateway.sessions.core.limits import SessionLimits
+from gateway.sessions.core.resume import HolderState
 from gateway.sessions.core.session import Session, SessionState
 from gateway.sessions.live import NEVER, NOWHERE, Handlers, LiveContext, LiveSession, Socket
 from gateway.sessions.replies import Replies
@@ -24,6 +25,7 @@ from protocol.runtime.nats.connection import Connection
 LINGER_SECONDS = 1.0
 LAST_LINGER_SECONDS = 0.1  # when the process ends, because then only queued commands can still arrive
 TICK_SECONDS = 1.0
+CREDIT = 2_000  # messages to a client that NATS may send before they are handled: some 10 ms of a flood
 DRAIN_POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class SessionTable:
         """Remove a session that another gateway has taken over. Its subject lingers for a second, without answers."""
         if self._live.get(session.core.client_id) is session:
             del self._live[session.core.client_id]
+            self._keep_counts(session)
             self._handlers.on_moved(session)
         self.linger(session)
 
@@ -143,10 +146,14 @@ class SessionTable:
             del self._live[session.core.client_id]
         reason = session.end_reason or reason
         session.end(reason)
-        self._late_responses += session.core.late_responses
-        self._late_progress += session.core.late_progress
+        self._keep_counts(session)
         self._handlers.on_ended(session, reason)
         self.linger(session)
+
+    def _keep_counts(self, session: LiveSession) -> None:
+        """Go on counting what came late to a session that is not in the table any more."""
+        self._late_responses += session.core.late_responses
+        self._late_progress += session.core.late_progress
 
     def drain(self) -> None:
         """Take no more commands on any session."""
@@ -204,7 +211,8 @@ class SessionTable:
         # A resumable session gets claims, which carry no token. The filter against floods would drop them.
         drops = self._handlers.drops if session.part is None else None
         handler = partial(session.on_message, session)
-        session.subscription = await self._connection.subscribe_confirmed(subject, handler, drops)
+        used_up = partial(self._handlers.on_used_up, session)
+        session.subscription = await self._connection.subscribe_confirmed(subject, handler, drops, CREDIT, used_up)
 
     def _leave_subject(self, session: LiveSession, seconds: float) -> None:
         """Unsubscribe a session for `seconds`. Commands that NATS has already sent are still handled."""
@@ -236,7 +244,8 @@ class SessionTable:
         Do it even while NATS is away, because the library repeats all subscriptions after a reconnect.
         """
         try:
-            has_moved = session.part is not None
+            # The one to whom it has moved may have to be told again.
+            has_moved = session.part is not None and session.part.holding.standing is HolderState.PASSIVE
             await asyncio.sleep(LAST_LINGER_SECONDS if self.draining and not has_moved else LINGER_SECONDS)
             if session.subscription is not None:
                 await self._connection.end_subscriptions([session.subscription])

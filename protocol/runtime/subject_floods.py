@@ -23,12 +23,13 @@ CALM_SECONDS = 10.0  # after that the next flood counts as the first
 class _Flood:
     """The flood of one tenant. Its subjects are subscribed again at `until`."""
 
-    __slots__ = ("leave_seconds", "messages", "until", "window_from")
+    __slots__ = ("leave_seconds", "messages", "until", "used_up_at", "window_from")
 
     def __init__(self, now: float) -> None:
         self.window_from = now
         self.messages = 0
         self.until = 0.0
+        self.used_up_at = float("-inf")
         self.leave_seconds = 0.0
 
     def was_flooded(self, now: float) -> bool:
@@ -55,17 +56,30 @@ class SubjectFloods:
         self._tenants: dict[str, _Flood] = {}
 
     def dropped(self, tenant: str, now: float, count: int = 1) -> float:
-        """Count dropped messages. Return for how many seconds to unsubscribe their subject; 0 for not at all."""
-        flood = self._tenants.get(tenant)
-        if flood is None:
-            self._forget(now)
-            flood = self._tenants[tenant] = _Flood(now)
+        """Count dropped messages; return for how many seconds their subject is to be left, 0 for not at all."""
+        flood = self._flood_of(tenant, now)
         if now < flood.until:
             return flood.until - now
         if now - flood.window_from > WINDOW_SECONDS:
             flood.window_from, flood.messages = now, 0
         flood.messages += count
         return flood.begin(now) if self._is_too_much(flood, now) else 0.0
+
+    def used_up(self, tenant: str, now: float) -> float:
+        """Count a subscription whose credit was used up; return for how many seconds to leave it, 0 the first time."""
+        flood = self._flood_of(tenant, now)
+        if now < flood.until:
+            return flood.until - now
+        is_first = now - flood.used_up_at > CALM_SECONDS and not flood.was_flooded(now)
+        flood.used_up_at = now
+        return 0.0 if is_first else flood.begin(now)
+
+    def _flood_of(self, tenant: str, now: float) -> _Flood:
+        flood = self._tenants.get(tenant)
+        if flood is None:
+            self._forget(now)
+            flood = self._tenants[tenant] = _Flood(now)
+        return flood
 
     def _is_too_much(self, flood: _Flood, now: float) -> bool:
         if flood.messages < SUSPECT_IN_WINDOW:
@@ -77,7 +91,9 @@ class SubjectFloods:
     def _forget(self, now: float) -> None:
         """Forget tenants whose last flood is over, so that memory is bounded by the floods of the last seconds."""
         calm = [
-            name for name, flood in self._tenants.items() if now - max(flood.window_from, flood.until) > CALM_SECONDS
+            name
+            for name, flood in self._tenants.items()
+            if now - max(flood.window_from, flood.until, flood.used_up_at) > CALM_SECONDS
         ]
         for name in calm:
             del self._tenants[name]

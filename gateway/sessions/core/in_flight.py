@@ -13,8 +13,8 @@ from protocol.shares import GiveBack, Piece
 
 FRAME_BYTES = 512  # a command's frame without its parameters, roughly
 
-# Returns room for so many bytes, which may have to be given back, or None if there is none.
-KeepFrame = Callable[[int, GiveBack], Piece | None]
+# Returns room for so many bytes of an agent's, which may have to be given back, or None if there is none.
+KeepFrame = Callable[[str, int, GiveBack], Piece | None]
 
 
 class InFlight(msgspec.Struct):
@@ -118,7 +118,7 @@ class CommandsInFlight:
         def give_back(_: Overloaded) -> None:
             command.frame = command.kept = None
 
-        command.kept = self._keeps(FRAME_BYTES + len(memoryview(frame.parameters)), give_back)
+        command.kept = self._keeps(command.call.sub, FRAME_BYTES + len(memoryview(frame.parameters)), give_back)
         command.frame = frame if command.kept is not None else None
 
     def connection_changed(self) -> None:

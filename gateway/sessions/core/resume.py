@@ -14,11 +14,13 @@ Two claimants compare their ranks. The lower one loses and hands over what it ha
 claim, because its connection to NATS broke or the process was frozen, doubts: it keeps commands and claims the session
 for itself, until it hears of a higher rank or nothing at all.
 
-A claimant that hears nothing becomes the holder. Commands that came before a former holder must have seen the claim may
-have been executed by it, so they are lost, not executed. This is safe if a message between two connected gateways takes
-less than `SKEW_SECONDS`, and a holder notices each break of its connection and each freeze of more than a second. If a
-route of a cluster breaks without a break of either connection, two holders are possible until one of them hears the
-other's next claim; then the client's single connection decides who executes.
+A claimant that hears nothing becomes the holder, as soon as its last claim has come back to it: a connection that has
+broken without a sign brings nothing, either. Each doubt gives a claim another nonce, because a rival may have become
+the holder before a grant for the former claim came. Commands that came before a former holder must have seen the claim
+may have been executed by it, so they are lost, not executed. This is safe if a message between two connected gateways
+takes less than `SKEW_SECONDS`, and a holder notices each break of its connection and each freeze of more than a second.
+If a route of a cluster breaks without a break of either connection, two holders are possible until one of them hears
+the other's next claim; then the client's single connection decides who executes.
 """
 
 import enum
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 SKEW_SECONDS = 0.1  # by which a message may reach one gateway later than another; new interest is known by then
 REPEAT_SECONDS = 0.25
 SILENCE_SECONDS = 1.6  # more than a process may be held up without noticing that it was frozen
-KEEP_SECONDS = 10.0  # for which taken commands are remembered: longer than any claim takes
+KEEP_SECONDS = 10.0  # for which taken commands are remembered
 MAX_TAKEN = 16_384
 MAX_KEPT = 1024  # messages that wait for the end of a claim
 
@@ -58,17 +60,24 @@ class Claim(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A message that waits for the end of a claim. `ident` is the same at every gateway that gets it."""
+    """A message that waits for the end of a claim. `ident` is the same at every gateway that gets it.
+
+    `at` is the time of its arrival; in a grant it is its age in seconds. `is_safe` is false if the claimant may have
+    missed another gateway's claim since then.
+    """
 
     at: float
     ident: Hashable
     message: Any
+    is_safe: bool = True
 
 
 class Grant(NamedTuple):
     """The knowledge of a holder or claimant that yields. `state` is None if it has never held the session.
 
-    A firm one says that nobody else holds the session; from one that is not, the receiver only learns.
+    A firm one says that nobody else holds the session, if the receiver still claims under the nonce `heir`. From one
+    that is not, the receiver only learns. `known` tells for how many seconds up to now `taken` is complete: 0 if the
+    giver was no holder.
     """
 
     giver: Rank
@@ -77,6 +86,8 @@ class Grant(NamedTuple):
     taken: tuple[tuple[float, Hashable], ...]  # each with its age in seconds
     kept: tuple[Kept, ...]
     state: Any
+    heir: str = ""
+    known: float = 0.0
 
 
 class Announce(NamedTuple):
@@ -174,15 +185,19 @@ class SessionClaim:
     """
 
     __slots__ = (
+        "_awaits_echo",
         "_claimed_at",
         "_export",
         "_forsaken",
         "_grant",
+        "_has_client",
+        "_has_echo",
         "_has_missed",
         "_has_state",
         "_heard",
         "_heir",
         "_kept",
+        "_knows_since",
         "_learnt",
         "_proof",
         "_taken",
@@ -200,13 +215,14 @@ class SessionClaim:
         self.lowest = lowest
         self._export = export
         self._has_state = held
-        self._proof = self._has_missed = False
+        self._proof = self._has_missed = self._has_client = self._has_echo = self._awaits_echo = False
         self._claimed_at: float | None = None
         self._wakes_at = 0.0
         self._kept: list[Kept] = []
         self._taken: deque[tuple[float, Hashable]] | None = None
-        self._taken_elsewhere: set[Hashable] = set()
-        self._heard: set[Rank] = set()
+        self._knows_since = float("-inf")  # all that was taken
+        self._taken_elsewhere: frozenset[Hashable] = frozenset()
+        self._heard: frozenset[Rank] = frozenset()
         self._learnt: Grant | None = None
         self._forsaken: list[Any] = []
         self._grant: Grant | None = None
@@ -237,8 +253,10 @@ class SessionClaim:
         self.claim = Claim(rank, ClaimKind.CLIENT, serial)
         self.lowest = serial
 
-    def doubt(self, now: float) -> list[ClaimEffect]:
+    def doubt(self, now: float, *, has_client: bool) -> list[ClaimEffect]:
         """Execute nothing more until it is clear that there is no other holder.
+
+        If it `has_client`, the session's client is connected here, so no other holder has one that could execute.
 
         To be called before anything else after a break of the connection or a freeze. What a claimant has kept until
         then may have been executed by others, and the proof that nobody was there is worth nothing any more.
@@ -248,8 +266,8 @@ class SessionClaim:
         if self.standing is HolderState.PASSIVE:
             return []
         self.standing = HolderState.CLAIMING
-        self.claim = Claim(self.rank, ClaimKind.HOLDER)
-        self._proof = False
+        self.claim = Claim(_renamed(self.rank), ClaimKind.HOLDER)
+        self._proof, self._has_client = False, has_client
         return self._announce_first(now)
 
     # --- messages on the session's subject ---
@@ -257,6 +275,8 @@ class SessionClaim:
     def take(self, ident: Hashable, message: Any, now: float) -> Fate:
         """Decide on a message that is no claim. One that is kept comes back when the claim has ended."""
         match self.standing:
+            case HolderState.ACTIVE if ident in self._taken_elsewhere:  # the grant has overtaken it
+                return Fate.IGNORE
             case HolderState.ACTIVE:
                 self._note(ident, now)
                 return Fate.EXECUTE
@@ -268,14 +288,14 @@ class SessionClaim:
 
     def hear_claim(self, claim: Claim, reply: str, now: float) -> list[ClaimEffect]:
         """Answer another gateway's claim; its answers go to `reply`."""
-        if claim.rank.nonce == self.rank.nonce:
-            return []
+        if _name(claim.rank) == _name(self.rank):
+            return self._hear_echo(claim, now)
         match self.standing:
             case HolderState.ACTIVE:
                 return self._judge(claim, reply, now)
             case HolderState.CLAIMING:
                 return self._compare(claim, reply, now)
-            case HolderState.PASSIVE if self._heir == (claim.rank.nonce, reply) and self._grant is not None:
+            case HolderState.PASSIVE if self._heir is not None and self._heir[1] == reply and self._grant is not None:
                 return [Yield(reply, self._grant)]  # the first one was lost
         return []
 
@@ -285,13 +305,14 @@ class SessionClaim:
         """Take the grant of a holder or claimant that yielded; a repeated one changes nothing."""
         if grant.giver in self._heard:
             return []
-        self._heard.add(grant.giver)
+        self._heard |= {grant.giver}
         match self.standing:
             case HolderState.CLAIMING:
+                is_firm = grant.firm and grant.heir == self.rank.nonce
                 self._learn(grant, now)
-                return self._activate(now, certain=True) if grant.firm else []
+                return self._activate(now, certain=True, known=grant.known) if is_firm else []
             case HolderState.PASSIVE if self._heir is not None:
-                return [Pass(self._heir[1], grant)]
+                return [Pass(self._heir[1], grant._replace(heir=self._heir[0]))]
         return [Forsake([grant.state])] if grant.state is not None else []
 
     def hear_held(self, generation: int, now: float) -> list[ClaimEffect]:
@@ -308,25 +329,39 @@ class SessionClaim:
         return self._stand_down(Loss.SPENT) if self.standing is HolderState.CLAIMING else []
 
     def wake(self, now: float) -> list[ClaimEffect]:
-        """Repeat the claim, or end it if nobody has answered for long enough."""
+        """Repeat the claim. If nobody has answered for long enough, this is the last time: its echo ends the claim.
+
+        After the proof that nobody was there, the echo of the first one is enough.
+        """
         if self.standing is not HolderState.CLAIMING or self._claimed_at is None:
             return []
-        if self._proof and now >= self._claimed_at + SKEW_SECONDS:
+        ends_at = self._claimed_at + (SKEW_SECONDS if self._proof else SILENCE_SECONDS)
+        if self._proof and self._has_echo and now >= ends_at:
             return self._activate(now, certain=True)
-        if now < self._claimed_at + SILENCE_SECONDS:
-            self._wakes_at = min(now + REPEAT_SECONDS, self._claimed_at + SILENCE_SECONDS)
-            return [Announce(self.claim, self._wakes_at)]
-        return self._activate(now, certain=False)
+        self._awaits_echo = now >= ends_at
+        if self._awaits_echo:  # many claims at once may keep the process busy: more of them would not help
+            self._wakes_at = now + SILENCE_SECONDS
+        else:
+            self._wakes_at = min(now + REPEAT_SECONDS, ends_at)
+        return [Announce(self.claim, self._wakes_at)]
 
     # --- inside ---
 
+    def _hear_echo(self, claim: Claim, now: float) -> list[ClaimEffect]:
+        """Hear a claim of its own: the connection has brought all that was sent before it."""
+        if claim.rank != self.rank or self.standing is not HolderState.CLAIMING:
+            return []
+        self._has_echo = True
+        return self._activate(now, certain=self._proof) if self._awaits_echo else []
+
     def _claim_again(self, now: float) -> list[ClaimEffect]:
         self._proof, self._has_missed = False, True
-        self._kept = [kept._replace(at=-1.0) for kept in self._kept]
+        self.claim = self.claim._replace(rank=_renamed(self.rank))
+        self._kept = [kept._replace(is_safe=False) for kept in self._kept]
         return [] if self._claimed_at is None else self._announce_first(now)
 
     def _announce_first(self, now: float) -> list[ClaimEffect]:
-        self._claimed_at = now
+        self._claimed_at, self._has_echo, self._awaits_echo = now, False, False
         self._wakes_at = now + (SKEW_SECONDS if self._proof else REPEAT_SECONDS)
         return [Announce(self.claim, self._wakes_at)]
 
@@ -356,8 +391,11 @@ class SessionClaim:
         learnt = self._learnt
         state = self._export() if self._has_state else None if learnt is None else learnt.state
         taken = tuple((now - at, ident) for at, ident in self._recently_taken(now))
-        firm = self.standing is HolderState.ACTIVE or self._proof
-        self._grant = Grant(self.rank, firm, self.lowest, taken, tuple(self._kept), state)
+        is_holder = self.standing is HolderState.ACTIVE
+        firm = is_holder or self._proof
+        known = min(now - self._knows_since, KEEP_SECONDS) if is_holder else 0.0
+        kept = tuple(each._replace(at=now - each.at) for each in self._kept)
+        self._grant = Grant(self.rank, firm, self.lowest, taken, kept, state, claim.rank.nonce, known)
         self._heir = (claim.rank.nonce, reply)
         self.standing = HolderState.PASSIVE
         self._kept = []
@@ -367,10 +405,10 @@ class SessionClaim:
 
     def _learn(self, grant: Grant, now: float) -> None:
         """Take over what another one knows. Of several states that of the highest rank counts."""
+        self._taken_elsewhere |= {ident for _, ident in grant.taken}
         for age, ident in grant.taken:
-            self._taken_elsewhere.add(ident)
             self._note(ident, now - age)
-        self._kept += (kept._replace(at=now) if grant.firm else kept._replace(at=-1.0) for kept in grant.kept)
+        self._kept += (kept._replace(at=now - kept.at, is_safe=grant.firm) for kept in grant.kept)
         self.claim = self.claim._replace(
             rank=Rank(max(self.rank.generation, grant.giver.generation + 1), self.rank.nonce)
         )
@@ -386,23 +424,32 @@ class SessionClaim:
             older, self._learnt = sorted((known, grant), key=lambda each: each.giver)
             self._forsaken.append(older.state)
 
-    def _activate(self, now: float, *, certain: bool) -> list[ClaimEffect]:
+    def _activate(self, now: float, *, certain: bool, known: float = 0.0) -> list[ClaimEffect]:
         """Hold the session.
 
         If it is not certain that there was no other holder, what came before that one must have seen the claim is lost.
-        A holder in doubt claims as soon as it hears anything, so nothing came much before its claim.
+        That does not matter to a holder in doubt that has the client. A holder that grants may have forgotten messages
+        from before the time of which it knows all; they are its to answer.
         """
         if self.claim.kind is ClaimKind.PEER and (self._learnt is None or self._learnt.state is None):
             return self._stand_down(Loss.HELD)  # the gateway that asked has died, or the session has ended there
-        if certain or self.claim.kind is ClaimKind.HOLDER or self._claimed_at is None:
+        if certain or (self.claim.kind is ClaimKind.HOLDER and self._has_client) or self._claimed_at is None:
             safe_from = 0.0
         else:
             safe_from = self._claimed_at + SKEW_SECONDS
         execute: list[Any] = []
         lose: list[Any] = []
-        for kept in _unique(self._kept, self._taken_elsewhere):
+        own = {ident for _, ident in self._taken or ()} if self._kept else set()
+        for kept in _unique(self._kept, self._taken_elsewhere | own):
             self._note(kept.ident, now)
-            (execute if certain or kept.at >= safe_from else lose).append(kept.message)
+            if now - kept.at <= known - SKEW_SECONDS if known else kept.is_safe and kept.at >= safe_from:
+                execute.append(kept.message)
+            elif not known:
+                lose.append(kept.message)
+        if known:
+            self._knows_since = now - known
+        elif self._claimed_at is not None:
+            self._knows_since = self._claimed_at
         state, resumed = (None if self._learnt is None else self._learnt.state), True
         if not self._has_state:
             resumed = state is not None
@@ -411,7 +458,7 @@ class SessionClaim:
             state = None
         forsaken = self._forsaken
         self.standing, self._has_state, self._learnt = HolderState.ACTIVE, True, None
-        self._kept, self._forsaken, self._taken_elsewhere, self._claimed_at = [], [], set(), None
+        self._kept, self._forsaken, self._claimed_at = [], [], None
         return [Activate(state, resumed, lose, execute, forsaken)]
 
     def _stand_down(self, why: Loss) -> list[ClaimEffect]:
@@ -432,6 +479,8 @@ class SessionClaim:
         """Forget the commands that were taken long ago."""
         while self._taken and now - self._taken[0][0] > KEEP_SECONDS:
             self._taken.popleft()
+        if self._taken_elsewhere:
+            self._taken_elsewhere &= {ident for _, ident in self._taken or ()}
         if not self._taken:
             self._taken = None
 
@@ -439,8 +488,19 @@ class SessionClaim:
         return [each for each in self._taken or () if now - each[0] <= KEEP_SECONDS]
 
 
-def _unique(kept: Iterable[Kept], taken: set[Hashable]) -> Iterable[Kept]:
-    """Yield each message once, without the commands that were taken elsewhere."""
+def _renamed(rank: Rank) -> Rank:
+    """Return a rank under another nonce of the same gateway's."""
+    name, _, number = rank.nonce.partition(".")
+    return rank._replace(nonce=f"{name}.{int(number or 0) + 1}")
+
+
+def _name(rank: Rank) -> str:
+    """Return the part of a nonce that stays the same."""
+    return rank.nonce.partition(".")[0]
+
+
+def _unique(kept: Iterable[Kept], taken: frozenset[Hashable]) -> Iterable[Kept]:
+    """Yield each message once, without the commands that were taken before."""
     seen = set(taken)
     for each in kept:
         if each.ident not in seen:

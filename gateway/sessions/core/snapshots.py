@@ -1,14 +1,18 @@
 """The snapshot of a session for another gateway, and the messages of claims.
 
-All are JSON. Messages that only gateways may send have a signature in a header, under a key that only gateways have.
+All are JSON. What only gateways may say carries a signature in a header, made by a key that only they have.
+
+A grant has 16 MiB at most. Half of that is for the frames of commands, which are kept for another sending, a quarter
+for messages that wait. Those beyond stay behind. If the rest is too large, so does the session's state.
 """
 
 import base64
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.sessions.core.calls import Call
 from gateway.sessions.core.resume import Claim, ClaimKind, Grant, Kept, Rank
@@ -21,7 +25,12 @@ SIGNATURE_HEADER = "Agentbridge-Claim"
 MAX_CLAIM_BYTES = 512
 PART_BYTES = 256 * 1024
 MAX_PARTS = 64
-_TAKEN = struct.Struct(">H8s")  # age in hundredths of a second, ident
+MAX_GRANT_BYTES = MAX_PARTS * PART_BYTES
+MAX_FRAMES_BYTES = MAX_GRANT_BYTES // 2
+MAX_KEPT_BYTES = MAX_GRANT_BYTES // 4
+MAX_STATE_BYTES = MAX_GRANT_BYTES // 8  # of a capability list; the rest is for the commands
+KEPT_MESSAGE_BYTES = 1024  # of one in a grant beside its data, in round figures
+_TAKEN = struct.Struct(">H8s")  # the age in hundredths of a second, and the ident
 
 
 class ClaimMessage(msgspec.Struct, frozen=True, tag_field="op", tag="claim", rename="camel"):
@@ -40,7 +49,10 @@ class ClaimMessage(msgspec.Struct, frozen=True, tag_field="op", tag="claim", ren
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An answer to a claim. A grant comes in parts; `giver` and `generation` tell which parts belong together."""
+    """An answer to a claim. A grant comes in parts, which `giver` and `generation` tell from those of another.
+
+    `told` are replies of commands whose callers have heard from the holder that they are lost.
+    """
 
     says: Literal["here", "held", "refused", "granted"]
     generation: int = 0
@@ -48,6 +60,7 @@ class ClaimAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     part: int = 0
     parts: int = 1
     data: bytes = b""
+    told: list[str] = []
 
 
 class AdoptRequest(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,7 +74,8 @@ class AdoptRequest(msgspec.Struct, frozen=True, rename="camel"):
 class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
     """A message from NATS that has waited for the end of a claim.
 
-    `held_up`: it may have been sent while the gateway was frozen.
+    `held_up` tells that it may have been sent while the gateway was frozen, `age_ms` for how long it had waited when it
+    was handed over.
     """
 
     ident: bytes
@@ -70,6 +84,7 @@ class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
     headers: dict[str, str] | None
     data: bytes
     held_up: bool = False
+    age_ms: int = 0
 
 
 class MovingProgress(msgspec.Struct, frozen=True, rename="camel"):
@@ -134,26 +149,58 @@ class _GrantMessage(msgspec.Struct, frozen=True, rename="camel"):
     taken: bytes
     kept: list[KeptMessage]
     state: SessionSnapshot | None
+    heir: str = ""
+    known: float = 0.0
 
 
 _grants = msgspec.json.Decoder(_GrantMessage)
 
 
-def encode_grant(grant: Grant) -> list[ClaimAnswer]:
-    """Split a grant into answers."""
-    body = codec.encode(
-        _GrantMessage(
-            *grant.giver,
-            grant.firm,
-            grant.lowest,
-            b"".join(_TAKEN.pack(min(round(age * 100), 0xFFFF), ident) for age, ident in grant.taken),
-            [kept.message for kept in grant.kept],
-            grant.state,
-        )
-    )
+class EncodedGrant(NamedTuple):
+    """The answers that carry a grant. `is_moving` is false if the state is too large to go with it."""
+
+    answers: list[ClaimAnswer]
+    is_moving: bool
+
+
+def encode_grant(grant: Grant) -> EncodedGrant:
+    """Return a grant as the answers that carry it, without what is too large."""
+    state = grant.state if grant.state is None else _bounded_state(grant.state)
+    body, is_moving = _encoded(grant, state), True
+    if len(body) > MAX_GRANT_BYTES:
+        body, is_moving = _encoded(grant, None), state is None
     parts = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
     generation, nonce = grant.giver
-    return [ClaimAnswer("granted", generation, nonce, number, len(parts), part) for number, part in enumerate(parts)]
+    answers = [ClaimAnswer("granted", generation, nonce, number, len(parts), part) for number, part in enumerate(parts)]
+    return EncodedGrant(answers, is_moving)
+
+
+def _encoded(grant: Grant, state: SessionSnapshot | None) -> bytes:
+    taken = b"".join(_TAKEN.pack(min(round(age * 100), 0xFFFF), ident) for age, ident in grant.taken)
+    kept = _bounded_kept(grant.kept)
+    message = _GrantMessage(*grant.giver, grant.firm, grant.lowest, taken, kept, state, grant.heir, grant.known)
+    return codec.encode(message)
+
+
+def _bounded_state(state: SessionSnapshot) -> SessionSnapshot:
+    """Return a state without the frames beyond their bound, the oldest commands first."""
+    left, commands = MAX_FRAMES_BYTES, []
+    for command in state.commands:
+        if command.frame is not None:
+            left -= len(memoryview(command.frame.parameters))
+        commands.append(command if left >= 0 else replace(command, frame=None))
+    return replace(state, commands=commands)
+
+
+def _bounded_kept(kept: Iterable[Kept]) -> list[KeptMessage]:
+    """Return the messages that go with a grant, the oldest first."""
+    left, messages = MAX_KEPT_BYTES, []
+    for each in kept:
+        left -= KEPT_MESSAGE_BYTES + len(each.message.data)
+        if left < 0:
+            break
+        messages.append(replace(each.message, age_ms=round(each.at * 1000)))
+    return messages
 
 
 def decode_grant(parts: Iterable[bytes]) -> Grant:
@@ -161,9 +208,10 @@ def decode_grant(parts: Iterable[bytes]) -> Grant:
     message = codec.decode(_grants, b"".join(parts))
     if len(message.taken) % _TAKEN.size:
         raise InvalidRequest("`taken`: not whole")
-    kept = tuple(Kept(0.0, each.ident, each) for each in message.kept)
+    kept = tuple(Kept(each.age_ms / 1000, each.ident, each) for each in message.kept)
     giver = Rank(message.generation, message.nonce)
-    return Grant(giver, message.firm, message.lowest, tuple(_taken(message.taken)), kept, message.state)
+    taken = tuple(_taken(message.taken))
+    return Grant(giver, message.firm, message.lowest, taken, kept, message.state, message.heir, message.known)
 
 
 def _taken(data: bytes) -> Iterator[tuple[float, bytes]]:

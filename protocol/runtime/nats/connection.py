@@ -30,6 +30,7 @@ from protocol.runtime.nats.credentials import UserCredentials
 from protocol.runtime.nats.flushes import Flushes
 from protocol.runtime.nats.library import incoming, losses, subscriptions, transport
 from protocol.runtime.nats.library.client import TooManySubscriptionsError, new_client
+from protocol.runtime.nats.library.credit import Credit
 from protocol.runtime.nats.library.outgoing import (
     Outgoing,
     framed,
@@ -183,6 +184,10 @@ class Connection:
             raise Unavailable("NATS is away; try again in a moment")
         self._outbox.post_framed(self.client, frames)
 
+    def _write_line(self, line: bytes) -> None:
+        """Send a line of the protocol. Raises `Unavailable` as `publish_now()` does."""
+        self.publish_framed_now(line)
+
     def write_now(self) -> None:
         """Write the published messages to the socket now, not at the end of this turn of the event loop."""
         self._outbox.write(self.client)
@@ -198,16 +203,37 @@ class Connection:
         return await self.client.subscribe(subject, queue=queue, cb=handler)
 
     async def subscribe_directly(
-        self, subject: str, handler: DirectHandler, *, queue: str = "", drops: Drops | None = None
+        self,
+        subject: str,
+        handler: DirectHandler,
+        *,
+        queue: str = "",
+        drops: Drops | None = None,
+        credit: int = 0,
+        on_used_up: Callable[[], None] | None = None,
     ) -> Subscription:
         """Subscribe with a handler that never waits. It is called as each message arrives, in the server's order.
 
-        `drops` sees the subject and the raw headers first. A message for which it returns true is never decoded.
+        What `drops` drops, by its subject and its block of headers, costs next to nothing. With a `credit`, the server
+        sends so many messages at most that have not been handled: a flood that comes faster ends the subscription, and
+        `on_used_up` is called. A member of a queue group ends with its credit: at half of it `on_used_up` is called.
         """
-        return await subscriptions.subscribe(self.client, subject, handler, queue, drops)
+
+        def new_credit(sid: int) -> Credit:
+            assert on_used_up is not None
+            return Credit(sid, credit, self._write_line, self._flushes.begin, on_used_up, is_of_group=bool(queue))
+
+        return await subscriptions.subscribe(
+            self.client, subject, handler, queue, drops, new_credit if credit else None
+        )
 
     async def subscribe_confirmed(
-        self, subject: str, handler: DirectHandler, drops: Drops | None = None
+        self,
+        subject: str,
+        handler: DirectHandler,
+        drops: Drops | None = None,
+        credit: int = 0,
+        on_used_up: Callable[[], None] | None = None,
     ) -> Subscription:
         """Subscribe as `subscribe_directly()` does, and return when the server has the subscription.
 
@@ -215,7 +241,9 @@ class Connection:
         away. The server does not say which subscription it refuses, so all that are made at the same time fail.
         """
         refused_before = self._refused_subscriptions
-        subscription = await self.subscribe_directly(subject, handler, drops=drops)
+        subscription = await self.subscribe_directly(
+            subject, handler, drops=drops, credit=credit, on_used_up=on_used_up
+        )
         try:
             await self.flush()
             if self._refused_subscriptions != refused_before:
@@ -444,6 +472,7 @@ class Connection:
             self._returned.clear()
             losses.forget_unsent(self.client)
             losses.fail_requests(self.client)
+            subscriptions.begin_credits_anew(self.client)
             self._flushes.fail()
             if not self._leaving:
                 log.warning("lost NATS; reconnecting")
@@ -492,6 +521,7 @@ class Connection:
         self._away_since = None
         self._up_since = self._loop.time()
         self._returned.set()
+        subscriptions.renew_credits(self.client)
 
 
 @contextlib.asynccontextmanager

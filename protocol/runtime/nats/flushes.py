@@ -22,11 +22,15 @@ class Flushes:
 
     async def join(self) -> None:
         """Wait for a round trip that begins after this call. Raises `Unavailable` if the server goes away."""
+        await self.begin()
+
+    def begin(self) -> asyncio.Future[None]:
+        """Return the outcome of a round trip that begins after this call."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._next.append(waiter)
         if self._task is None:
             self._task = self._loop.create_task(self._run(), name="flush NATS")
-        await waiter
+        return waiter
 
     def fail(self) -> None:
         """Raise `Unavailable` in all waiters, because no answer will come on this connection."""

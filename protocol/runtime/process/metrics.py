@@ -40,6 +40,9 @@ FIGURES: Final = {
     "sessionsClaimed": Figure(CounterMetricFamily, "Sessions that were taken over from another gateway, or a dead one"),
     "sessionsGranted": Figure(CounterMetricFamily, "Sessions that were handed to another gateway or connection"),
     "claimsForged": Figure(CounterMetricFamily, "Messages about sessions that no gateway of ours has signed"),
+    "listsUnread": Figure(
+        GaugeMetricFamily, "Sessions that came from other gateways, and whose capabilities could not be read yet"
+    ),
     "commandsNotKept": Figure(CounterMetricFamily, "Messages that found no room while a session moved"),
     "commandsInFlight": Figure(GaugeMetricFamily, "Commands that wait for an application"),
     "commands": Figure(CounterMetricFamily, "Commands by outcome: `success`, or the code of an error", ("outcome",)),

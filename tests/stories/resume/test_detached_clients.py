@@ -132,6 +132,26 @@ async def _finds(caller: Agent, client_ids: list[str]) -> bool:
     return [record["clientId"] for record in json.loads(reply.data)["clients"]] == client_ids
 
 
+async def test_session_that_is_handed_over_is_away_until_its_client_or_the_last_gateway_ends_that(
+    bridge: Bridge, announced: Announcements
+) -> None:
+    async with (
+        resuming_application(bridge.gateways, {"f": partial(named, "one")}) as back,
+        resuming_application(bridge.gateways, {"f": partial(named, "other")}) as away,
+    ):
+        await bridge.listed(back.client_id, away.client_id)
+        await lose(bridge, back)
+        await lose(bridge, away)
+        assert await bridge.gateways[0].terminate() == 0
+        assert await state_is(bridge, away.client_id, "detached")
+        await come_back(bridge, back)
+        assert announced.of(back.client_id) == ["connected", "detached", "resumed"]
+        assert announced.of(away.client_id) == ["connected", "detached"]
+        assert await bridge.gateways[1].terminate() == 0
+        await until(lambda: announced.of(away.client_id) == ["connected", "detached", "disconnected shutdown"])
+        await until(lambda: announced.of(back.client_id)[-1] == "disconnected shutdown")
+
+
 async def test_administrator_ends_a_session_without_a_client(bridge: Bridge, announced: Announcements) -> None:
     async with resuming_application(bridge.gateways[:1], {"f": partial(named, "one")}) as app:
         await bridge.listed(app.client_id)

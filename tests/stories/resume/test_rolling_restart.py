@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from support.load.ledger import SUCCESS
-from support.load.load import Load, OverHttp, Way, ending_tasks, over_nats
+from support.load.load import Listener, Load, OverHttp, Way, ending_tasks, over_nats
 from support.load.resuming import ResumingFleet, resuming_fleet
 from support.load.resuming_app import resuming_application
 from support.nats.cluster import Cluster, bridge_on, running_cluster
@@ -27,6 +29,21 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
+class OverHttpNoting(OverHttp):
+    """Through an agent API, with a list of the errors."""
+
+    def __init__(self, agent_api: Listener, http: httpx.AsyncClient) -> None:
+        super().__init__(agent_api, http)
+        self.errors: list[dict[str, Any]] = []
+
+    async def call(self, client_id: str, target: str, parameters: dict[str, Any]) -> tuple[str, Any]:
+        """Send a command, and note the error if there is one."""
+        answer, result = await super().call(client_id, target, parameters)
+        if answer != SUCCESS:
+            self.errors.append(result)
+        return answer, result
+
+
 def at_rest(fleet: ResumingFleet, ids: set[str], *allowed: str) -> None:
     """Check the ledger, and that nobody has got another id."""
     assert fleet.ledger.faults() == []
@@ -43,7 +60,8 @@ async def test_rolling_restart_loses_nothing(tmp_path: Path, cluster: Cluster, g
         ending_tasks() as tasks,
     ):
         ids = fleet.clients
-        ways: list[Way] = [OverHttp(bridge.agent_apis[0], bridge.http), directly]
+        over_http = OverHttpNoting(bridge.agent_apis[0], bridge.http)
+        ways: list[Way] = [over_http, directly]
         load = Load(fleet, ways)
         load.start(tasks)
         for gateway in bridge.gateways:
@@ -54,6 +72,7 @@ async def test_rolling_restart_loses_nothing(tmp_path: Path, cluster: Cluster, g
         await load.flows(100)
         await load.stop()
         at_rest(fleet, ids, UNAVAILABLE)
+        assert all(error["retryable"] is True for error in over_http.errors), over_http.errors
         assert not any("Traceback" in process.log for process in bridge.processes), bridge.log
 
 

@@ -50,7 +50,7 @@ def session(*capabilities: Any, require_room: Callable[[int], None] = lambda siz
 def live_session(core: Session, socket: Socket, on_changed: Callable[[LiveSession], None]) -> LiveSession:
     """Return the shell around a session, without NATS: nothing that it answers arrives anywhere."""
     loop = asyncio.get_running_loop()
-    handlers = Handlers(lambda *_: None, lambda *_: False, lambda _: None, on_changed, lambda *_: None)
+    handlers = Handlers(lambda *_: None, lambda *_: False, lambda _: None, on_changed, lambda *_: None, lambda _: None)
     replies = Replies(cast("Connection", None))
     context = LiveContext("gw-1", LIMITS.told, replies, handlers, Alarms(), loop.time, loop.call_at, lambda *_: None)
     return LiveSession(core, socket, NATIVE.make(), context)

@@ -88,9 +88,11 @@ class IncomingReader:
                 if not is_idle:  # the library still handles an earlier message, which ours must not overtake
                     self._wait(data[at:])
                     return
+                if queue.credit is not None:
+                    queue.count(queue.credit)
                 if queue.drops is None or not queue.drops(subject, block):
                     headers = _headers(block) if block else None
-                    queue.put_nowait(
+                    queue.handle(
                         Msg(self._client, subject.decode(), reply.decode(), payload, headers, None, False, sid)
                     )
             elif queue is not None or sid < 0:  # else its subscription has just ended: skip the message

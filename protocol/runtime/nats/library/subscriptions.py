@@ -13,22 +13,38 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from protocol.runtime.nats.library.credit import Credit
+
 log = logging.getLogger(__name__)
 DirectHandler = Callable[[Msg], None]
-Drops = Callable[[bytes, bytes], bool]  # gets the subject and the raw headers; True drops the message
+NewCredit = Callable[[int], Credit]  # by the id of the subscription
+Drops = Callable[[bytes, bytes], bool]  # by the subject and the block of headers
 
 
 class HandOver:
     """A subscription's queue that holds nothing: it calls the handler at once with each message."""
 
-    __slots__ = ("_handler", "drops")
+    __slots__ = ("_handler", "credit", "drops")
 
     def __init__(self, handler: DirectHandler, drops: Drops | None = None) -> None:
         self._handler = handler
         self.drops = drops
+        self.credit: Credit | None = None
 
     def put_nowait(self, msg: Msg) -> None:
-        """Call the handler. Its errors are logged, because one that escapes would stop the connection's reader."""
+        """Handle a message that the library has read."""
+        if self.credit is not None:
+            self.count(self.credit)
+        self.handle(msg)
+
+    def count(self, credit: Credit) -> None:
+        """Count a message, handled or dropped, and ask for more before the credit is used up."""
+        credit.received += 1
+        if credit.received >= credit.renew_at:
+            credit.renew()
+
+    def handle(self, msg: Msg) -> None:
+        """Handle a message; an error that escaped would end the reading of the whole connection."""
         try:
             self._handler(msg)
         except Exception:
@@ -47,15 +63,44 @@ class HandOver:
 
 
 async def subscribe(
-    client: Client, subject: str, handler: DirectHandler, queue: str = "", drops: Drops | None = None
+    client: Client,
+    subject: str,
+    handler: DirectHandler,
+    queue: str = "",
+    drops: Drops | None = None,
+    new_credit: NewCredit | None = None,
 ) -> Subscription:
-    """Subscribe with a handler that never waits. Messages for which `drops` returns true are not decoded."""
+    """Subscribe with a handler that never waits; what `drops` drops is not even decoded.
+
+    `new_credit` makes the credit of a subscription from its id; without it the server sends without a limit.
+    """
     client._sid += 1  # noqa: SLF001  as the library's own subscribe does
     subscription = Subscription(client, client._sid, subject, queue, pending_bytes_limit=0)  # noqa: SLF001  nothing pends
-    subscription._pending_queue = HandOver(handler, drops)  # type: ignore[assignment]  # noqa: SLF001
+    hand_over = HandOver(handler, drops)
+    subscription._pending_queue = hand_over  # type: ignore[assignment]  # noqa: SLF001
     client._subs[client._sid] = subscription  # noqa: SLF001
     await client._send_subscribe(subscription)  # noqa: SLF001
+    if new_credit is not None:
+        hand_over.credit = new_credit(subscription._id)  # noqa: SLF001
+        await client._send_unsubscribe(subscription._id, hand_over.credit.limit)  # noqa: SLF001
     return subscription
+
+
+def begin_credits_anew(client: Client) -> None:
+    """Forget what was granted on a connection that is lost."""
+    for credit in _credits(client):
+        credit.begin_anew()
+
+
+def renew_credits(client: Client) -> None:
+    """Grant credit on a connection on which the library has repeated all subscriptions."""
+    for credit in _credits(client):
+        credit.grant()
+
+
+def _credits(client: Client) -> list[Credit]:
+    queues = [subscription._pending_queue for subscription in client._subs.values()]  # noqa: SLF001
+    return [queue.credit for queue in queues if isinstance(queue, HandOver) and queue.credit is not None]
 
 
 async def leave(client: Client, subscriptions: Sequence[Subscription], flush: Callable[[], Awaitable[None]]) -> None:
@@ -65,6 +110,9 @@ async def leave(client: Client, subscriptions: Sequence[Subscription], flush: Ca
     """
     try:
         for subscription in subscriptions:
+            queue = subscription._pending_queue  # noqa: SLF001
+            if isinstance(queue, HandOver) and queue.credit is not None:
+                queue.credit.stop()
             await client._send_unsubscribe(subscription._id)  # noqa: SLF001  as the library's own drain does
         await flush()
     finally:

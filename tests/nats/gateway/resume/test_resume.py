@@ -11,13 +11,18 @@ import nats.errors
 import pytest
 from support.load.resuming_app import ResumingApp, resuming_application
 from support.nats.nats_server import NatsServer
+from support.nats.stores import make_store
 from support.played.app import application, never, socket_of
 from support.processes.child import Process
 from support.processes.gateways import Agent, agent, gateway_process
 from support.processes.metrics import figures, of_gateway
-from support.settings import app_token
+from support.settings import app_token, settings_for
 from support.wait import until
 from websockets.asyncio.client import ClientConnection
+
+from protocol.runtime.nats.connection import connect
+from protocol.runtime.streams.stores import keys_of
+from registry.settings import RegistrySettings
 
 GRACE_SECONDS = 3
 LOST, UNAVAILABLE = "client_lost", "unavailable"
@@ -42,6 +47,13 @@ async def gateways(private_nats: NatsServer, tmp_path: Path) -> AsyncIterator[li
 async def caller(private_nats: NatsServer) -> AsyncIterator[Agent]:
     async with agent(private_nats.url) as connected:
         yield connected
+
+
+@pytest.fixture
+async def store(private_nats: NatsServer) -> None:
+    """The store of idempotency keys, which a registry would make."""
+    async with connect(settings_for(RegistrySettings, private_nats.url), "registry", "registry") as connection:
+        await make_store(connection.client, keys_of("default"))
 
 
 here_and_elsewhere = pytest.mark.parametrize("count", [1, 2], ids=["same gateway", "another gateway"])
@@ -343,7 +355,108 @@ async def test_clients_that_do_not_ask_are_served_as_before(gateways: list[Proce
             assert await call == LOST
 
 
+async def test_what_came_late_is_counted_after_the_session_has_moved(gateways: list[Process]) -> None:
+    async with resuming_application(gateways, {}) as app:
+        await app.send({"type": "response", "requestId": "long-ago", "status": "success", "result": 1})
+        await until(lambda: _late(gateways[0]))
+        app.cut()
+        assert (await app.connected(2))["resumed"] is True
+        assert await figure(gateways[0], "sessions_granted") == 1
+        assert await _late(gateways[0])
+
+
+async def _late(gateway: Process) -> bool:
+    return await figure(gateway, "late_responses") == 1
+
+
+# --- commands under a key ---
+
+
+async def test_command_under_a_key_is_lost_if_its_session_moves(
+    gateways: list[Process], caller: Agent, store: None
+) -> None:
+    """Its key names the gateway that answers for it, so that it is executed once whatever dies."""
+    async with resuming_application(gateways, {"slow": never, "echo": echo}) as app, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(caller.call(app.client_id, "slow", idempotencyKey="k1", seconds=20))
+        await app.received(type="command", target="slow")
+        app.cut()
+        again = await app.connected(2)
+        assert (again["resumed"], again["awaiting"]) == (True, [])
+        error = (await call)["error"]
+        assert (error["code"], error["retryable"]) == (LOST, False)
+        replay = await caller.call(app.client_id, "slow", idempotencyKey="k1")
+        assert (replay["error"]["code"], replay["replayed"]) == (LOST, True)
+        assert len(app.all_received(type="command", target="slow")) == 1
+        assert await code_of(caller, app.client_id, idempotencyKey="k2") == "success"
+
+
+async def test_command_under_a_key_goes_on_at_its_gateway(gateways: list[Process], caller: Agent, store: None) -> None:
+    release = asyncio.Event()
+
+    async def slow(parameters: dict[str, Any]) -> str:
+        await release.wait()
+        return "done"
+
+    async with resuming_application(gateways[:1], {"slow": slow}) as app, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(caller.call(app.client_id, "slow", idempotencyKey="k1", seconds=20))
+        command = await app.received(type="command")
+        app.cut()
+        assert (await app.connected(2))["awaiting"] == [command["requestId"]]
+        release.set()
+        assert (await call)["result"] == "done"
+
+
+async def test_gateway_that_shuts_down_lets_commands_under_keys_end_first(
+    private_nats: NatsServer, tmp_path: Path, caller: Agent, store: None
+) -> None:
+    release = asyncio.Event()
+
+    async def slow(parameters: dict[str, Any]) -> str:
+        await release.wait()
+        return "done"
+
+    async with (
+        gateway_process(tmp_path / "a", private_nats.url, drain_seconds=10) as one,
+        gateway_process(tmp_path / "b", private_nats.url) as other,
+        resuming_application([one, other], {"slow": slow}) as app,
+        asyncio.TaskGroup() as tasks,
+    ):
+        call = tasks.create_task(caller.call(app.client_id, "slow", idempotencyKey="k1", seconds=20))
+        await app.received(type="command")
+        one.signal(signal.SIGTERM)
+        await until(lambda: _code_is(caller, app, UNAVAILABLE))
+        assert app.close_codes == []
+        release.set()
+        assert (await call)["result"] == "done"
+        again = await app.connected(2)
+        assert (again["resumed"], app.close_codes) == (True, [1012])
+
+
 # --- gateways that go ---
+
+
+async def test_gateway_that_shuts_down_sends_its_clients_to_another_one_at_once(
+    gateways: list[Process], caller: Agent
+) -> None:
+    release = asyncio.Event()
+
+    async def slow(parameters: dict[str, Any]) -> str:
+        await release.wait()
+        return "done"
+
+    async with resuming_application(gateways, {"slow": slow, "echo": echo}) as app, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(caller.call(app.client_id, "slow", seconds=20))
+        command = await app.received(type="command")
+        gateways[0].signal(signal.SIGTERM)
+        again = await app.connected(2)
+        assert (again["resumed"], again["awaiting"]) == (True, [command["requestId"]])
+        assert app.close_codes == [1012]
+        with pytest.raises(ConnectionRefusedError):
+            await socket_of(gateways[0].url, app_token(), "/ws")
+        assert (await caller.call(app.client_id, "echo", {"n": 1}))["result"] == {"n": 1}
+        release.set()
+        assert (await call)["result"] == "done"
+        assert await gateways[0].ended() == 0
 
 
 async def test_dead_gateway_leaves_the_id(gateways: list[Process], caller: Agent) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from protocol.runtime.subject_floods import (
     CALM_SECONDS,
+    FIRST_LEAVE_SECONDS,
     MAX_IN_WINDOW,
     MAX_IN_WINDOW_AGAIN,
     MAX_LAG_SECONDS,
@@ -78,3 +79,13 @@ def test_calm_tenants_are_forgotten() -> None:
         floods.dropped(f"t{number}", 0)
     floods.dropped("late", CALM_SECONDS + 1)
     assert list(floods._tenants) == ["late"]
+
+
+def test_first_credit_that_is_used_up_may_be_a_burst() -> None:
+    floods = SubjectFloods()
+    assert floods.used_up("a", 0.0) == 0.0
+    assert floods.used_up("b", 0.1) == 0.0
+    assert floods.used_up("a", 0.5) == FIRST_LEAVE_SECONDS
+    assert floods.used_up("a", 0.6) == pytest.approx(FIRST_LEAVE_SECONDS - 0.1)
+    assert floods.used_up("a", 2.0) == 2 * FIRST_LEAVE_SECONDS
+    assert floods.used_up("a", 2.0 + 2 * FIRST_LEAVE_SECONDS + CALM_SECONDS + 0.1) == 0.0

@@ -17,6 +17,7 @@ from support.played.sessions import (  # fmt: skip
 
 from gateway.capabilities.contracts import NO_CONTRACT
 from gateway.sessions.core.effects import Answer, Arm, Send
+from gateway.sessions.core.in_flight import FRAME_BYTES
 from gateway.sessions.core.session import Session, SessionState
 from protocol.errors import InvalidFrame, Overloaded, PermissionDenied, Unavailable
 from protocol.frames import CommandFrame, StopFrame, UnknownFrame
@@ -29,9 +30,9 @@ def keeping(room: int = 10_000) -> tuple[Session, Shares]:
     """Return a session that keeps frames while there is room, and its room."""
     core, shares = session("add"), Shares(room, "full")
 
-    def keep(size: int, give_back: GiveBack) -> Piece | None:
+    def keep(agent: str, size: int, give_back: GiveBack) -> Piece | None:
         try:
-            return shares.ask(("default", "user-1"), size, give_back)
+            return shares.ask(("default", agent), size, give_back)
         except Overloaded:
             return None
 
@@ -92,6 +93,21 @@ def test_unknown_command_without_its_frame_is_lost() -> None:
     back(core)
     assert codes(core.unknown(UnknownFrame(wire_id), NOW)) == ["client_lost"]
     assert core.commands_in_flight == 0
+
+
+def test_one_agents_commands_leave_room_to_keep_those_of_another() -> None:
+    core, _ = keeping(room=4 * FRAME_BYTES + 100)
+    many = [called(core, f"r{number}") for number in range(4)]
+    other = dispatched(call(core, AGENT_2, command(), "r1", REPLY, NOW))
+    away(core)
+    back(core)
+    assert [codes(core.unknown(UnknownFrame(each), NOW)) for each in (*many, other)] == [
+        ["command"],
+        ["command"],
+        ["command"],
+        ["client_lost"],  # the newest of the agent that has most
+        ["command"],
+    ]
 
 
 def test_unknown_is_for_commands_of_a_former_connection() -> None:
