@@ -1,1 +1,1 @@
-"""The agent API: how AI agents find clients, send them commands and read their events, by HTTP, SSE and WebSocket."""
+"""The agent API: AI agents find clients, send them commands and read their events, over HTTP, SSE and WebSocket."""

@@ -3,7 +3,7 @@
 from protocol.runtime.process import early_signals
 
 if __name__ == "__main__":
-    early_signals.end_at_once()  # before the imports that take long
+    early_signals.end_at_once()  # before the slow imports
 
 # isort: split
 

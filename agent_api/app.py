@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class ToolParts(NamedTuple):
-    """What serves tools: their list, their calls, the Model Context Protocol, and where its hosts get tokens."""
+    """The parts that serve tools: their list, their calls, MCP, and the metadata for MCP hosts about tokens."""
 
     routes: ToolRoutes
     calls: ToolCallEndpoint
@@ -79,7 +79,7 @@ def build(
 
 
 class Front:
-    """Sends commands, and readers by their paths, straight to their endpoints, all else through FastAPI."""
+    """Routes commands and streams directly to their endpoints, and everything else through FastAPI."""
 
     def __init__(self, command: ASGIApp, tools: ToolParts, readers: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
         self._command = command
@@ -88,7 +88,7 @@ class Front:
         self._rest = rest
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Return the serving of one request, to be awaited; nothing thrown leaves it."""
+        """Return a coroutine that serves one request. It raises nothing."""
         if scope["path"] == COMMAND_PATH and scope["method"] == "POST":
             return self._command(scope, receive, send)
         if scope["path"].startswith(TOOL_PATH) and scope["method"] == "POST":
@@ -103,15 +103,15 @@ class Front:
 
     async def _serve_ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server knows the method, and writes no body
+            scope = {**scope, "method": "GET"}  # for HEAD; the server knows the real method and writes no body
         try:
             await self._rest(scope, receive, send)
-        except Exception:  # the framework has answered, and throws so that somebody logs
+        except Exception:  # FastAPI has answered, and raises again so that the error is logged
             log.exception("%s %r failed", scope["method"], scope["path"])
 
 
 class Cors(CORSMiddleware):
-    """Cross-origin rules (the Fetch standard's) by our own matcher of origins; never with credentials."""
+    """CORS (the Fetch standard) with our own matcher of origins, and always without credentials."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         super().__init__(
@@ -131,7 +131,7 @@ class Cors(CORSMiddleware):
         return self.app(scope, receive, send)
 
     def is_allowed_origin(self, origin: str) -> bool:
-        """Tell whether a browser may show this origin's pages our answers."""
+        """Tell whether pages of this origin may read our answers."""
         return self._origins.allows(origin)
 
 
@@ -173,7 +173,7 @@ async def _tell(request: Request, error: Exception) -> Response:
 
 
 async def _tell_http(request: Request, error: Exception) -> Response:
-    """Answer the router's refusals: an unknown path, or a method that the path does not take."""
+    """Answer the router's errors: an unknown path, or a method that the path does not have."""
     status = cast("HTTPException", error).status_code
     if status != HTTPStatus.METHOD_NOT_ALLOWED:
         return problem_response(

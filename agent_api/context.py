@@ -14,7 +14,7 @@ from protocol.runtime.tokens import Verifier
 
 
 class SocketContext(NamedTuple):
-    """The surroundings of a socket; `tasks`, `turns` and `bounds` are those of the process."""
+    """The process's parts for a socket. `tasks`, `turns` and `bounds` are shared by all connections."""
 
     sender: Sender
     admission: Admission

@@ -1,4 +1,4 @@
-"""The agent API's life: its parts put together, served, announced, and ended in order."""
+"""The life of the agent API: assembles its parts, serves, announces itself, and ends the parts in order."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ SERVICE = "agentbridge-agent-api"
 
 
 class AgentApi(NamedTuple):
-    """A running agent API, with the parts that its owner may inspect."""
+    """A running agent API, and the parts that its owner may inspect."""
 
     url: str
     sockets: SocketServer
@@ -79,7 +79,7 @@ class AgentApi(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def serving(settings: ApiSettings, connection: Connection, tasks: asyncio.TaskGroup) -> AsyncIterator[AgentApi]:
-    """Serve agents; the parts end in the reverse order of their entry.
+    """Serve agents. The parts end in the reverse order of their entry.
 
     Raises `ConfigurationError` if the address or NATS's limits do not allow it.
     """
@@ -182,9 +182,9 @@ async def serving(settings: ApiSettings, connection: Connection, tasks: asyncio.
 
 
 def _known(mirror: Mirror, verifier: Verifier) -> Known:
-    """Return the function that tells the caller whether a client exists that NATS cannot reach just now, or was lost.
+    """Return the `known` function of the caller: tells whether an unreachable client exists, or was lost a moment ago.
 
-    Only agents that may see a client hear that it exists.
+    Only an agent that may see a client learns that it exists.
     """
     clock = asyncio.get_running_loop().time
 
@@ -192,7 +192,7 @@ def _known(mirror: Mirror, verifier: Verifier) -> Known:
         client = mirror.get(*address)
         try:
             principal = await verifier.verify(token)
-        except (Unauthenticated, PermissionDenied):  # it has ended since the command was sent
+        except (Unauthenticated, PermissionDenied):  # the token has expired since the command was sent
             return False
         if client is not None:
             return may(principal, view_of(client.record))

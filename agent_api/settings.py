@@ -1,4 +1,4 @@
-"""The agent API's own settings, beside those of every serving process."""
+"""The agent API's own settings, besides those of every serving process."""
 
 from protocol.runtime.settings import (
     Count,
@@ -24,10 +24,10 @@ class ApiSettings(ServingSettings, frozen=True, kw_only=True):
 
     @property
     def ending_seconds(self) -> float:
-        """How long it may take from the signal to its goodbyes: it serves on for a while before it drains."""
+        """How many seconds it may take to end after the signal, lingering included."""
         return self.linger_seconds + super().ending_seconds
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for values that are sound alone but not together."""
+        """Raise `ConfigurationError` for values that are valid alone but not together."""
         super().check()
         require_loopback(self, self.api_host, "API_HOST")

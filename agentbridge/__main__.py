@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 class _CommandGroup(click.Group):
-    """Commands in the order a newcomer needs them, and one boundary for their errors."""
+    """The commands, in the order in which a newcomer needs them. Errors become one sentence and exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -45,12 +45,12 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 HELP = """Let AI agents use running applications, routed by NATS.
 
 Begin with:
-  agentbridge up                                everything, on this machine
-  agentbridge clients                           which applications are connected
-  agentbridge call CLIENT addTodo title=Milk    have one do something
+  agentbridge up                                run everything on this machine
+  agentbridge clients                           list the connected applications
+  agentbridge call CLIENT addTodo title=Milk    call a function of one
 
-Commands take their credentials from flags, then from the environment, then from
-`agentbridge up` where it runs.
+Commands take their credentials from flags, else from the environment, else from
+a running `agentbridge up`.
 """
 
 
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _drop_what_nobody_reads() -> None:
-    """Empty a standard error that nobody has open; the interpreter would try once more and exit with 120."""
+    """Discard unwritten text if standard error is closed. The interpreter would try again and exit with 120."""
     try:
         sys.stderr.flush()
     except OSError:

@@ -3,7 +3,7 @@
 from protocol.runtime.process import early_signals
 
 if __name__ == "__main__":
-    early_signals.end_at_once()  # before the imports that take long
+    early_signals.end_at_once()  # before the slow imports
 
 # isort: split
 
@@ -68,7 +68,7 @@ async def serving(
     tasks: asyncio.TaskGroup,
     dialects: Sequence[DialectKind] = DIALECTS,
 ) -> AsyncIterator[str]:
-    """Serve applications that speak one of these dialects, and give the URL of the WebSocket.
+    """Serve applications in these dialects. Yield the URL of the WebSocket.
 
     The parts end in the reverse order of their entry.
     """
@@ -124,7 +124,7 @@ async def serving(
             log.warning("no client can resume its session: set %s to a secret", variable("resume_secret"))
 
         events, rates = Events(for_events, stores), settings.client_rates()
-        await events.start()  # takes the answers of the stream until the connection is drained
+        await events.start()  # it gets the stream's answers until the connection is drained
         await for_events.verify_permissions()
         shares = ConnectionBounds(
             settings.most_connections,
@@ -154,7 +154,7 @@ async def serving(
                 counted.append(resumable)
             return {name: count for part in counted for name, count in part.counters().items()}
 
-        # It answers until the connection is drained: the registry hears of this gateway for as long as it lives.
+        # It answers until the connection is drained, so that the registry sees this gateway until its end.
         await Administration(gateway_id, sessions, reporter, verifier, counters).serve(connection, tasks)
         origins, metrics = Origins(settings.allowed_origins), Metrics(SERVICE, counters)
         http = HttpEndpoints(connection, sessions, metrics, origins, refused, loopback_only=verifier.off)
@@ -167,7 +167,7 @@ async def serving(
 
 @contextlib.asynccontextmanager
 async def connected_for_events(settings: GatewaySettings, connection: Connection) -> AsyncIterator[Connection]:
-    """Give a second connection, for events: megabytes of them that wait to be written delay no answer to an agent."""
+    """Yield a second connection, for events, so that megabytes of waiting events delay no answer to an agent."""
     async with connect(settings, "gateway-events", "gateway") as for_events:
         connection.end_with(for_events)
         for_events.stores = connection.stores

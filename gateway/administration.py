@@ -50,7 +50,7 @@ class Administration:
         return responder
 
     async def ping(self, msg: Msg) -> bytes:
-        """Answer with a sign of life, the digest of the records, and this machine's time."""
+        """Answer with the number of sessions, the digest of the reported records, and this machine's time."""
         skew_ms = codec.decode(_ping_decoder, msg.data).skew_ms if msg.data else None
         if skew_ms is not None:
             self._clock.is_ahead_by(skew_ms)
@@ -63,7 +63,7 @@ class Administration:
         return codec.encode(self._reporter.page(self._sessions, request.after))
 
     async def disconnect(self, msg: Msg) -> bytes:
-        """End a session for an administrator. Raises `ClientNotFound` if it is not here or not visible to them."""
+        """End a session for an administrator. Raises `ClientNotFound` if it is not here or not visible."""
         request = codec.decode(_disconnect_decoder, msg.data)
         principal = await self._verifier.verify(token_of(msg))
         require_admin(principal)
@@ -73,7 +73,7 @@ class Administration:
         require(principal, session.core.view)
         log.info("client %s is disconnected by %s", request.client_id, principal.sub)
         session.close(CloseCode.POLICY, "disconnected by an administrator", EndReason.ADMINISTRATOR)
-        if session.grace is not None:  # there is no connection whose end would end it
+        if session.grace is not None:  # a detached session has no connection that could end it
             session.end_reason = EndReason.ADMINISTRATOR
             self._sessions.end(session, EndReason.ADMINISTRATOR)
         return codec.encode(DisconnectResponse(disconnected=True))

@@ -1,4 +1,4 @@
-"""Handles a client's frames: decodes each, gives it to the session core, performs the effects; no exception escapes."""
+"""Handles clients' frames: decodes each, passes it to the session core, performs the effects. No exception escapes."""
 
 import asyncio
 import logging
@@ -69,9 +69,10 @@ class ClientFrames:
         self._lines = LogBudget(LINES_A_SECOND, self._loop.time)
 
     def take(self, session: LiveSession, data: bytes, *, text: bool) -> None:
-        """Handle one message of a client; a bad one gets an `error` frame and the connection goes on.
+        """Handle one message of a client. A bad one is answered with an `error` frame, and the connection goes on.
 
-        Frames after the end of the session, while its socket closes, are dropped: they would bring the record back.
+        Frames after the end of the session, while its socket closes, are dropped, because they would bring the record
+        back.
         """
         if session.core.state is SessionState.ENDED:
             return
@@ -89,7 +90,7 @@ class ClientFrames:
         self._handle(session, frames, len(data))
 
     def _handle(self, session: LiveSession, frames: Sequence[Said], message_bytes: int) -> None:
-        """Handle the frames of a message in their order, up to one that ends the session."""
+        """Handle the frames of a message in order, until one ends the session."""
         for number, frame in enumerate(frames):
             if session.registration is not None:
                 session.registration.held_back.append(partial(self._handle, session, frames[number:], message_bytes))
@@ -134,7 +135,7 @@ class ClientFrames:
                 self._obey(session, frame, size)
 
     def _obey(self, session: LiveSession, wish: Wish, size: int) -> None:
-        """Perform a dialect's own requests, beside the client's frames."""
+        """Perform a dialect's own requests, which are not frames of the client."""
         match wish:
             case Reply(data=data):
                 session.socket.send_text(data)
@@ -175,7 +176,7 @@ class ClientFrames:
         if session.core.state is SessionState.ENDED:
             return
         if session.is_slowed_down:
-            session.socket.hold()  # it was let go for the registration's part, and is held for its bytes as well
+            session.socket.hold()  # the registration has resumed the socket, but it must stay paused for its bytes
         try:
             self._take_offer(session, frame, registration.contract())
         except Exception as exc:
@@ -184,7 +185,7 @@ class ClientFrames:
             handle()
 
     def _take_offer(self, session: LiveSession, frame: CapabilityFrame, contract: Contract) -> None:
-        """Register a client's list, and log it: a few in one second, and the number of the others."""
+        """Register a client's list. Log it: some a second, with the number of the others."""
         session.perform(session.core.register(contract, frame.app, frame.metadata, frame.id))
         if frame.wants is not None:
             session.core.want_agents("agents" in frame.wants, time.time() - self._loop.time())
@@ -195,7 +196,7 @@ class ClientFrames:
                 log.info("registered %d capabilities", len(contract.capabilities.offers))
 
     def _refuse_above_rate(self, session: LiveSession, error: RateLimited, frame: Said) -> None:
-        """Refuse a frame, or drop it if it is progress; if its bytes are too many, leave the next in the network."""
+        """Refuse a frame above its rate, or drop progress. If it is above the byte rate, pause the socket."""
         if isinstance(error, TooManyBytes) and not session.is_slowed_down:
             session.is_slowed_down = True
             session.socket.hold()
@@ -204,7 +205,7 @@ class ClientFrames:
             self._refuse(session, error, MessageIds(getattr(frame, "id", None)))
 
     def _read_on(self, session: LiveSession) -> None:
-        """Read a socket again that was slowed down. Its client was not silent meanwhile: we did not listen."""
+        """Resume a paused socket. Its client does not count as silent, because we did not read meanwhile."""
         session.is_slowed_down = False
         if session.core.state is SessionState.ENDED:
             return
@@ -213,36 +214,36 @@ class ClientFrames:
             session.socket.go_on()
 
     def _refuse(self, session: LiveSession, error: Exception, ids: MessageIds) -> None:
-        """Send the client an error for a message, and end the commands that it would have answered.
+        """Send the client an error for a message, and fail the commands that it would have answered.
 
         A fault of ours is logged, and called `internal`.
         """
         if not isinstance(error, BridgeError):
             with logs.about(session.core.client_id):
-                log.error("a frame of the client's failed", exc_info=error)
+                log.error("a client's frame failed", exc_info=error)
             error = Internal("the gateway failed")
         try:
             session.perform(session.core.refuse_frame(error, self._loop.time(), ids.id, ids.answers))
-        except Exception:  # the dialect cannot say even that
-            log.exception("a refusal could not be told")
+        except Exception:  # the dialect cannot encode even the error
+            log.exception("a refusal could not be sent")
             session.end_reason = session.end_reason or EndReason.GATEWAY_FAILED
             session.socket.close_soon(CloseCode.INTERNAL, "the gateway failed")
 
     def _start_refresh(self, session: LiveSession, frame: AuthFrame) -> None:
-        """Verify in a task, for the key set may have to be fetched: one at a time, or a client could pile them up."""
+        """Verify a fresh token in a task, because that may fetch the key set. One at a time, or they could pile up."""
         if session.refreshing:
             raise Overloaded("the former token is still being verified; send this one after its ack")
         session.refreshing = True
         self._tasks.create_task(self._refresh(session, frame), name="refresh a token")
 
     async def _refresh(self, session: LiveSession, frame: AuthFrame) -> None:
-        """Go on under a fresh token; one that is refused leaves the former, and its end, in force."""
+        """Verify a fresh token and go on with it. If it is refused, the old one stays in force until it expires."""
         try:
             principal = await self._verifier.verify(frame.token)
             if principal.role != APP and not self._verifier.off:
                 raise PermissionDenied("a refreshed token must keep sub, tenant and role")
             require_same_identity(session.core.principal, principal)
-            if session.core.state is SessionState.ENDED:  # its timer would keep the session for as long as the token
+            if session.core.state is SessionState.ENDED:  # a timer would keep the session until the token expires
                 return
             session.perform(session.core.refresh(principal, frame.id))
             session.watch_expiry()
@@ -256,10 +257,10 @@ class ClientFrames:
 
 
 def _ids_of(session: LiveSession, data: bytes) -> MessageIds:
-    """Return the ids in a refused message: none if the dialect fails at that, too."""
+    """Return the ids in a refused message, or none if the dialect fails to read them, too."""
     try:
         return session.dialect.identify(data)
-    except Exception:  # a dialect's fault must not end the reading of the socket; the refusal is told without an id
+    except Exception:  # a dialect's fault must not stop the socket; the error has no id then
         with logs.about(session.core.client_id):
             log.exception("a refused message could not be identified")
         return MessageIds()

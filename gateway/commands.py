@@ -1,8 +1,8 @@
 """Handles agents' messages to a session's subject: `call`, `cancel` and `probe`, each decided at once.
 
-The subscription's messages are handled one after the other and without yielding, so a probe never overtakes the command
-that it asks about. Only a token that needs the key set of a remote issuer is verified in a task of its own; until then
-its command is known as being verified.
+A subscription's messages are handled one after the other without yielding, so a probe never overtakes the command that
+it asks about. Only a token that needs the key set of a remote issuer is verified in a task of its own. Until then its
+command is pending, so that a probe or a cancel finds it.
 """
 
 import asyncio
@@ -112,13 +112,13 @@ class CommandSubjects:
     def handle(self, session: LiveSession, msg: Msg) -> None:
         """Handle one message. If it fails, its sender gets a code and the subscription goes on.
 
-        Above a rate, messages without a good token get no answer, because it costs as much as the rest of the work.
-        Those of a known agent wait for its turns above a number.
+        Above a rate, messages without a good token get no answer, because an answer costs as much as all the other
+        work. Above eight in a turn of the loop, messages of a known agent wait for the agent's turn.
         """
         self._observe()
         try:
             token = token_of(msg)
-        except Unauthenticated:  # it brings two
+        except Unauthenticated:  # the message has two tokens
             token = None
         known = self._verifier.known(token)
         if known is not None and not self._agents.at_once((known.tenant, known.sub)):
@@ -127,7 +127,7 @@ class CommandSubjects:
             self._look_at(session, msg, token)
 
     def _look_later(self, session: LiveSession, msg: Msg, agent: Principal, token: str | None) -> None:
-        """Handle a message when the turn of its agent has come, or refuse it."""
+        """Handle a message in its agent's turn, or refuse it if the agent's share is used up."""
         share, held_up = (agent.tenant, agent.sub), self._freeze_detector.backlog
         try:
             self._agents.later(share, len(msg.data), lambda: self._look_at_known(session, msg, held_up))
@@ -166,7 +166,7 @@ class CommandSubjects:
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
-            elif not in_line and self._agents.waits((principal.tenant, principal.sub)):  # by a token that was new
+            elif not in_line and self._agents.waits((principal.tenant, principal.sub)):  # the token was new until now
                 self._look_later(session, msg, principal, token)
             else:
                 self._act(session, msg, operation, principal, request_id, held_up=held_up)
@@ -178,7 +178,7 @@ class CommandSubjects:
         self._guard.used_up(session)
 
     def lose(self, session: LiveSession, msg: Msg) -> None:
-        """Answer a command that another gateway may have executed; anything but a command is handled as usual."""
+        """Answer `client_lost` to a command that another gateway may have executed. Handle other messages as usual."""
         if self._is_command(msg):
             self._answer_unhandled(session, msg, ClientLost(GATEWAY_DIED))
         else:
@@ -192,7 +192,7 @@ class CommandSubjects:
             self.handle(session, msg)
 
     def answer_lost(self, session: LiveSession, lost: MovingCommand) -> None:
-        """Answer a command that another gateway had in flight when it lost the session."""
+        """Answer `client_lost` to a command that another gateway had in flight when it lost the session."""
         error = ClientLost("the client was lost while the command was under way; it may have run")
         response = failure(lost.request_id, error, session.core.client_id, lost.age_ms)
         self._replies.answer(session.core.view, Answer(lost.call(self._loop.time()), response))
@@ -213,7 +213,7 @@ class CommandSubjects:
 
     @property
     def freezes(self) -> int:
-        """How often this process was frozen, until this very moment."""
+        """The number of freezes of this process, up to this moment."""
         self._observe()
         return self._freezes
 
@@ -229,7 +229,7 @@ class CommandSubjects:
             return False
 
     def _answer_unhandled(self, session: LiveSession, msg: Msg, error: BridgeError) -> None:
-        """Answer a command without acting on it, if its token is good."""
+        """Answer a command with an error instead of executing it, if its token is good."""
         if msg.reply and not is_safe_reply(msg.reply):
             self._ignore(session)
             return
@@ -256,7 +256,7 @@ class CommandSubjects:
     # --- floods ---
 
     def _ignore(self, session: LiveSession) -> None:
-        """Record a message whose reply is no inbox. It is not answered, because the answer could forge an event."""
+        """Record a message whose reply is not an inbox. It gets no answer, because that could forge an event."""
         if self._guard.admits_refusal(session):
             self._log_ignored(session, "its reply is not an inbox")
             self._record(session, InvalidRequest("the reply subject is not an inbox"))
@@ -299,7 +299,7 @@ class CommandSubjects:
         if not msg.reply:
             self._log_ignored(session, "it has no reply subject")
             raise InvalidRequest("a command needs a reply subject")
-        require(principal, session.core.view)  # before anything that could tell a hidden client from none
+        require(principal, session.core.view)  # first, because other errors would reveal a hidden client
         held_up = held_up or self._freeze_detector.backlog
         self._refuse_stale(command, held_up)
         progress_to = wanted_subject(msg.headers, msg.reply)
@@ -323,7 +323,7 @@ class CommandSubjects:
     def _dispatch_in_turn(
         self, session: LiveSession, msg: Msg, caller: Principal, command: CommandRequest, call: Call, held_up: bool
     ) -> None:
-        """Take a command with a costly check of its parameters when the turn of its tenant and agent has come.
+        """Take a command with a costly check of its parameters, in its agent's turn.
 
         Raises `Overloaded` if the tenant's or the agent's share of waiting commands is used up.
         """
@@ -379,12 +379,12 @@ class CommandSubjects:
             elif outcome is None:
                 answer.unknown.append(request_id)
             elif self._replies.audit.is_behind:
-                answer.in_flight.append(request_id)  # no outcome is told before its record has left
+                answer.in_flight.append(request_id)  # report no outcome before its audit record has left
             elif size == 0 or size + len(outcome) <= MAX_OUTCOMES_BYTES:
                 answer.outcomes.append(msgspec.Raw(outcome))
                 size += len(outcome)
             else:
-                answer.in_flight.append(request_id)  # its outcome goes with the next probe
+                answer.in_flight.append(request_id)  # report its outcome at the next probe
         if not answer.in_flight and not answer.outcomes:  # else it is the caller's, even under a new name
             require(principal, core.view)
         self._reply(msg, codec.encode(answer))
@@ -417,7 +417,7 @@ class CommandSubjects:
             principal = await self._verifier.verify(token, expired_too=expired_too)
             if pending is not None:
                 pending.require_wanted()
-                pending.end()  # a command that waits for its turn now begins to be pending anew
+                pending.end()  # a command that now waits for its turn begins to be pending again
             self._act(session, msg, operation, principal, request_id)
         except Exception as exc:
             self._fail(session, msg, exc, operation, principal, request_id)
@@ -427,11 +427,11 @@ class CommandSubjects:
                 pending.end()
 
     def _begin(self, session: LiveSession, caller: str | Share | None, request_id: str) -> Pending:
-        """Note that a command is looked at, so that a probe finds it and a cancel ends it. Raises `Conflict`."""
+        """Note a command as pending, so that a probe finds it and a cancel ends it. Raises `Conflict` for a used id."""
         return Pending(self._pending, (session.core.client_id, caller, request_id))
 
     def _pending_of(self, session: LiveSession, msg: Msg, principal: Principal, request_id: str) -> Pending | None:
-        """Return a command of this caller's that is looked at; None if there is none."""
+        """Return this caller's pending command with an id, or None."""
         if not self._pending:
             return None
         client_id, waiting, verifying = session.core.client_id, (principal.tenant, principal.sub), token_of(msg)
@@ -442,12 +442,12 @@ class CommandSubjects:
     # --- commands that nobody waits for any more ---
 
     def _refuse_stale(self, command: CommandRequest, held_up: bool) -> None:
-        """Refuse commands that lay in a buffer past their deadline, and commands left over from a freeze.
+        """Refuse commands that arrive after their deadline, and commands left over from a freeze.
 
-        A command with a key may have been executed before the freeze; its entry says so.
+        A command with a key may have been executed before the freeze. Its entry tells.
         """
         timeout_ms = command.timeout_ms or self._limits.command_timeout_ms
-        # By whichever clock it is less late: a direct agent knows nothing of the registry's.
+        # Take the clock by which it is less late, because a direct agent does not know the registry's clock.
         now_ms = min(self._connection.clock.now_ms(), wall_ms())
         if is_past_deadline(command, timeout_ms, now_ms / 1000):
             raise DeadlineExceeded("by its `sentAt` it came after its deadline; it was not executed")
@@ -468,7 +468,7 @@ class CommandSubjects:
         try:
             await self._connection.flush()
         except Unavailable:
-            log.info("NATS left while this process was frozen: what it held for us is gone")
+            log.info("NATS was lost while this process was frozen: its messages for us are lost")
         await asyncio.sleep(BACKLOG_SETTLE_SECONDS)
         self._observe()  # the last freeze may have ended just now
         if freeze == self._freezes:
@@ -485,7 +485,7 @@ class CommandSubjects:
         caller: Principal | None,
         request_id: str,
     ) -> None:
-        """Turn any exception into an answer; none may escape into the subscription or a task."""
+        """Turn any exception into an answer. None may escape into the subscription or a task."""
         if isinstance(error, Unauthenticated) and not self._guard.admits_refusal(session):
             return
         if not isinstance(error, BridgeError):

@@ -1,7 +1,7 @@
-"""The state of components in records: the event `state_changed` of an application sets properties of its source.
+"""The state of components: the event `state_changed` sets properties of a component in the client's record.
 
-The event itself is published in any case. A record is written anew for each change, so changes are held to
-the rates of registrations: those that come too fast are put together and written when there is room again.
+The event itself is always published. Each change writes the record again, so the rates of registrations apply to
+changes, too. Changes above the rate are merged, and written when there is room again.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class _State(msgspec.Struct):
 
 
 class _WaitingStates(msgspec.Struct):
-    """Changes that are not in a client's record yet: properties by component, and their bytes."""
+    """Changes that are not in the client's record yet: properties by component, and their bytes."""
 
     components: dict[str, Properties] = {}
     size: int = 0
@@ -49,11 +49,11 @@ class ComponentStates:
 
     @property
     def waiting(self) -> int:
-        """How many clients have changes that are not written yet."""
+        """The number of clients with unwritten changes."""
         return len(self._waiting)
 
     def take(self, session: LiveSession, frame: EventFrame) -> None:
-        """Set the properties that an event tells of, if its source is a component of the client's.
+        """Set the properties in an event, if its source is a component of the client.
 
         Raises `InvalidFrame` for values that are nested too deeply, `Overloaded` if too many changes wait.
         """
@@ -71,7 +71,7 @@ class ComponentStates:
             self._write(session, waiting)
 
     def _write(self, session: LiveSession, waiting: _WaitingStates) -> None:
-        """Write the changes, or try again when there is room. A refusal is told by itself: its event is published."""
+        """Write the changes, or try again when there is room. A refusal is a separate `error`, after the event."""
         core = session.core
         waiting.timer = None
         try:
@@ -96,7 +96,7 @@ class ComponentStates:
 
 
 def _properties_of(frame: EventFrame) -> Properties:
-    """Return the properties that an event sets; none if it has another form. Raises `InvalidFrame` for deep values."""
+    """Return the properties in an event, or none if it has another form. Raises `InvalidFrame` for deep nesting."""
     if not isinstance(frame.data, msgspec.Raw):
         return {}
     try:

@@ -1,8 +1,7 @@
-"""Events of applications, published into the stream; one that carries an id is acknowledged and never stored twice.
+"""Publishes applications' events into the tenant's stream. An event with an id is acknowledged and never stored twice.
 
-Every event is published as its frame is handled, whether it has an id or not, so that a client's events keep their
-order; the stream's answers come back on an inbox of their own. Only the first events of a tenant wait, until it is
-known that its stream exists.
+Every event is published while its frame is handled, with or without an id, so that a client's events keep their order.
+The stream's answers come to an inbox. Only the first events of a tenant wait until its stream is known to exist.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ WAITING_FULL = "too many events wait for their tenant's stream; try again in a m
 
 
 class _OutgoingEvent(NamedTuple):
-    """An event in flight: its sender and its message. `ident` is the client's own id, if it gave one."""
+    """An event in flight: its sender and its message. `ident` is the client's own id for it, if there is one."""
 
     session: LiveSession
     store: TenantStore
@@ -110,7 +109,7 @@ class Events:
         self._shares.take((owner.tenant, owner.sub), size, self._connection.posted_bytes, self._connection.unsent_bytes)
 
     def _take(self, event: _OutgoingEvent) -> None:
-        """Publish an event, or have it wait with those before it until the tenant's stream is there."""
+        """Publish an event, or queue it behind others until the tenant's stream exists."""
         store = event.store
         if store not in self._waiting and self._stores.knows(store):
             self._publish(event)
@@ -135,7 +134,7 @@ class Events:
         self._waiting[event.store].append((event, piece))
 
     def _on_store(self, store: TenantStore, why: str) -> None:
-        """Publish the waiting events, even if no registry confirms the stream: it may exist all the same."""
+        """Publish the waiting events, even if no registry confirms the stream, because it may exist nevertheless."""
         for event, piece in self._waiting.pop(store):
             piece.release()
             try:
@@ -144,7 +143,7 @@ class Events:
                 self._refuse(event, exc.message)
 
     def _publish(self, event: _OutgoingEvent, why: str = "") -> None:
-        """Publish an event; `why` is the client's error if no stream takes it."""
+        """Publish an event. `why` is the sentence for the client if no stream stores it."""
         self._stores.wrote(event.store, len(event.body))
         if event.ident is None:
             self._connection.publish_now(event.subject, event.body)
@@ -167,7 +166,7 @@ class Events:
         self._settle(number, self._is_stored(unstored.event.store, msg.data))
 
     def _is_stored(self, store: TenantStore, data: bytes) -> bool:
-        """Tell whether this is our stream's word that it has the event."""
+        """Tell whether an answer says that our stream has stored the event."""
         stream = jetstream.read_ack(self._connection, data)
         if stream == store.stream:
             self._stores.took(stream)

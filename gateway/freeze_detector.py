@@ -1,8 +1,7 @@
 """Detects that this process was frozen: stopped, swapped out or starved for longer than callers wait.
 
-After a freeze a gateway finds the commands of that time in its NATS socket. Their callers have given up and heard an
-error, so executing them now would do work that nobody waits for. Sans-I/O: it takes the time often, and a gap between
-two times is the freeze.
+After a freeze a gateway finds the commands of that time in its NATS socket. Their callers have given up with an error,
+so nobody waits for their execution now. Sans-I/O: the time is passed in often, and a gap between two times is a freeze.
 """
 
 FROZEN_SECONDS = 1.0
@@ -16,7 +15,7 @@ class FreezeDetector:
         self.backlog = False
 
     def observe(self, now: float) -> bool:
-        """Note the time; return whether a freeze has just been noticed, so that its backlog must be waited out."""
+        """Note the time. Return whether this shows a new freeze, so that the backlog must be waited out."""
         gap = now - self._last_seen
         self._last_seen = now
         if gap < FROZEN_SECONDS:
@@ -25,5 +24,5 @@ class FreezeDetector:
         return True
 
     def backlog_done(self) -> None:
-        """Note that everything which was sent before the end of the last freeze has been seen."""
+        """Note that all messages from before the end of the freeze have been handled."""
         self.backlog = False

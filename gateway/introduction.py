@@ -1,4 +1,4 @@
-"""The messages of a client before its session, if its dialect brings the token in a frame, not in the handshake."""
+"""The messages of a client before its session, for dialects with the token in a frame instead of the handshake."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 10
 
 
 class Introducing:
-    """Takes the messages of one client until its session may begin; later ones wait for the session."""
+    """Takes the messages of one client until its session can begin. Later ones wait for the session."""
 
     def __init__(self, socket: BoundedSocket, entry: Entry) -> None:
         self._socket = socket
@@ -24,9 +24,9 @@ class Introducing:
         self._token: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     async def token(self, limits: ConnectionLimits) -> str | None:
-        """Return the token, None if the client brings none.
+        """Return the token, or None if the client has none.
 
-        Raises `TurnedAway` if the client says something else, too little in ten seconds, or goes.
+        Raises `TurnedAway` if the client sends anything else first, needs more than ten seconds, or goes away.
         """
         for data in self._entry.hello(limits):
             self._socket.send_text(data)
@@ -38,10 +38,10 @@ class Introducing:
             return self._token.result()
         if gone.done():
             raise TurnedAway(CloseCode.NORMAL, "the client is gone")
-        raise TurnedAway(CloseCode.POLICY, "say within ten seconds who you are")
+        raise TurnedAway(CloseCode.POLICY, "authenticate within ten seconds")
 
     def hand_over(self, receiver: Receiver) -> None:
-        """Let the session receive from now on, the messages first that came too early."""
+        """Pass all messages to the session from now on, beginning with those that came too early."""
         self._socket.receive_by(receiver)
         for data, text in self._early:
             receiver(data, text=text)

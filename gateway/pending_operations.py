@@ -1,7 +1,7 @@
-"""Commands that were received and are not acted on yet: a token is being verified, or a turn is waited for.
+"""Pending commands: received but not started, because the token is being verified or the agent's turn has not come.
 
-A probe finds them, and a cancel ends them, as it does with a command in flight. While the token is being verified the
-caller is known by it alone; one that waits for its turn has been verified, and may use a fresh token meanwhile.
+A probe finds them and a cancel ends them, like a command in flight. While its token is being verified, a caller is
+identified by the token itself. A caller that waits for its turn is verified, and may use a fresh token meanwhile.
 """
 
 from protocol.errors import Cancelled, Conflict
@@ -13,9 +13,9 @@ PendingOperations = dict[PendingKey, "Pending"]
 
 
 class Pending:
-    """A command that was received and is not acted on yet.
+    """A pending command.
 
-    Raises `Conflict` if another one of its caller's has the same id: a cancel could mean either.
+    Raises `Conflict` if another one of the same caller has its id, because a cancel could mean either.
     """
 
     def __init__(self, operations: PendingOperations, key: PendingKey) -> None:
@@ -27,11 +27,11 @@ class Pending:
         operations[key] = self
 
     def require_wanted(self) -> None:
-        """Raise `Cancelled` if its caller has cancelled it meanwhile."""
+        """Raise `Cancelled` if the caller has cancelled it."""
         if self.is_cancelled:
             raise Cancelled("the caller cancelled the command before it was sent to the client")
 
     def end(self) -> None:
-        """Forget it; a second time changes nothing."""
+        """Forget the command. A second call has no effect."""
         if self._operations.get(self._key) is self:
             del self._operations[self._key]

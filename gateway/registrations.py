@@ -1,6 +1,6 @@
-"""Capability lists that are new to this gateway, read in turns: one of many large schemas takes a third of a second.
+"""Reads new capability lists in turns of the event loop, because one with many large schemas takes a third of a second.
 
-Until a client's list is read, its later frames wait in its socket. Frames of the same slice as the list are kept here.
+Until a client's list is read, its later frames wait in its socket. Frames that came in the same slice are kept here.
 """
 
 from collections.abc import Callable, Generator
@@ -13,19 +13,19 @@ Steps = Generator[None, None, Contract]
 
 
 class Holding(Protocol):
-    """A socket that can be kept from handing over messages."""
+    """A socket that can be paused."""
 
     def hold(self) -> None:
-        """Hand over no more messages, and stop reading from the socket."""
+        """Pass no more messages on, and pause reading."""
 
     def go_on(self) -> None:
-        """Hand over messages again."""
+        """Pass messages on again."""
 
 
 class Registration:
-    """The reading of one list, a step a turn.
+    """The reading of one list, one step in each turn.
 
-    `finish` gets the contract, or the error of the reading; then it handles the frames that were held back.
+    `finish` gets the contract or the error. Then it handles the frames that have waited.
     """
 
     def __init__(self, share: Share, steps: Steps, socket: Holding, finish: Callable[["Registration"], None]) -> None:
@@ -38,7 +38,7 @@ class Registration:
         self._error: Exception | None = None
 
     def begin(self, turns: Turns) -> bool:
-        """Take the first step; return whether more are needed, for which the socket is held."""
+        """Take the first step. Return whether more are needed; then the socket is paused."""
         if not self._step():
             return False
         self._socket.hold()
@@ -46,15 +46,15 @@ class Registration:
         return True
 
     def take_slice(self) -> bool:
-        """Take a step; finish after the last."""
+        """Take a step, and finish after the last one."""
         if self._step():
             return True
-        self._socket.go_on()  # first: a held frame may begin the next registration, which holds the socket
+        self._socket.go_on()  # first, because a waiting frame may pause it for the next registration
         self._finish(self)
         return False
 
     def contract(self) -> Contract:
-        """Return the contract, or raise the error of the reading."""
+        """Return the contract, or raise the error."""
         if self._error is not None:
             raise self._error
         assert self._contract is not None

@@ -1,13 +1,13 @@
 """A gateway's reports to the registry: numbered changes, one report in flight, and all records on request.
 
-A report is repeated with its number until it is acknowledged, so nothing is lost while the registry is away. Several
-changes of one session meanwhile are reported once. The digest describes the registry's records after the report of the
-same number; if they differ, the registry pulls everything by `sync`. Pongs and syncs name the last acknowledged report.
-If they named a later one, its repetition would look applied, and changes that a dying registry wrote but did not
-announce would never be announced.
-
-A NATS that restarts may take smaller messages than before. Reports and pages become smaller then. A record that fits
-into none is reported without capabilities and metadata, so that it does not block the others.
+- A report is repeated with its number until it is acknowledged, so nothing is lost while the registry is away. Several
+  changes of one session meanwhile are reported as one.
+- The digest describes the registry's records after the report of the same number. If they differ, the registry pulls
+  everything by `sync`.
+- Pongs and syncs name the last acknowledged report. If they named a later one, a registry would take its repetition for
+  applied, and changes that a dying registry wrote but did not announce would never be announced.
+- NATS may restart with a lower `max_payload`. Then reports and pages become smaller. A record that is too large even
+  alone is reported without capabilities and metadata, so that it does not block the others.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from protocol.runtime.nats.connection import Connection
 
 BATCH_SECONDS = 0.02
 GOODBYE_SECONDS = 2.0
-GOODBYE_WITHOUT_REGISTRY_SECONDS = 0.3  # if NATS says that none serves; one that restarts will miss this gateway
+GOODBYE_WITHOUT_REGISTRY_SECONDS = 0.3  # if no registry serves; a later one will notice the missing gateway
 GOODBYE_POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.25
 REPORT_TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024
 MAX_REPORT_CHANGES = 500
 MAX_PAGE_BYTES = 512 * 1024
-ENVELOPE_BYTES = 4096  # of a report or a page around its records, and of the registry's write of one
+ENVELOPE_BYTES = 4096  # room for a report's or a page's other fields, and for the headers of the registry's write
 LOG_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class _Told(NamedTuple):
 
 
 class _Moved:
-    """A session that is another gateway's now."""
+    """A session that has moved to another gateway."""
 
 
 MOVED = _Moved()
@@ -73,7 +73,7 @@ class _Sent(NamedTuple):
 
 
 class Reporter:
-    """Keeps the registry's view of this gateway true."""
+    """Reports this gateway's sessions to the registry."""
 
     def __init__(self, gateway_id: str, connection: Connection) -> None:
         self._gateway_id = gateway_id
@@ -86,7 +86,7 @@ class Reporter:
         self._settled = GatewayPong(gateway_id, 0, 0, str(self._digest))
         self._too_large_lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
         self._wake = asyncio.Event()
-        self._alone_since: float | None = None  # NATS has said since then that no registry serves
+        self._alone_since: float | None = None  # the time since which NATS has said that no registry serves
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -95,7 +95,7 @@ class Reporter:
         self._note(session.key, session)
 
     def ended(self, session: LiveSession, reason: EndReason) -> None:
-        """Note that a session has ended; one that was never reported needs no report."""
+        """Note that a session has ended. If it was never reported, nothing needs to be."""
         key = session.key
         if key in self._reported:
             self._note(key, _removal(session.core, reason))
@@ -103,7 +103,7 @@ class Reporter:
             self._changed.pop(key, None)
 
     def moved(self, session: LiveSession) -> None:
-        """Note that a session has gone on to another gateway, which reports it: its record is not removed by us."""
+        """Note that a session has moved to another gateway. That one reports it, so we do not remove its record."""
         if session.key in self._reported:
             self._note(session.key, MOVED)
         else:
@@ -111,24 +111,24 @@ class Reporter:
 
     @contextlib.asynccontextmanager
     async def reporting(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Report changes; at the orderly end wait until the registry knows everything."""
+        """Report changes. On a regular exit wait until the registry has everything."""
         tasks.create_task(self.run(), name="report")
         yield
         await self.say_goodbye()
 
     def pong(self) -> GatewayPong:
-        """Return this gateway's sign of life, as of the last report that was acknowledged."""
+        """Return this gateway's sign of life, at the last acknowledged report."""
         return msgspec.structs.replace(self._settled, reporting=self._number != self._settled.number)
 
     def page(self, sessions: Iterable[LiveSession], after: str) -> SyncPage:
-        """Return the records that were reported, in the order of their keys, as many as fit."""
+        """Return the reported records in the order of their keys, as many as fit into a message."""
         live = {session.key: session for session in sessions}
         keys = sorted(self._reported)
         records: list[ClientRecord] = []
         size = 0
         for index in range(bisect_right(keys, after), len(keys)):
             session = live.get(keys[index])
-            if session is None:  # ended: its removal is the next report
+            if session is None:  # it has ended, and the next report removes it
                 continue
             record, added = self._fitting(session.record())
             size += added
@@ -149,15 +149,15 @@ class Reporter:
             self._idle.set()
 
     async def say_goodbye(self) -> None:
-        """Wait until the registry knows everything. If none answers, it will notice the missing gateway by itself."""
+        """Wait until a registry has everything. If none answers, a later one will notice the missing gateway."""
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self._told_or_alone()
         except TimeoutError:
-            log.warning("the registry was not there to be told that this gateway leaves")
+            log.warning("no registry has acknowledged the end of this gateway")
 
     async def _told_or_alone(self) -> None:
-        """Return when the registry knows everything; raise `TimeoutError` if there is none for a while."""
+        """Return when a registry has everything. Raises `TimeoutError` if NATS says for 0.3 s that none serves."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while not self._idle.is_set():
@@ -170,30 +170,30 @@ class Reporter:
 
     def _note(self, key: str, change: _Change) -> None:
         self._changed[key] = change
-        self._under_way.pop(key, None)  # this is newer, and a session that has ended is held by nobody
+        self._under_way.pop(key, None)  # this change is newer
         self._idle.clear()
         self._wake.set()
 
     @property
     def _room(self) -> int:
-        """How many bytes of records fit into a message now."""
+        """Return how many bytes of records fit into a message now."""
         return self._connection.max_payload - ENVELOPE_BYTES
 
     def _fitting(self, record: ClientRecord) -> tuple[ClientRecord, int]:
-        """Return a record as it fits into a message, and its size."""
+        """Return a record, reduced if it does not fit into a message, and its size."""
         size = len(codec.encode(record))
         if size <= self._room:
             return record, size
         if count := self._too_large_lines.due():
             log.error(
-                "%d records were told without capabilities, the last of client %s: it has %d bytes, and NATS takes %d "
+                "%d records were sent without capabilities, the last of client %s: it has %d bytes, and NATS takes %d "
                 "now; raise its max_payload", count, record.client_id, size, self._room,
             )  # fmt: skip
         record = record.reduced()
         return record, len(codec.encode(record))
 
     def _next_report(self) -> _Sent:
-        """Take the next changes out, as many as fit, and let the digest cover them."""
+        """Take out the next changes, as many as fit, and include them in the digest."""
         records: list[ClientRecord] = []
         removals: list[Removal] = []
         former: dict[str, str] = {}
@@ -231,7 +231,7 @@ class Reporter:
         return (change, len(codec.encode(change))) if isinstance(change, Removal) else self._fitting(change.record())
 
     def _cover(self, key: str, told: _Told | None) -> _Told | None:
-        """Note a session's reported state, None for its end, and return the former one."""
+        """Note a session's reported state (None: it has ended), and return the former one."""
         before = self._reported.pop(key, None)
         if before is not None:
             self._digest.toggle(key, before.revision)
@@ -255,11 +255,11 @@ class Reporter:
     def _without_changes(self, report: _Sent) -> _Sent:
         """Put a report's changes back for smaller reports. Its number must still be sent first, without changes."""
         for key, change in report.changes.items():
-            self._changed.setdefault(key, change)  # unless there is something newer to tell
+            self._changed.setdefault(key, change)  # unless there is a newer change
         return _Sent(report.number, {}, codec.encode(Report(self._gateway_id, report.number, [], [])))
 
     async def _refusal(self, report: _Sent) -> str | None:
-        """Send a report; return why it was not taken, None if it was."""
+        """Send a report. Return why it was not acknowledged, or None if it was."""
         try:
             reply = await self._connection.request(subjects.REGISTRY_REPORT, report.body, REPORT_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError:

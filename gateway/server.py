@@ -1,4 +1,4 @@
-"""The WebSocket server: the life of each connection from its handshake to its end, and the end of all at drain."""
+"""The WebSocket server: runs each connection from its handshake to its end, and closes all when the gateway drains."""
 
 import asyncio
 import contextlib
@@ -75,10 +75,10 @@ class GatewayServer:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        """Accept connections and give the URL of the WebSocket.
+        """Accept connections. Yield the URL of the WebSocket.
 
-        At the orderly end accept no more connections and commands, let commands end, then send every client to connect
-        elsewhere.
+        On a regular exit accept no more connections and commands, wait for commands in flight, then close every
+        connection with 1012, so that clients connect to another gateway.
         """
         server = await self._listen()
         host, port = server.sockets[0].getsockname()[:2]
@@ -137,7 +137,7 @@ class GatewayServer:
             return
         with logs.about(session.core.client_id):
             self._log("connected, as %s of %s", session.core.principal.sub, session.core.principal.tenant)
-            if session.part is None:  # else its first frame has gone out with the ids that the session awaits
+            if session.part is None:  # else its first frame, with the awaited ids, is sent already
                 session.greet()
             receiver = partial(self._client_frames.take, session)
             if introducing is None:
@@ -161,7 +161,7 @@ class GatewayServer:
     async def _open(
         self, request: Request, socket: BoundedSocket, dialect: Dialect, introducing: Introducing | None
     ) -> LiveSession:
-        """Begin the session of a connection. Raises `TurnedAway` if its token does not let it in, or NATS does not."""
+        """Begin the session of a connection. Raises `TurnedAway` if its token or NATS does not allow it."""
         principal = None
         try:
             token = token_of(request)
@@ -184,7 +184,7 @@ class GatewayServer:
             raise turned_away(exc) from exc
 
     def _log(self, text: str, *about: object) -> None:
-        """Log how a client comes or goes; of many in one second a few, and how many the others were."""
+        """Log that a client comes or goes: some a second, with the number of the others."""
         if self._lines.admits():
             if count := self._lines.take_kept_back():
                 log.info("%d lines about applications that came and went were left out", count)
@@ -196,7 +196,7 @@ class GatewayServer:
 
 
 def _end_reason(socket: BoundedSocket) -> EndReason:
-    """Return why a connection has ended, as the registry announces it."""
+    """Return the reason of a connection's end, for the registry's announcement."""
     received, sent = socket.close_codes
     if socket.too_slow:
         return EndReason.TOO_SLOW

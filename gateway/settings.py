@@ -17,7 +17,7 @@ from protocol.runtime.settings import (
 
 
 class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
-    """The address to listen on, and the bounds of a gateway."""
+    """The address of the gateway, and its bounds."""
 
     gateway_host: Text = "127.0.0.1"
     gateway_port: Port = 8001
@@ -43,7 +43,7 @@ class GatewaySettings(ServingSettings, frozen=True, kw_only=True):
 
     @property
     def rate_per_agent(self) -> Rate | None:
-        """How many commands an agent may send through this gateway, None for any number."""
+        """The rate of an agent's commands through this gateway, or None for no limit."""
         if not self.rate_limit_per_agent:
             return None
         usual = second_worth(self.rate_limit_per_agent)

@@ -28,12 +28,12 @@ class Principal(msgspec.Struct, frozen=True):
 
     @property
     def is_agent(self) -> bool:
-        """Whether it may call commands; an administrator may, too."""
+        """Whether it may send commands. Administrators may, too."""
         return self.role in (AGENT, ADMIN)
 
     @property
     def is_limited(self) -> bool:
-        """Whether it may see some clients of its tenant only."""
+        """Whether it may see only some of its tenant's clients."""
         return any(limit is not None for limit in (self.users, self.apps, self.clients))
 
 
@@ -64,10 +64,10 @@ def may(principal: Principal, client: ClientView, capability: Offer | None = Non
 
 
 def require(principal: Principal, client: ClientView, capability: Offer | None = None) -> None:
-    """Raise if `may()` says no.
+    """Raise `ClientNotFound` or `PermissionDenied` unless `may()` allows it.
 
-    For an agent that may not see a client, the client does not exist (`ClientNotFound`). `PermissionDenied` is only for
-    a capability of a visible client.
+    `ClientNotFound` hides a client that the agent may not see. `PermissionDenied` is only for a capability of a visible
+    client.
     """
     if may(principal, client, capability):
         return

@@ -17,7 +17,7 @@ from protocol.errors import InvalidRequest
 from protocol.messages import CommandRequest, timestamp
 
 SUCCESS = "success"
-USER = "user"  # who has confirmed a command, as the application says
+USER = "user"  # `confirmed`: the application says that its user has agreed
 GATEWAY, AGENT_API, REGISTRY = "gateway", "agent_api", "registry"
 MAX_PARAMETERS_BYTES = 4096
 MAX_CODE_CHARS = 128
@@ -26,16 +26,18 @@ _FIRST_SECOND, _LAST_SECOND = 86_400, 253_370_764_800  # of 1970-01-02 and 9999-
 
 
 class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
-    """A command's outcome: `success` or an error code; `code` is the application's own, if the command failed there.
+    """The outcome of a command: `success` or an error code. `code` is the application's own, if it reported an error.
 
-    `at` is the time of the decision (RFC 3339, UTC), `duration_ms` the command's duration until then, `by` the process
-    that decided. `user` and `app` are the client's, `agent` is the `sub` of the caller's token; they are absent if they
-    were not known. `replayed` is true if the command was answered with the outcome of an earlier request under the same
-    idempotency key. `confirmed` is `user` if the application says that its user agreed first. `count` is the number of
-    refusals that the record stands for, all of one `agent` and `outcome` and of one second; a field that differs among
-    them is absent. `disconnected` is the `sub` of an agent that an administrator, `agent`, has disconnected: then there
-    is no target. How the command came to the gateway is not recorded, because nothing proves it: any NATS user may name
-    any reply.
+    - `at`: time of the decision (RFC 3339, UTC); `duration_ms`: the command's duration until then; `by`: the process.
+    - `user`, `app`: the client's; `agent`: the `sub` of the caller's token. They are absent if they are unknown.
+    - `replayed`: the answer was the outcome of an earlier request under the same idempotency key.
+    - `confirmed`: `user` if the application says that its user agreed first.
+    - `count`: the number of refusals in this record. They have one `agent`, one `outcome` and one second in common. A
+      field that differs among them is absent.
+    - `disconnected`: the `sub` of an agent that `agent`, an administrator, has disconnected. Then there is no target.
+
+    The record does not tell over which transport the command came, because nothing proves it: any NATS user may choose
+    any reply subject.
     """
 
     at: str
@@ -60,22 +62,22 @@ class AuditRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
     @property
     def owner(self) -> str:
-        """The tenant in whose audit the record belongs; nobody's if no good token said who was asking.
+        """The tenant in whose audit the record belongs, or `_strangers` if the caller had no good token.
 
-        Else those without a token could fill the audit of a tenant.
+        Otherwise callers without a token could fill a tenant's audit.
         """
         return subjects.STRANGERS if self.agent is None else self.tenant
 
     @property
     def subject(self) -> str:
-        """Where the record is published."""
+        """The subject on which the record is published."""
         return subjects.audit(self.owner, self.client_id or subjects.NO_CLIENT, self.outcome)
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """The part of a record that is known while its command is in flight; `parameters` only if they are recorded.
+    """The part of a record that is known while its command is in flight. It has `parameters` only if they are recorded.
 
-    `request_id` is the caller's own id, if the command travels under another one.
+    `request_id` is the id that the caller knows, even if the command has another one on the wire.
     """
 
     role: str
@@ -86,13 +88,16 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 def asked_by(caller: Principal, command: CommandRequest, *, with_parameters: bool) -> Asked:
-    """Return the parts of a record that a command itself decides."""
+    """Return the part of a record that comes from the command itself."""
     parameters = kept_parameters(command.parameters) if with_parameters else msgspec.UNSET
     return Asked(caller.role, command.target, command.action, parameters, command.caller_request_id)
 
 
 def kept_parameters(parameters: msgspec.Raw) -> msgspec.Raw:
-    """Return a copy of parameters for a record, for a view would hold their whole message; of large ones the size."""
+    """Return the parameters for a record, or only their size if they are large.
+
+    They are copied, because a view would keep the whole message in memory.
+    """
     size = len(memoryview(parameters))
     if size > MAX_PARAMETERS_BYTES:
         return msgspec.Raw(b'"%d bytes"' % size)
@@ -100,7 +105,7 @@ def kept_parameters(parameters: msgspec.Raw) -> msgspec.Raw:
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Which records are wanted; every field narrows. `since` and `until` are written as `at` is, both included."""
+    """Selects records. Every field narrows. `since` and `until` have the form of `at`, and both are included."""
 
     client_id: str | None = None
     agent: str | None = None
@@ -110,11 +115,11 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     until: str | None = None
 
     def subject(self, tenant: str) -> str:
-        """Return the narrowest subject on which everything that is wanted is published."""
+        """Return the narrowest subject that covers all selected records."""
         return subjects.audit(tenant, self.client_id or "*", self.outcome or "*")
 
     def wants(self, record: AuditRecord) -> bool:
-        """Tell whether a record passes."""
+        """Tell whether the filter selects a record."""
         return (
             (self.client_id is None or self.client_id == (record.client_id or subjects.NO_CLIENT))
             and (self.agent is None or self.agent == record.agent)
@@ -126,9 +131,10 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
 
 
 class AuditPageRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A page of a tenant's records, asked of a registry: the newest, of those below the position `before` if given.
+    """Asks a registry for a page of a tenant's records: the newest, older than the position `before` if that is given.
 
-    With `first`, the oldest from that sequence of the own stream on. Then only `client_id` and `outcome` narrow.
+    With `first`, asks for the oldest from that sequence of the tenant's own stream on. Then only the fields `client_id`
+    and `outcome` of `wanted` count.
     """
 
     wanted: AuditFilter = AuditFilter()
@@ -138,16 +144,16 @@ class AuditPageRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
 
 
 class SequencedRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """A record with its sequence in the stream; `record` is null for what is no record of ours."""
+    """A record with its sequence in the stream. `record` is null if the message is not an audit record."""
 
     sequence: int
     record: msgspec.Raw
 
 
 class AuditPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a registry answers: records in the order in which they were asked for, and what the stream holds since.
+    """A registry's answer: records in the requested order, and the state of the stream afterwards.
 
-    Backwards, all from the position `reached` on were looked through. `more` tells whether there are others.
+    `reached` is the oldest position that was searched, in a page of the newest. `more`: further records may exist.
     """
 
     created: str
@@ -159,9 +165,9 @@ class AuditPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
 
 def instant(text: str, where: str) -> str:
-    """Return an instant of RFC 3339 as `at` is written; raise `InvalidRequest` naming `where` for anything else.
+    """Convert an instant in RFC 3339 to the form of `at`. Raises `InvalidRequest` that names `where` for other text.
 
-    A time outside the range of RFC 3339 is moved to its edge, a leap second to the second before.
+    A time beyond the range of RFC 3339 is moved to its edge, a leap second to the second before it.
     """
     try:
         parsed = datetime.datetime.fromisoformat(text.upper().replace(":60", ":59"))
@@ -173,7 +179,7 @@ def instant(text: str, where: str) -> str:
 
 
 def read_record(data: bytes) -> AuditRecord | None:
-    """Decode a stored record; return None if it is not one."""
+    """Decode a stored record. Return None if it is not an audit record."""
     try:
         return decode(_decoder, data)
     except InvalidRequest:

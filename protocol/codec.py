@@ -1,9 +1,9 @@
 """JSON in and out: every malformed input becomes one of our own errors, with a sentence that names the field.
 
-msgspec raises four different exceptions for strangers' bytes: `DecodeError`, `ValidationError` (its subclass),
-`UnicodeDecodeError` for invalid UTF-8 in a string that it builds, `RecursionError` for deep nesting. It does not look
-inside a value kept as `msgspec.Raw`, so UTF-8 is checked over the whole input first, and the numbers of such a value
-by `require_usual_numbers`. Half a surrogate pair, which `JSON.stringify` writes as an escape, is read as U+FFFD.
+msgspec raises four exceptions for bad input: `DecodeError`, `ValidationError` (its subclass), `UnicodeDecodeError` for
+invalid UTF-8 in a string that it builds, and `RecursionError` for deep nesting. It does not look inside a value that it
+keeps as `msgspec.Raw`. So we check UTF-8 over the whole input first, and the numbers in such a value with
+`require_usual_numbers`. Half a surrogate pair, which `JSON.stringify` writes as an escape, is read as U+FFFD.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ import msgspec
 from protocol.errors import BridgeError, InvalidRequest
 from protocol.field_names import is_unknown_field, near_miss, sentence_of
 
-# 1500, 1500.0 and 1.5e3 are one number in JSON, and some languages write no other form. msgspec decodes the second and
-# third as a float, so such a field takes either, and `whole()` makes an integer of it before anybody computes with it.
+# 1500, 1500.0 and 1.5e3 are the same number in JSON, and some languages write only the second or third form. msgspec
+# decodes these as floats. So such a field allows both, and `whole()` makes an integer before anybody computes with it.
 if TYPE_CHECKING:
     WholeNumber = int
 else:
@@ -34,7 +34,7 @@ _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2
 _HALF_PAIRS = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
 _ESCAPED_BACKSLASH, _REPLACEMENT = b"\\\\", rb"\\ufffd"
 _SMALL_BYTES = 1024
-_LONG_TEXT_BYTES = 64  # on average: leaving texts out is faster than looking through them
+_LONG_TEXT_BYTES = 64  # if strings are longer on average, removing them is faster than searching them
 # Digits as `0`, for a number is too large if it has many of them or an exponent of three.
 _NUMBERS = bytes(ord("0") if byte in b"0123456789." else ord("e") if byte in b"eE" else byte for byte in range(256))
 _MANY_DIGITS = b"0" * 200  # with an exponent of two digits, fewer are not too large
@@ -71,10 +71,10 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes, error: type[BridgeErro
 def decode_newer(
     strict: msgspec.json.Decoder[T], tolerant: msgspec.json.Decoder[T], data: bytes, error: type[BridgeError]
 ) -> T:
-    """Decode a struct that a newer version may have given more fields, which are ignored.
+    """Decode a struct, and ignore unknown fields, which a newer version may have added.
 
     Raises `error` for a near miss of a known field, because ignoring it would widen the message's meaning.
-    `strict` takes no unknown field, so that the usual message is decoded once.
+    `strict` is a decoder that refuses unknown fields. It is tried first, so that the usual message is decoded once.
     """
     try:
         if not data.isascii():
@@ -84,17 +84,17 @@ def decode_newer(
         return strict.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         if is_unknown_field(str(exc)):
-            if len(data) > MAX_UNKNOWN_BYTES:  # the names of a megabyte of fields take 20 ms to read
+            if len(data) > MAX_UNKNOWN_BYTES:  # reading a megabyte of field names takes 20 ms
                 require_little_unknown(decode(tolerant, data, error), data, error)
             refuse_near_misses(data, _fields_of(strict.type), error)
         return decode(tolerant, data, error)
 
 
 def refuse_near_misses(data: bytes, fields: Collection[str], error: type[BridgeError] = InvalidRequest) -> None:
-    """Raise `error` if a field of a JSON object is nearly one of `fields`, or if it has very many unknown ones."""
+    """Raise `error` if a JSON object has a near miss of one of `fields`, or very many unknown fields."""
     unknown = [name for name in decode(_names_decoder, data, error) if name not in fields]
     if len(unknown) > MAX_UNKNOWN_FIELDS:
-        raise error(f"the message has {len(unknown)} fields that are not known here")
+        raise error(f"the message has {len(unknown)} unknown fields")
     for name in unknown:
         meant = near_miss(name, fields)
         if meant is not None:
@@ -102,10 +102,10 @@ def refuse_near_misses(data: bytes, fields: Collection[str], error: type[BridgeE
 
 
 def decode_value(data: bytes | msgspec.Raw, error: type[BridgeError] = InvalidRequest) -> Any:
-    """Decode an open JSON value (parameters, a schema) to plain Python objects; raise `error` if it is not JSON."""
+    """Decode an open JSON value (parameters, a schema) to plain Python objects. Raises `error` if it is not JSON."""
     try:
         return _decode_any(data)
-    except msgspec.ValidationError as exc:  # of a value that may be anything
+    except msgspec.ValidationError as exc:  # raised although any value is allowed
         raise error("the value holds a number that is out of range") from exc
     except RecursionError as exc:
         raise error("the value is nested too deeply") from exc
@@ -114,7 +114,7 @@ def decode_value(data: bytes | msgspec.Raw, error: type[BridgeError] = InvalidRe
 
 
 def whole(value: float, field: str) -> int:
-    """Return a decoded number as an integer; raise `InvalidRequest` naming the field if it is none."""
+    """Return a decoded number as an integer. Raises `InvalidRequest` that names the field if it has a fraction."""
     if isinstance(value, int):
         return value
     if not value.is_integer():
@@ -123,19 +123,19 @@ def whole(value: float, field: str) -> int:
 
 
 def raw_bytes(raw: msgspec.Raw) -> bytes:
-    """Return the bytes of a raw value, as they stood in the message."""
+    """Return the bytes of a raw value, unchanged from the message."""
     return bytes(memoryview(raw))
 
 
 def is_object(raw: msgspec.Raw) -> bool:
-    """Tell whether a raw value, which msgspec has already found to be well formed, is a JSON object."""
+    """Tell whether a raw value, which msgspec has already found well formed, is a JSON object."""
     return bytes(memoryview(raw)[:1]) == b"{"
 
 
 def require_usual_numbers(raw: msgspec.Raw, where: str, error: type[BridgeError] = InvalidRequest) -> None:
-    """Raise `error` if a number within a raw value is too large for the JSON of many languages, such as 1e400.
+    """Raise `error` if a raw value contains a number, such as 1e400, that is too large for JSON in many languages.
 
-    A small value is decoded. Of a large one the shape of its numbers is looked at first, which takes a tenth of that.
+    A small value is simply decoded. A large one is searched for suspicious digits first, in a tenth of the time.
     """
     if len(memoryview(raw)) > _SMALL_BYTES and not _has_large_number(bytes(memoryview(raw))):
         return
@@ -150,8 +150,8 @@ def require_usual_numbers(raw: msgspec.Raw, where: str, error: type[BridgeError]
 def require_shallow(value: Any, where: str, error: type[BridgeError] = InvalidRequest) -> None:
     """Raise `error` if a decoded value is nested more than 64 levels deep.
 
-    msgspec's own limit depends on the depth of the Python stack, so one process may read a value that the next one
-    cannot. A value that is stored, or passed on in a batch with other tenants' data, must stay far from that limit.
+    msgspec's own limit depends on the depth of the Python stack, so one process may read a value that another cannot.
+    A value that is stored, or sent in a batch with other tenants' data, must stay far from that limit.
     """
     level = [value]
     for _ in range(MAX_NESTING + 1):
@@ -163,11 +163,11 @@ def require_shallow(value: Any, where: str, error: type[BridgeError] = InvalidRe
 
 
 def require_little_unknown(decoded: Any, data: bytes, error: type[BridgeError]) -> None:
-    """Raise `error` if more of a message is unknown than a newer version may add; raw values are known."""
+    """Raise `error` if a message has more bytes in unknown fields than a newer version may add."""
     values = (getattr(decoded, name) for name in decoded.__struct_fields__)
     known = sum(len(memoryview(value)) for value in values if isinstance(value, msgspec.Raw))
     if len(data) - known > MAX_UNKNOWN_BYTES:
-        raise error(f"the fields that are not known here have more than {MAX_UNKNOWN_BYTES} bytes")
+        raise error(f"the unknown fields have more than {MAX_UNKNOWN_BYTES} bytes")
 
 
 def _fields_of(struct: Any) -> frozenset[str]:
@@ -177,13 +177,13 @@ def _fields_of(struct: Any) -> frozenset[str]:
 
 
 def _has_large_number(data: bytes) -> bool:
-    """Tell whether there may be a number of 200 digits, or with an exponent of three; a text may look like one."""
+    """Tell whether there may be a number with 200 digits or a three-digit exponent. A string can look like one."""
     shape = _outside_long_texts(data).translate(_NUMBERS)
     return b"0e000" in shape or b"0e+000" in shape or _MANY_DIGITS in shape
 
 
 def _outside_long_texts(data: bytes) -> bytes:
-    """Return a JSON value without its long strings, in which nothing nests."""
+    """Return a JSON value without its long strings."""
     if b"\\" in data:
         data = data.replace(_ESCAPED_BACKSLASH, b"").replace(b'\\"', b"")
     most = len(data) // _LONG_TEXT_BYTES
@@ -195,7 +195,7 @@ def _whole_surrogates(data: bytes) -> bytes:
     """Return JSON with U+FFFD for each escape that is half a surrogate pair (RFC 8259 section 8.2)."""
     if b"\\ud" not in data and b"\\uD" not in data:
         return data
-    parts = data.split(_ESCAPED_BACKSLASH)  # every other backslash begins an escape
+    parts = data.split(_ESCAPED_BACKSLASH)  # then every remaining backslash begins an escape
     return _ESCAPED_BACKSLASH.join(_HALF_PAIRS.sub(_REPLACEMENT, part) for part in parts)
 
 
@@ -212,7 +212,7 @@ def _sentence(text: str, decoder: msgspec.json.Decoder[Any], data: bytes) -> str
 
 
 def _tag_of(data: bytes) -> Any:
-    """Return the `type` of a message, None if it has none."""
+    """Return the `type` of a message, or None if it has none."""
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _tag_decoder.decode(data).type
     return None

@@ -1,6 +1,6 @@
-"""Finding clients: which records an agent's query selects, filtered through `may()`, page by page.
+"""Finds the clients that a query selects and the agent may see (`may()`), page by page.
 
-The registry answers `list`, `get` and `find` from this, the agent API its routes; both therefore agree.
+The registry uses it for `list`, `get` and `find`, and the agent API for its routes, so both give the same answers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,10 @@ MAX_TAGS = 64
 
 
 class Query(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A search for clients. Every field narrows it: `name` is a capability's, `after` the last id already seen.
+    """A search for clients. Every field narrows it. `name` is a capability's, `after` the last id of the last page.
 
-    `tags`, `component_type`, `auth_level` and `path` are all of one capability, which has one of the tags and a path
-    that begins with this one.
+    `tags`, `component_type`, `auth_level` and `path` must all fit one capability: it has at least one of the tags, and
+    its path begins with `path`.
     """
 
     client_id: str | None = None
@@ -37,26 +37,26 @@ class Query(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_
 
     @property
     def selects_capabilities(self) -> bool:
-        """Whether some of a client's capabilities are meant, by more than their names."""
+        """Whether the query selects capabilities of a client by more than their names."""
         return bool(self.tags) or any(each is not None for each in (self.component_type, self.auth_level, self.path))
 
 
 class Client(msgspec.Struct, frozen=True):
-    """A client as a mirror holds it: its record and its capabilities, read once."""
+    """A client in a mirror: its record, and its capabilities, decoded once."""
 
     record: ClientRecord
     capabilities: CapabilityList
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The selected clients, in the order of their ids. `after` is the next page's `Query.after`, None at the end."""
+    """The selected clients, by id. `after` is the `Query.after` of the next page, None at the end."""
 
     clients: list[Client]
     after: str | None
 
 
 class _Target(msgspec.Struct):
-    """What a capability is called by: a function's name, a component's id."""
+    """The target of a capability: a function's name or a component's id."""
 
     type: Any = None
     name: Any = None
@@ -68,7 +68,7 @@ _target_decoder = msgspec.json.Decoder(_Target)
 
 
 def select(clients: Mapping[str, Client], principal: Principal, query: Query) -> Page:
-    """Return the page of `clients` (by client id, one tenant's) that the query selects and the principal may see."""
+    """Return a page of those `clients` (one tenant's, by id) that the query selects and the principal may see."""
     found = sorted(_matching(_candidates(clients, query), principal, query), key=_client_id)
     if query.limit is None or len(found) <= query.limit:
         return Page(found, None)
@@ -77,9 +77,9 @@ def select(clients: Mapping[str, Client], principal: Principal, query: Query) ->
 
 
 def offering(clients: Iterable[Client], principal: Principal, target: str, action: str | None) -> list[Client]:
-    """Return the clients whose capability `target` (and action) the principal may use.
+    """Return the clients of which the principal may use `target` (and the action).
 
-    Those that have lost their connection count only if there are no others.
+    Disconnected clients are returned only if there are no others.
     """
     found = [client for client in clients if usable(client, principal, target, action)]
     return [client for client in found if not client.record.is_detached] or found
@@ -103,7 +103,7 @@ def _matching(clients: Iterable[Client], principal: Principal, query: Query) -> 
 
 
 def matches(client: Client, query: Query) -> bool:
-    """Tell whether a query selects a client, without regard to access."""
+    """Tell whether a query selects a client. This does not check access."""
     record = client.record
     return (
         (query.after is None or record.client_id > query.after)
@@ -127,7 +127,7 @@ def fits(offer: Offer, query: Query) -> bool:
 
 
 def narrowed(capabilities: CapabilityList, query: Query) -> msgspec.Raw:
-    """Return those of a client's capabilities that a query selects, as JSON."""
+    """Return the capabilities of a client that a query selects, as JSON."""
     if not query.selects_capabilities:
         return capabilities.raw
     items = codec.decode(_list_decoder, codec.raw_bytes(capabilities.raw))
@@ -135,7 +135,7 @@ def narrowed(capabilities: CapabilityList, query: Query) -> msgspec.Raw:
 
 
 def _is_selected(item: msgspec.Raw, capabilities: CapabilityList, query: Query) -> bool:
-    """Tell whether an item of a list is selected; one that this version cannot read has no labels."""
+    """Tell whether a query selects an item of a list. An item that this version cannot read counts as unlabelled."""
     found = codec.decode(_target_decoder, codec.raw_bytes(item))
     target = found.name if found.type == "function" else found.id
     offer = capabilities.find(target) if isinstance(target, str) else None
@@ -143,7 +143,7 @@ def _is_selected(item: msgspec.Raw, capabilities: CapabilityList, query: Query) 
 
 
 def text_of(value: Any) -> str | None:
-    """Return a metadata value as a query spells it: text as it is, other JSON as JSON."""
+    """Return a metadata value in the form of a query: a string as it is, any other value as JSON."""
     return value if isinstance(value, str) or value is None else msgspec.json.encode(value).decode()
 
 

@@ -54,8 +54,8 @@ class Code(StrEnum):
     TIMEOUT = "timeout"
 
 
-# What `retryable` says, wherever it is told. If it is false, the command may have been executed, or the same request
-# would be refused again.
+# The meaning of `retryable` for peers. If it is false, the command may have been executed, or the same request would be
+# refused again.
 RETRYABLE = "true if the command was certainly not executed and the same request may succeed in a moment"
 
 
@@ -89,7 +89,7 @@ MEANINGS: dict[Code, Meaning] = {
 }
 
 
-# `details.limit` of an error: whose limit was used up.
+# Values of `details.limit` in an error: the limit that is used up.
 AGENT_LIMIT, CAPABILITY_LIMIT, CLIENT_LIMIT = "agent", "capability", "client"
 TENANT_LIMIT, PROCESS_LIMIT = "tenant", "process"
 
@@ -111,7 +111,7 @@ class CloseCode:
 
 
 class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An error as it stands in a response on NATS: code, sentence, whether it is `RETRYABLE`, details."""
+    """An error in a response on NATS: code, sentence, `RETRYABLE` or not, details."""
 
     code: str
     message: str
@@ -126,7 +126,7 @@ class ErrorBody(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
 
 class BridgeError(Exception):
-    """An error that a peer may see. `details` must be JSON and hold nothing that the peer may not know."""
+    """An error for a peer. `details` must be JSON, and nothing in it may be secret from the peer."""
 
     code: ClassVar[Code] = Code.INTERNAL
 
@@ -141,36 +141,36 @@ class BridgeError(Exception):
         return MEANINGS[self.code]
 
     def body(self) -> ErrorBody:
-        """Return the error as it travels; `retryable` is written out, for readers without the table."""
+        """Return the error for the wire. It contains `retryable`, because peers do not have our table."""
         return ErrorBody(self.code.value, self.message, self.meaning.retryable, self.details)
 
 
 class InvalidRequest(BridgeError):
-    """A request that cannot be understood; the message names the field."""
+    """The request is malformed. The message names the field."""
 
     code = Code.INVALID_REQUEST
 
 
 class InvalidFrame(InvalidRequest):
-    """A WebSocket frame that cannot be understood; the message names the field."""
+    """The WebSocket frame is malformed. The message names the field."""
 
     code = Code.INVALID_FRAME
 
 
 class Unauthenticated(BridgeError):
-    """No token, or one that does not verify."""
+    """The token is missing or invalid."""
 
     code = Code.UNAUTHENTICATED
 
 
 class PermissionDenied(BridgeError):
-    """A valid token that does not allow this on a client that it may see."""
+    """The token is valid, but does not permit this on a client that it may see."""
 
     code = Code.PERMISSION_DENIED
 
 
 class ClientNotFound(BridgeError):
-    """No such client, or none that this token may see: the wording is the same."""
+    """The client does not exist, or this token may not see it. The error does not tell which."""
 
     code = Code.CLIENT_NOT_FOUND
 
@@ -191,13 +191,13 @@ class Conflict(BridgeError):
 
 
 class AmbiguousClient(Conflict):
-    """Several clients offer the target and none was named."""
+    """Several clients offer the target, and the request names none of them."""
 
     code = Code.AMBIGUOUS_CLIENT
 
 
 class PayloadTooLarge(BridgeError):
-    """More bytes than this deployment takes."""
+    """The message is larger than this deployment's limit."""
 
     code = Code.PAYLOAD_TOO_LARGE
 
@@ -209,60 +209,60 @@ class InvalidParameters(BridgeError):
 
 
 class RateLimited(BridgeError):
-    """Too much in a time; certainly not executed.
+    """Too many requests in a time. Nothing was executed.
 
-    `details.retryAfterMs` says when a repetition may succeed. `details.limit` names the limit, if a command reached
-    one.
+    `details.retryAfterMs` tells after how many milliseconds to try again. `details.limit` names the limit, if the
+    request was a command.
     """
 
     code = Code.RATE_LIMITED
 
     @classmethod
     def for_seconds(cls, wait_seconds: float, message: str, limit: str | None = None) -> "RateLimited":
-        """Return the error for something that may be tried again in so many seconds."""
+        """Return the error for a request that may be tried again after `seconds`."""
         wait_ms = max(1, math.ceil(wait_seconds * 1000))
         details = {"retryAfterMs": wait_ms} | ({} if limit is None else {"limit": limit})
         return cls(f"{message}; try again in {wait_ms} ms", details=details)
 
     @property
     def retry_after_ms(self) -> int:
-        """Milliseconds until a repetition may succeed; 0 if the peer did not say."""
+        """Milliseconds until the peer may try again; 0 if unknown."""
         told = self.details.get("retryAfterMs") if isinstance(self.details, dict) else None
         return told if isinstance(told, int) and told > 0 else 0
 
 
 class Overloaded(BridgeError):
-    """Too much at once; certainly not executed. `details.limit` names the share that is used up, if it is a share."""
+    """Too much at once. Nothing was executed. If a share is used up, `details.limit` names it."""
 
     code = Code.OVERLOADED
 
 
 class Cancelled(BridgeError):
-    """The caller withdrew the command; it may have run in part."""
+    """The caller cancelled the command. It may have run in part."""
 
     code = Code.CANCELLED
 
 
 class CommandFailed(BridgeError):
-    """The application answered with an error; its own code stands in `details.code`."""
+    """The application answered with an error. Its own code is in `details.code`."""
 
     code = Code.COMMAND_FAILED
 
 
 class Internal(BridgeError):
-    """A fault of ours; the log has the rest."""
+    """A fault of ours. The log has its details."""
 
     code = Code.INTERNAL
 
 
 class ClientLost(BridgeError):
-    """The client or its gateway went away while the command was under way; it may have run."""
+    """The client or its gateway went away while the command was in flight. It may have run."""
 
     code = Code.CLIENT_LOST
 
 
 class Unavailable(BridgeError):
-    """NATS is away, a process is draining, or a client was lost and is expected back; certainly not executed."""
+    """NATS is away, a process is draining, or a lost client is expected back. Nothing was executed."""
 
     code = Code.UNAVAILABLE
 
@@ -276,13 +276,13 @@ class Unavailable(BridgeError):
 
 
 class DeadlineExceeded(BridgeError):
-    """No answer within the command's timeout; it may still run."""
+    """No answer came within the command's timeout. It may still run."""
 
     code = Code.TIMEOUT
 
 
 class ConfigurationError(Exception):
-    """A setting or a server that this process cannot start with; one line for the operator, never for a peer."""
+    """A setting or a server prevents this process from starting. The message is one line for the operator."""
 
 
 class CredentialsRefused(ConfigurationError):
@@ -297,5 +297,5 @@ BY_CODE: dict[str, type[BridgeError]] = {cls.code.value: cls for cls in _subclas
 
 
 def from_body(body: ErrorBody) -> BridgeError:
-    """Return the error that a peer of ours reported; an unknown code (a newer peer's) becomes `Internal`."""
+    """Return the error that another process of ours reported. A code of a newer version becomes `Internal`."""
     return BY_CODE.get(body.code, Internal)(body.message, details=body.details)

@@ -1,8 +1,8 @@
 """Suggests the known field that a misspelt name was meant to be.
 
-Ignoring a misspelt field widens a request: a command for `client_id` would go to any client, one with `arguments` would
-run without parameters. Therefore HTTP bodies and frames of agents' sockets may have no unknown field, and NATS requests
-no near miss of a known one. A capability may have no near miss of a field that restricts or checks it.
+Ignoring a misspelt field widens a request: a command with `client_id` would go to any client, and one with `arguments`
+would run without parameters. So HTTP bodies and frames of agents' sockets may have no unknown field. NATS requests may
+have no near miss of a known field, and capabilities none of a field that restricts or checks them.
 """
 
 import re
@@ -17,7 +17,7 @@ import msgspec
 MAX_DISTANCE = 2
 MAX_NAME_CHARS = 64
 LETTERS_A_FAULT = 2  # fewer than half of the letters may be wrong
-# The names that other protocols use for our fields.
+# Names in other protocols for our fields.
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"arguments": "parameters", "params": "parameters", "args": "parameters", "input": "parameters"}
 )
@@ -30,27 +30,27 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?([\w
 def near_miss(
     name: str, fields: Iterable[str], aliases: Mapping[str, str] = ALIASES, letters_a_fault: int = LETTERS_A_FAULT
 ) -> str | None:
-    """Return the field that a name is nearly: but for case and `_`, by another word, or by two letters at most.
+    """Return the field that a name nearly is: except for case and `_`, by an alias, or with up to two wrong letters.
 
-    Fewer than one in `letters_a_fault` may be wrong. `aliases` are written plainly, as `timeoutms`.
+    Fewer than one in `letters_a_fault` letters may be wrong. `aliases` are in `plain()` form, such as `timeoutms`.
     """
     return _nearest(name, fields, aliases, letters_a_fault)
 
 
 def plain(name: str) -> str:
-    """Return a name in lower case and without `_` and `-`, because people write these in different ways."""
+    """Return a name in lower case and without `_` and `-`, because these are often confused."""
     return name.replace("_", "").replace("-", "").lower()
 
 
 def is_unknown_field(text: str) -> bool:
-    """Tell whether a sentence of msgspec's tells of an unknown field."""
+    """Tell whether a sentence of msgspec is about an unknown field."""
     return _UNKNOWN.fullmatch(text) is not None
 
 
 def sentence_of(text: str, kind: Any, tag: Any = None) -> str:
-    """Return our sentence about an unknown field, in place of msgspec's.
+    """Return our own sentence about an unknown field, instead of msgspec's.
 
-    `kind` is the expected type; if it is a union of tagged structs, `tag` selects one of them.
+    `kind` is the expected type. If it is a union of tagged structs, `tag` selects one of them.
     """
     found = _UNKNOWN.fullmatch(text)
     assert found is not None
@@ -65,7 +65,7 @@ def sentence_of(text: str, kind: Any, tag: Any = None) -> str:
 
 
 def _meant(name: str, level: str, levels: Mapping[str, tuple[str, ...]]) -> str | None:
-    """Return the field that was meant, from the same level if one fits, else from another level."""
+    """Return the intended field, from the same level if one fits, else from another level."""
     here = _nearest(name, levels.get(level, ()), _SUGGESTED)
     if here is not None:
         return _path(level, here)
@@ -80,7 +80,7 @@ def _path(level: str, name: str) -> str:
 def _nearest(
     name: str, fields: Iterable[str], aliases: Mapping[str, str], letters_a_fault: int = LETTERS_A_FAULT
 ) -> str | None:
-    """Return the field that is spelt nearest, itself or by an alias; None if none is near."""
+    """Return the field with the nearest spelling, its own or an alias's; None if none is near."""
     if len(name) > MAX_NAME_CHARS:
         return None
     written, best, best_distance = plain(name), None, MAX_DISTANCE + 1
@@ -93,13 +93,13 @@ def _nearest(
 
 
 def _distance(one: str, other: str) -> int:
-    """Return how many letters must be put in, left out, replaced or swapped with the next; above a maximum, any.
+    """Return the optimal string alignment distance: Levenshtein's, but two swapped letters count as one fault.
 
-    This is the optimal string alignment distance: Levenshtein's, in which two swapped letters are one fault.
+    Above `maximum` the result may be any larger number.
     """
     if one == other:
         return 0
-    # A fault changes which letters there are by two at most; most names are told apart by that alone.
+    # Each fault changes the set of letters by two at most. That alone excludes most names, and is quick to check.
     if abs(len(one) - len(other)) > MAX_DISTANCE or len(set(one) ^ set(other)) > 2 * MAX_DISTANCE:
         return MAX_DISTANCE + 1
     above: list[int] = []
@@ -116,7 +116,7 @@ def _distance(one: str, other: str) -> int:
 
 
 def _levels_of(kind: Any, tag: Any) -> dict[str, tuple[str, ...]]:
-    """Return the names of the fields of a struct, or of the one with this tag, and of the structs within, by path."""
+    """Return the field names of a struct (of a union: of the one with `tag`) and of its nested structs, by path."""
     structs = list(_structs_in(kind))
     if len(structs) > 1:
         structs = [each for each in structs if each.__struct_config__.tag == tag]

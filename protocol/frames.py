@@ -1,6 +1,7 @@
 """Frames of the native dialect, between a gateway and an application.
 
-Text frames, one JSON object each; `type` decides. Unknown fields are ignored, so that either side may be newer.
+Each is a text frame with one JSON object; `type` names its kind. Unknown fields are ignored, so that either side may be
+newer.
 """
 
 from typing import Annotated, Any, TypeAlias, assert_never
@@ -18,7 +19,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, rename="camel"):
-    """A client's limits: the size of its largest message, and the seconds of silence after which it is pinged."""
+    """The limits of a client: the size of its largest message, and the silence in seconds after which it is pinged."""
 
     max_message_bytes: int
     ping_interval_seconds: float
@@ -27,8 +28,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True, rename="camel"):
 class ConnectionFrame(msgspec.Struct, frozen=True, tag="connection", rename="camel", omit_defaults=True):
     """First frame to a client: the id under which agents reach it.
 
-    The other fields are for clients that ask to resume. `resumed` tells one that brought a token whether its session
-    goes on; `awaiting` are the commands of it that have no answer.
+    The other fields are for clients that ask to resume. `resumed` tells a client with a resume token whether its
+    session goes on. `awaiting` lists the session's commands without an answer.
     """
 
     client_id: str
@@ -58,20 +59,20 @@ class CommandFrame(msgspec.Struct, frozen=True, tag="command", rename="camel"):
 
 
 class CancelFrame(msgspec.Struct, frozen=True, tag="cancel", rename="camel"):
-    """Nobody waits for this command any more; an answer to it will be dropped."""
+    """Nobody waits for this command any more. An answer to it will be dropped."""
 
     request_id: str
     reason: str
 
 
 class AckFrame(msgspec.Struct, frozen=True, tag="ack"):
-    """The frame that carried this id was accepted; an event with an id is stored."""
+    """The frame with this id was accepted. If it was an event, the event is stored."""
 
     id: str
 
 
 class ErrorFrame(msgspec.Struct, frozen=True, tag="error", rename="camel", omit_defaults=True):
-    """A frame of the client's was refused; `id` if it carried one, `details` as errors elsewhere have them.
+    """A frame of the client was refused. `id` is the frame's, if it had one; `details` are those of the error.
 
     `request_id` names the command that the refused frame would have answered.
     """
@@ -84,7 +85,7 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag="error", rename="camel", omit_
 
 
 class ActiveAgent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An agent that has had a command of this client's within a minute; `since` is when it came, as in records."""
+    """An agent with a command at this client within the last minute. `since` is the time of its arrival (RFC 3339)."""
 
     id: str
     in_flight: int
@@ -93,7 +94,7 @@ class ActiveAgent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
 
 class AgentsFrame(msgspec.Struct, frozen=True, tag="agents"):
-    """Who works at this client now, for clients that want to know."""
+    """The agents that work at this client now. It is sent only to clients that ask for it in `wants`."""
 
     agents: list[ActiveAgent]
 
@@ -110,10 +111,11 @@ class AppInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CapabilityFrame(msgspec.Struct, frozen=True, tag="capability"):
-    """The client's whole list of capabilities. An unusable one is left out; the others are registered.
+    """The client's complete list of capabilities. Unusable ones are left out, and the others are registered.
 
-    If the frame has an `id` and a `timestamp` of any type, the client gets its commands in the protocol document's
-    form. `wants` lists what else the client would like to be told, such as `agents`; left out, that stays as it was.
+    If the frame has an `id` and a `timestamp` of any type, the client gets commands in the form of the original
+    protocol's document. `wants` lists further frames for the client, such as `agents`. If it is absent, the former list
+    stays in force.
     """
 
     capabilities: list[msgspec.Raw]
@@ -125,7 +127,7 @@ class CapabilityFrame(msgspec.Struct, frozen=True, tag="capability"):
 
 
 class MetadataFrame(msgspec.Struct, frozen=True, tag="metadata"):
-    """New metadata, replacing the former."""
+    """New metadata. It replaces the former metadata as a whole."""
 
     metadata: dict[str, Any]
     id: str | None = None
@@ -140,9 +142,9 @@ class ClientFault(msgspec.Struct, frozen=True):
 
 
 class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel"):
-    """The answer to a command. Any `status` but `success` is an error; `error` may be a bare sentence.
+    """The answer to a command. Every `status` except `success` is an error. `error` may be a bare sentence.
 
-    `confirmed` is `user` if the application has asked its user; anything else says nothing.
+    `confirmed` is `user` if the application has asked its user. Other values are ignored.
     """
 
     request_id: str
@@ -153,7 +155,7 @@ class ResponseFrame(msgspec.Struct, frozen=True, tag="response", rename="camel")
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel"):
-    """A command's progress, of `total` if that is known. JSON has no NaN, and msgspec refuses infinity."""
+    """A command's progress, out of `total` if that is known. JSON has no NaN, and msgspec refuses infinity."""
 
     request_id: str
     progress: float
@@ -163,7 +165,7 @@ class ProgressFrame(msgspec.Struct, frozen=True, tag="progress", rename="camel")
 
 
 class EventFrame(msgspec.Struct, frozen=True, tag="event"):
-    """A fact that the application tells; with `id` it is acknowledged when stored."""
+    """An event of the application. If it has an `id`, it is acknowledged when it is stored."""
 
     event: _Name
     source: str | None = None
@@ -179,7 +181,7 @@ class AuthFrame(msgspec.Struct, frozen=True, tag="auth"):
 
 
 class StopFrame(msgspec.Struct, frozen=True, tag="stop", rename="camel"):
-    """The user stops an agent, or all: its commands are cancelled, and new ones refused for so many seconds."""
+    """The user stops one agent, or all. Its commands are cancelled, and new ones are refused for `seconds`."""
 
     agent_id: _Name | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -187,21 +189,21 @@ class StopFrame(msgspec.Struct, frozen=True, tag="stop", rename="camel"):
 
 
 class AllowFrame(msgspec.Struct, frozen=True, tag="allow", rename="camel"):
-    """The user lets an agent that was stopped work again, or all."""
+    """The user lets a stopped agent, or all of them, work again."""
 
     agent_id: _Name | None = None
     id: str | None = None
 
 
 class UnknownFrame(msgspec.Struct, frozen=True, tag="unknown", rename="camel"):
-    """The client never got this command, for whose answer its session waits: send it again."""
+    """The client never got this command, but its session waits for the answer. So the gateway sends it again."""
 
     request_id: str
     id: str | None = None
 
 
 class PingFrame(msgspec.Struct, frozen=True, tag="ping"):
-    """A client's own sign of life; answered by `pong`."""
+    """A client's own sign of life, answered by `pong`."""
 
 
 ServerFrame: TypeAlias = ConnectionFrame | CommandFrame | CancelFrame | AckFrame | ErrorFrame | AgentsFrame | PongFrame
@@ -220,9 +222,9 @@ ClientFrame: TypeAlias = (
 
 
 def check_frame(frame: ClientFrame) -> ClientFrame:
-    """Return the frame if all of it is within bounds.
+    """Return the frame if all its fields are within bounds.
 
-    Raises `InvalidFrame` or `PayloadTooLarge` naming the field.
+    Raises `InvalidFrame` or `PayloadTooLarge` that names the field.
     """
     match frame:
         case ResponseFrame():
@@ -253,7 +255,7 @@ def check_frame(frame: ClientFrame) -> ClientFrame:
 
 
 def fault_of(frame: ResponseFrame) -> ClientFault:
-    """Return the error of a response, in whichever form the application sent it."""
+    """Return the error in a response. The application may send it in several forms."""
     match frame.error:
         case ClientFault() as fault:
             return fault
@@ -264,7 +266,7 @@ def fault_of(frame: ResponseFrame) -> ClientFault:
 
 
 def _require_small(frame: ProgressFrame) -> None:
-    """Raise `PayloadTooLarge` for progress that says so much that it should be a result, or an event."""
+    """Raise `PayloadTooLarge` for large progress. Such data belongs in a result or an event."""
     if frame.message is not None and len(frame.message) > MAX_PROGRESS_TEXT_CHARS:
         raise PayloadTooLarge(f"`message`: at most {MAX_PROGRESS_TEXT_CHARS} characters of progress are passed on")
     if isinstance(frame.data, msgspec.Raw) and len(memoryview(frame.data)) > MAX_PROGRESS_DATA_BYTES:
@@ -272,7 +274,7 @@ def _require_small(frame: ProgressFrame) -> None:
 
 
 def _require_usual(value: msgspec.Raw | msgspec.UnsetType, where: str) -> None:
-    """Raise `InvalidFrame` for a number that agents could not read."""
+    """Raise `InvalidFrame` for a number that many agents could not read, such as 1e400."""
     if isinstance(value, msgspec.Raw):
         require_usual_numbers(value, where, InvalidFrame)
 

@@ -1,7 +1,7 @@
-"""Identifiers: the allowed form of a tenant's, client's or gateway's id, and the minting of ours.
+"""Identifiers: the allowed form of the ids of tenants, clients and gateways, and new ids.
 
-An id becomes one token of a NATS subject, so it must never hold a dot, a wildcard or a space. A leading underscore
-is reserved for this product (`_registry`, `_gateway`, `_none`).
+An id becomes one token of a NATS subject, so it must not contain a dot, a wildcard or a space. A leading underscore is
+reserved for our own names (`_registry`, `_gateway`, `_none`).
 """
 
 import re
@@ -18,34 +18,37 @@ _PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 
 
 def is_token(text: str) -> bool:
-    """Tell whether `text` may stand as a tenant or client id in a subject."""
+    """Tell whether `text` has the form of a tenant or client id."""
     return _TOKEN.fullmatch(text) is not None
 
 
 def check_token(text: str, what: str) -> str:
-    """Return `text` if it may stand in a subject; else raise `InvalidRequest` that names `what`."""
+    """Return `text` if it has the form of an id. Raises `InvalidRequest` that names `what` if not."""
     if not is_token(text):
         raise InvalidRequest(f"{what} must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit")
     return text
 
 
 def check_printable(text: str, what: str, max_chars: int) -> str:
-    """Return `text` if it is 1 to `max_chars` printable ASCII characters without a space; else `InvalidRequest`."""
+    """Return `text` if it is 1 to `max_chars` printable ASCII characters without a space.
+
+    Raises `InvalidRequest` that names `what` if not.
+    """
     if len(text) > max_chars or not _PRINTABLE_ASCII.fullmatch(text):
         raise InvalidRequest(f"{what} must be 1 to {max_chars} printable ASCII characters without spaces")
     return text
 
 
 def new_client_id() -> str:
-    """Mint the id of a client's session."""
+    """Return a new, random client id."""
     return str(uuid.uuid4())
 
 
 def new_gateway_id() -> str:
-    """Mint the id of a gateway process; it lives as long as the process."""
+    """Return a new, random gateway id. A process has one for its whole life."""
     return f"gw-{secrets.token_hex(8)}"
 
 
 def new_request_id() -> str:
-    """Mint a request id that no other caller will mint."""
+    """Return a new, unique request id."""
     return secrets.token_hex(12)

@@ -1,7 +1,7 @@
 """Messages on NATS: commands and their responses, cancels, probes, events, changes of clients.
 
-All are JSON, so that any NATS client of any language can take part. Unknown fields are ignored, but of a command none
-that is nearly one of ours.
+All are JSON, so that a NATS client in any language can take part. Unknown fields are ignored. Only in a command a near
+miss of a known field is refused.
 """
 
 import datetime
@@ -45,7 +45,7 @@ class CommandFields(
 class CommandRequest(
     CommandFields, frozen=True, tag_field="op", tag="call", rename="camel", omit_defaults=True, kw_only=True
 ):
-    """A command for one client, as it travels on NATS.
+    """A command for one client on NATS.
 
     `caller_request_id` is how the caller knows a command which was given a `request_id` of its own on the way, so that
     it is not taken for another one that came under the same id. `probed` promises that the caller asks after the
@@ -57,7 +57,7 @@ class CommandRequest(
 
 
 class _NewerCommand(CommandRequest, frozen=True, tag="call", forbid_unknown_fields=False):
-    """A command of a newer caller's, with fields that are not known here."""
+    """A command of a newer caller, which may have fields that we do not know."""
 
 
 F = TypeVar("F", bound=CommandFields)
@@ -66,14 +66,14 @@ F = TypeVar("F", bound=CommandFields)
 class CancelRequest(
     msgspec.Struct, frozen=True, tag_field="op", tag="cancel", rename="camel", omit_defaults=True, kw_only=True
 ):
-    """The caller does not wait for this command any more."""
+    """Cancels a command, because its caller no longer waits."""
 
     request_id: str
     reason: Annotated[str, msgspec.Meta(max_length=256)] = "the caller cancelled"
 
 
 class ProbeRequest(msgspec.Struct, frozen=True, tag_field="op", tag="probe", rename="camel", kw_only=True):
-    """Ask for the state of these commands of the caller."""
+    """Asks for the state of the caller's commands."""
 
     request_ids: Annotated[list[str], msgspec.Meta(max_length=MAX_PROBED)]
 
@@ -82,9 +82,9 @@ Operation: TypeAlias = CommandRequest | CancelRequest | ProbeRequest
 
 
 class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """The one terminal answer to a command. `duration_ms` is counted at the gateway from arrival to answer.
+    """The one terminal answer to a command. `duration_ms` is the time at the gateway, from arrival to answer.
 
-    `replayed` marks the answer to another request under the same idempotency key.
+    `replayed`: this is the answer to an earlier request with the same idempotency key.
     """
 
     request_id: str
@@ -103,7 +103,7 @@ class CommandResponse(msgspec.Struct, frozen=True, rename="camel", omit_defaults
 
 
 class ProgressMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A command's progress, for a caller that asked for it. `seq` counts from 1; a missing number was lost."""
+    """A command's progress, for a caller that asked for it. `seq` counts from 1. A missing number is a lost message."""
 
     request_id: str
     seq: int
@@ -121,7 +121,7 @@ class CancelResponse(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ProbeResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """The probed commands: still in flight, ended (with the answer that may have been lost), or never heard of."""
+    """The probed commands: in flight, ended (with the answer, which may have been lost before), or unknown."""
 
     in_flight: list[str]
     outcomes: list[msgspec.Raw]
@@ -129,7 +129,7 @@ class ProbeResponse(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """A refusal of a request that is no command."""
+    """The refusal of a request other than a command."""
 
     error: ErrorBody
     status: str = "error"
@@ -149,7 +149,7 @@ class EventMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
 
 class ClientChange(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A client has connected, been updated or gone. `revision` is the session's own counter.
+    """A client has connected, changed or gone. `revision` is the session's own counter.
 
     With the reason `renamed`, `app` is the application's former name.
     """
@@ -174,7 +174,7 @@ _decoders: dict[str, msgspec.json.Decoder[Any]] = {
     "probe": msgspec.json.Decoder(ProbeRequest),
 }
 _op_decoder = msgspec.json.Decoder(_Op)
-_OUR_CALL = b'{"op":"call",'  # as `encode` writes it; the decoder of calls still refuses a second, other `op`
+_OUR_CALL = b'{"op":"call",'  # how `encode` writes it; the decoder still refuses a second `op` with another value
 _response_decoder = msgspec.json.Decoder(CommandResponse)
 _probe_decoder = msgspec.json.Decoder(ProbeResponse)
 _progress_decoder = msgspec.json.Decoder(ProgressMessage)
@@ -203,7 +203,7 @@ def _decode_call(data: bytes) -> CommandRequest:
 
 
 def check_operation(operation: Operation) -> Operation:
-    """Check the rules that an operation's type cannot express; raise `InvalidRequest` that names the field."""
+    """Check the rules that an operation's type cannot express. Raises `InvalidRequest` that names the field."""
     match operation:
         case CommandRequest():
             return check_command(operation)
@@ -215,14 +215,14 @@ def check_operation(operation: Operation) -> Operation:
 
 
 def check_command(command: CommandRequest) -> CommandRequest:
-    """Check a command's ids, parameters and timeout; raise `InvalidRequest` if one is wrong."""
+    """Check a command's ids, parameters and timeout. Raises `InvalidRequest` that names the field."""
     if command.caller_request_id is not None:
         check_printable(command.caller_request_id, "`callerRequestId`", MAX_REQUEST_ID_CHARS)
     return check_fields(command)
 
 
 def check_fields(command: F) -> F:
-    """Return the fields if ids, parameters and numbers are sound; raise `InvalidRequest` naming the field otherwise."""
+    """Check the ids, parameters and numbers of a command. Raises `InvalidRequest` that names the field."""
     if command.request_id is not None:
         check_printable(command.request_id, "`requestId`", MAX_REQUEST_ID_CHARS)
     if command.idempotency_key is not None:
@@ -239,14 +239,14 @@ def check_fields(command: F) -> F:
 
 
 def _with_whole_numbers(command: F) -> F:
-    """Turn whole numbers such as 1500.0 into integers; raise `InvalidRequest` for a fraction."""
+    """Turn whole numbers such as 1500.0 into integers. Raises `InvalidRequest` for a fraction."""
     timeout_ms = None if command.timeout_ms is None else whole(command.timeout_ms, "`timeoutMs`")
     sent_at = None if command.sent_at is None else whole(command.sent_at, "`sentAt`")
     return msgspec.structs.replace(command, timeout_ms=timeout_ms, sent_at=sent_at)
 
 
 def is_past_deadline(command: CommandFields, timeout_ms: int, unix_seconds: float) -> bool:
-    """Tell whether a command came so long after its `sentAt` that nobody waits for it any more, by this clock."""
+    """Tell whether a command's deadline, `sentAt` plus its timeout, has passed by this clock."""
     if command.sent_at is None:
         return False
     return unix_seconds * 1000 - command.sent_at - timeout_ms > PAST_DEADLINE_MS
@@ -268,31 +268,31 @@ def decode_probe_response(data: bytes) -> ProbeResponse:
 
 
 def failure(request_id: str, error: BridgeError, client_id: str | None = None, duration_ms: int = 0) -> CommandResponse:
-    """Return the response that tells a caller of an error."""
+    """Return a response with an error."""
     return CommandResponse(
         request_id=request_id, status="error", error=error.body(), client_id=client_id, duration_ms=duration_ms
     )
 
 
 def error_headers(error: ErrorBody) -> dict[str, str]:
-    """Return the headers by which any NATS micro client recognises an error (ADR-32)."""
+    """Return the headers that mark an error for any NATS micro client (ADR-32)."""
     return {ERROR_CODE_HEADER: error.code, ERROR_HEADER: header_text(error.message)}
 
 
 def header_text(text: str) -> str:
-    """Return text that may stand in a NATS header: one line, printable ASCII, at most 200 characters."""
-    if text.isascii() and text.isprintable():  # as nearly always: a character at a time takes 10 µs
+    """Return text in a form that a NATS header allows: one line, printable ASCII, 200 characters at most."""
+    if text.isascii() and text.isprintable():  # the usual case; going through the characters takes 10 µs
         return text[:200]
     return "".join(char if " " <= char <= "~" else "?" for char in text[:200])
 
 
 def timestamp(unix_seconds: float) -> str:
-    """Return an instant as RFC 3339 in UTC with milliseconds, as `at` and `connectedAt` carry it."""
+    """Return an instant as RFC 3339 in UTC with milliseconds, the form of `at` and `connectedAt`."""
     return _instant(int(unix_seconds * 1000))
 
 
 @lru_cache(maxsize=256)
 def _instant(unix_milliseconds: int) -> str:
-    """Return an instant; under load several messages carry the same."""
+    """Return an instant. It is cached, because under load several messages have the same one."""
     instant = datetime.datetime.fromtimestamp(unix_milliseconds // 1000, datetime.UTC)
     return f"{instant.isoformat()[:-6]}.{unix_milliseconds % 1000:03}Z"

@@ -1,10 +1,10 @@
-"""Which web origins (RFC 6454) may connect, and by which host: the gateway and the agent API ask the same matchers.
+"""Checks web origins (RFC 6454) and `Host` headers, for the gateway and the agent API.
 
 The setting is a comma-separated list of exact origins (`https://app.example.com`), of origins with any port
 (`http://localhost:*`), or `*` for every origin. Browsers send origins in lower case and without a default port.
 
-A page without an origin of its own, as a file, a sandboxed frame or a `data:` URL is, sends `null`; some embedded
-browsers send `file://` for a file. Both may be listed as they are; `null` lets in every such page of every site.
+A page without an origin of its own, such as a file, a sandboxed frame or a `data:` URL, sends `null`. Some embedded
+browsers send `file://` for a file. Both can be listed. But `null` admits every such page of every site.
 """
 
 import re
@@ -39,7 +39,7 @@ class Origins:
         self._any_port = frozenset(entry.removesuffix(":*") for entry in entries if entry.endswith(":*"))
 
     def allows(self, origin: str | None) -> bool:
-        """Tell whether a request with this `Origin` header may proceed; one without comes from no browser."""
+        """Tell whether a request with this `Origin` header may proceed. One without it is no browser's, and may."""
         if origin is None or self._any:
             return True
         plain = _without_default_port(origin.lower())
@@ -49,9 +49,9 @@ class Origins:
 def names_loopback(host: str) -> bool:
     """Tell whether a `Host` header names this machine itself, on any port.
 
-    If authentication is off, this check alone keeps out a web page whose host name was rebound to 127.0.0.1 (DNS
-    rebinding). Its browser takes our answers for same-origin ones, so neither a GET's missing `Origin` nor CORS stops
-    it.
+    If authentication is off, this is the only check that stops DNS rebinding: a web page lets its own host name resolve
+    to 127.0.0.1. The browser then treats our answers as same-origin, so it sends no `Origin` with a GET, and CORS does
+    not apply.
     """
     return _LOOPBACK_HOST.fullmatch(host) is not None
 

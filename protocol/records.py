@@ -1,9 +1,9 @@
 """Records in the clients bucket, and the capabilities that clients offer.
 
-A capability travels as the JSON that the client sent, unknown fields included. The parts that this product needs are
-read once into an `Offer`. Loose forms are accepted: a bare string is a function, a missing `type` is guessed from
-`name` or `id`, a component's `actions` may be a list of names, a list of objects with a `name`, or a mapping. Other
-forms that applications write are translated into these when a client registers.
+A capability stays the JSON that the client sent, with its unknown fields. The parts that we need are read once into an
+`Offer`. Loose forms are accepted: a bare string is a function, a missing `type` is guessed from `name` or `id`, and a
+component's `actions` may be a list of names, a list of objects with a `name`, or a mapping. Other forms of applications
+are translated into these when a client registers.
 """
 
 import hashlib
@@ -40,14 +40,14 @@ class _NamedAction(Action, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """So many a second, on average, and so many at once."""
+    """A rate limit: `per_second` on average, `burst` at once."""
 
     per_second: float
     burst: float
 
 
 class _Limit(msgspec.Struct, frozen=True, rename="camel"):
-    limit: Annotated[float, msgspec.Meta(ge=1, le=MAX_PER_SECOND)]  # some languages write no other form of 30
+    limit: Annotated[float, msgspec.Meta(ge=1, le=MAX_PER_SECOND)]  # a float, because some languages write 30 as 30.0
     per_seconds: Annotated[float, msgspec.Meta(ge=0.001, le=MAX_LIMIT_SECONDS)] = 1.0
 
 
@@ -77,7 +77,7 @@ class _Component(msgspec.Struct, frozen=True, tag="component", rename="camel"):
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """What agents find a capability by, besides its name; it decides nothing else."""
+    """The labels by which agents can search for a capability. They decide nothing else."""
 
     tags: frozenset[str] = frozenset()
     component_type: str | None = None
@@ -102,7 +102,7 @@ class Offer(msgspec.Struct, frozen=True):
     labels: Labels = _NO_LABELS
 
     def offers(self, action: str | None) -> bool:
-        """Tell whether the action may be called; a function's action is passed on, never checked."""
+        """Tell whether the action exists. A function's action is passed on without a check."""
         return self.kind == "function" or action in self.schemas
 
     def schema(self, action: str | None) -> _Schema | None:
@@ -111,14 +111,14 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class RefusedCapability(msgspec.Struct, frozen=True):
-    """A capability that was left out of a client's list, and why."""
+    """A capability that was left out of a client's list, and the reason."""
 
     name: str
     message: str
 
 
 class CapabilityList(msgspec.Struct, frozen=True, weakref=True):
-    """A client's whole list: the JSON that others see, the offers, and a hash of the content.
+    """A client's complete list: the JSON for others, the offers, and a hash of the content.
 
     `refused` lists the first capabilities that were left out; `more_refused` counts the rest.
     """
@@ -135,13 +135,14 @@ class CapabilityList(msgspec.Struct, frozen=True, weakref=True):
 
 
 class ClientRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A client as the registry keeps it and agents see it. Defaults are written, too.
+    """A client in the clients bucket and in answers to agents. Default values are written, too.
 
-    `user` is the `sub` of the application's token. `principal` is its older name; older processes write only that.
-    `revision` is the session's own counter of changes. `connected_at` and `focused_at` are RFC 3339 in UTC, by the
-    gateway's clock; the latter is when the application last reported that its user sees it. `refused` lists the
-    capabilities that could not be registered. `state` is `detached` if the client has lost its connection and is
-    expected back.
+    - `user`: the `sub` of the application's token. `principal` is the same in older processes.
+    - `revision`: the session's own counter of changes.
+    - `connected_at`, `focused_at`: RFC 3339 in UTC, by the gateway's clock. At `focused_at` the application last
+      reported that its user sees it.
+    - `refused`: the capabilities that could not be registered.
+    - `state`: `detached` if the client has lost its connection and is expected back.
     """
 
     client_id: str
@@ -164,7 +165,7 @@ class ClientRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
     @property
     def is_visible(self) -> bool:
-        """Whether the application says that its user sees it, by `visible` in its metadata."""
+        """Whether the user sees the application, according to `visible` in its metadata."""
         return tells_visible(self.metadata)
 
     @property
@@ -178,7 +179,7 @@ class ClientRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
         return self.app.get("name", "")
 
     def reduced(self) -> "ClientRecord":
-        """Return the record without capabilities and metadata, for a NATS that does not take the whole one."""
+        """Return the record without capabilities and metadata, because the whole one exceeds NATS's `max_payload`."""
         app = {"name": self.app_name} if self.app_name else {}
         refused = (RefusedCapability("*", "the record with all capabilities is larger than NATS takes"),)
         return msgspec.structs.replace(
@@ -192,19 +193,19 @@ EMPTY_CAPABILITIES = CapabilityList(msgspec.Raw(b"[]"), {}, hashlib.sha256().dig
 
 
 def tells_visible(metadata: dict[str, Any]) -> bool:
-    """Tell whether an application that describes itself so is seen by its user."""
+    """Tell whether an application with this metadata is visible to its user."""
     return metadata.get("visible") is True
 
 
 def fingerprint(items: list[msgspec.Raw]) -> bytes:
-    """Return a name for the content of a capability list; equal lists have equal names."""
+    """Return a hash of a capability list. Equal lists have equal hashes."""
     return hashlib.sha256(b",".join(codec.raw_bytes(item) for item in items)).digest()
 
 
 def read_capabilities(raw: msgspec.Raw) -> CapabilityList:
-    """Read the list of a record, which was checked when its client registered.
+    """Decode the capability list of a record, which was checked when its client registered.
 
-    A capability that this version cannot read comes from a newer one. It is passed on, but not found by its name.
+    A capability that we cannot decode comes from a newer version. It stays in the list, but cannot be found by name.
     """
     items = codec.decode(_list_decoder, codec.raw_bytes(raw), InvalidFrame)
     normal: list[msgspec.Raw] = []
@@ -216,13 +217,13 @@ def read_capabilities(raw: msgspec.Raw) -> CapabilityList:
             normal.append(item if spelled_out is value else msgspec.Raw(codec.encode(spelled_out)))
             offer = read_offer(normal[-1])
         except InvalidFrame:
-            continue  # the gateway has told the client of all that it refused
+            continue  # the gateway has reported its refusals to the client
         offers.setdefault(offer.target, offer)
     return CapabilityList(msgspec.Raw(codec.encode(normal)), offers, fingerprint(items))
 
 
 def with_type(value: Any) -> dict[str, Any]:
-    """Return a capability with its `type` spelled out; the same object if it has one. Raises `InvalidFrame`."""
+    """Return a capability with its `type`; the same object if it has one already. Raises `InvalidFrame`."""
     if isinstance(value, str):
         return {"type": "function", "name": value}
     if not isinstance(value, dict):
@@ -233,7 +234,7 @@ def with_type(value: Any) -> dict[str, Any]:
 
 
 def read_offer(raw: msgspec.Raw) -> Offer:
-    """Read a capability whose `type` is spelled out. Raises `InvalidFrame` naming the field."""
+    """Decode a capability that has a `type`. Raises `InvalidFrame` that names the field."""
     capability = codec.decode(_capability_decoder, codec.raw_bytes(raw), InvalidFrame)
     permissions = frozenset(capability.permissions)
     rate = _rate(capability.rate_limit)
@@ -244,7 +245,7 @@ def read_offer(raw: msgspec.Raw) -> Offer:
 
 
 def _labels(capability: _Function | _Component) -> Labels:
-    """Return the labels that can be read; an odd one is passed on with the capability and found by nobody."""
+    """Return the valid labels. An invalid one stays in the capability's JSON, but no search finds it."""
     labels = Labels(
         frozenset(filter(_is_text, capability.tags if isinstance(capability.tags, list) else ())),
         capability.component_type if isinstance(capability, _Component) else None,
@@ -259,14 +260,14 @@ def _is_text(value: Any) -> bool:
 
 
 def _rate(given: float | _Limit | None) -> Rate | None:
-    """Return a `rateLimit` as a rate: a bare number is per second, and a second's worth may come at once."""
+    """Return a `rateLimit` as a rate. A bare number is per second, with a burst of one second's worth."""
     if isinstance(given, _Limit):
         return Rate(given.limit / given.per_seconds, given.limit)
     return None if given is None else second_worth(given)
 
 
 def second_worth(per_second: float) -> Rate:
-    """Return the rate that lets a second's worth come at once, or one."""
+    """Return a rate with a burst of one second's worth, at least 1."""
     return Rate(per_second, max(1.0, per_second))
 
 

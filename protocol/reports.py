@@ -8,12 +8,12 @@ import msgspec
 
 from protocol.records import ClientRecord
 
-DENIAL_SECONDS, MAX_DENIAL_SECONDS = 60, 86_400  # for how long a disconnected agent is kept out
-REASON_HEADER = "Agentbridge-Reason"  # of the marker that takes the place of a client's record: why it went
+DENIAL_SECONDS, MAX_DENIAL_SECONDS = 60, 86_400  # how long a disconnected agent is refused
+REASON_HEADER = "Agentbridge-Reason"  # on the delete marker of a client's record: the reason of its end
 
 
 class EndReason(enum.StrEnum):
-    """Why a session has ended, as `disconnected` announces it. Programs match on these; people read close frames."""
+    """The reason of a session's end, for programs, in the `disconnected` announcement. Close frames are for people."""
 
     CLOSED = "closed"
     CONNECTION_LOST = "connection_lost"
@@ -29,7 +29,7 @@ class EndReason(enum.StrEnum):
     UNREPORTED = "unreported"
 
 
-# A client that ended so did not mean to go, and is expected back; the others closed, or may not connect as they are.
+# After these reasons the client is expected back. After any other it has left, or cannot connect again unchanged.
 _LOST = frozenset(
     {
         EndReason.CONNECTION_LOST,
@@ -50,10 +50,10 @@ def is_lost(reason: str | None) -> bool:
 
 
 class Removal(msgspec.Struct, frozen=True, rename="camel"):
-    """The end of a session, with all that its announcement needs, because the record may be gone already.
+    """The end of a session. It has everything for the announcement, because the record may be gone already.
 
-    `reason` is an `EndReason`, or a reason that only a newer gateway knows. `revision` is the session's last one, or 0
-    from an older gateway.
+    `reason` is an `EndReason`, or one that only a newer gateway knows. `revision` is the session's last one, or 0 from
+    an older gateway.
     """
 
     tenant: str
@@ -70,11 +70,11 @@ class Removal(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Report(msgspec.Struct, frozen=True, rename="camel"):
-    """The changes at a gateway since its last report. `number` grows by one; a repeat carries the same number.
+    """The changes at a gateway since its last report. `number` grows by one; a repeated report has the same number.
 
     `former` maps the key of each replaced record to the application's former name, because the bucket may no longer
-    have it if the report is repeated. Older gateways leave it out. `were_detached` has the keys of those
-    whose client had no connection in the earlier report.
+    have that name if the report is repeated. Older gateways leave it out. `were_detached` lists the keys of clients
+    that had no connection in the last report.
     """
 
     gateway_id: str
@@ -92,9 +92,9 @@ class ReportAck(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class GatewayPong(msgspec.Struct, frozen=True, rename="camel"):
-    """A gateway's sign of life: how many sessions it held, and their digest, as of report `number`.
+    """A gateway's sign of life: the number of its sessions, and their digest, at report `number`.
 
-    That is the last one that was acknowledged; `reporting` tells that the next is on its way, and will be repeated.
+    That is the last acknowledged report. `reporting`: the next one is on its way and will be repeated.
     """
 
     gateway_id: str
@@ -102,24 +102,24 @@ class GatewayPong(msgspec.Struct, frozen=True, rename="camel"):
     sessions: int
     digest: str
     reporting: bool = False
-    at_ms: int = 0  # by its own clock
-    skew_ms: int = 0  # how far that is ahead of the registry's, as far as it has been told
+    at_ms: int = 0  # by the gateway's clock
+    skew_ms: int = 0  # its lead over the registry's clock, from the registry's last ping
 
 
 class GatewayPing(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A registry's question for a sign of life; `skew_ms` is how far the gateway was ahead of it at the last one."""
+    """A registry's question for a sign of life. `skew_ms` is the lead of the gateway's clock at the last ping."""
 
     skew_ms: int | None = None
 
 
 class SyncRequest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The next page, please: records whose key sorts after `after`."""
+    """Asks for the next page of records, with keys after `after`."""
 
     after: str = ""
 
 
 class SyncPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Records of a gateway, in the order of their keys; `after` names the next page, None at the end.
+    """Records of a gateway, in the order of their keys. `after` asks for the next page; it is None at the end.
 
     `number` is the last acknowledged report. The records may be newer.
     """
@@ -130,13 +130,13 @@ class SyncPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class PeerHeardRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """Ask the other registries whether they have heard this gateway."""
+    """Asks the other registries when they last heard a gateway."""
 
     gateway_id: str
 
 
 class PeerHeard(msgspec.Struct, frozen=True, rename="camel"):
-    """How long ago this registry heard the gateway, in milliseconds; None for never."""
+    """The milliseconds since this registry last heard the gateway, or None if it never has."""
 
     heard_ms_ago: int | None
 
@@ -149,20 +149,20 @@ class DisconnectRequest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class DisconnectResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """Whether the session was here to be ended."""
+    """Whether this gateway had the session and has ended it."""
 
     disconnected: bool
 
 
 class DisconnectAgentRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """An administrator ends all connections of an agent, and keeps it out for some seconds."""
+    """An administrator ends all connections of an agent, which is then refused for `seconds`."""
 
     sub: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_DENIAL_SECONDS)] = DENIAL_SECONDS
 
 
 class DisconnectAgentResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """Until when the agent is kept out, and how many connections to NATS were ended. Agent APIs end theirs besides."""
+    """The end of the refusal, and the number of ended NATS connections. Agent APIs end their own connections, too."""
 
     sub: str
     denied_until: str
@@ -170,9 +170,9 @@ class DisconnectAgentResponse(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AgentDenial(msgspec.Struct, frozen=True, rename="camel"):
-    """What the clients bucket holds of an agent that an administrator has disconnected; times are Unix milliseconds.
+    """The entry in the clients bucket of a disconnected agent. Times are Unix milliseconds.
 
-    An agent that may come back at once has an entry, too: it tells the agent APIs to end their connections.
+    An agent that may come back at once has an entry, too, because the entry makes agent APIs end its connections.
     """
 
     tenant: str
@@ -181,17 +181,17 @@ class AgentDenial(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Digest:
-    """An order-free digest of a gateway's sessions: equal on both sides when both hold the same records.
+    """A digest of a gateway's sessions, without regard to order. Equal records on both sides give equal digests.
 
-    It is the XOR of one 64-bit hash for each (key, revision), so that a change costs one step for any number of
-    sessions. It shows honest peers that they have drifted apart; it proves nothing against a liar.
+    It is the XOR of a 64-bit hash of each (key, revision), so a change costs one step for any number of sessions. It
+    detects drift between honest peers, and proves nothing against a malicious one.
     """
 
     def __init__(self) -> None:
         self._value = 0
 
     def toggle(self, key: str, revision: int) -> None:
-        """Add a record that is not in the digest, or take out one that is."""
+        """Add a record to the digest, or remove it if it is in the digest."""
         hashed = hashlib.blake2b(f"{key} {revision}".encode(), digest_size=8).digest()
         self._value ^= int.from_bytes(hashed)
 

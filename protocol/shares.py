@@ -1,4 +1,4 @@
-"""Max-min shares of a fixed capacity (bytes or places) that strangers can fill. Sans-I/O.
+"""Max-min fair shares of a fixed capacity (bytes or places) that peers can fill. Sans-I/O.
 
 A holder is a `sub` of a tenant, and holds pieces. There are two rules, and both apply to tenants and, inside a tenant,
 to its subs:

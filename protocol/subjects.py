@@ -1,8 +1,8 @@
 """The one place that builds, parses and checks NATS subjects and KV keys.
 
-`agentbridge.T.KIND...` where `T` is a tenant, or one of our own names that begin with an underscore. Values that come
-from outside are checked here before they become part of a subject: a dot or a wildcard would reroute a message, and a
-subject of some thousand characters makes the server drop the connection.
+The form is `agentbridge.T.KIND...`. `T` is a tenant, or one of our own names, which begin with an underscore. Values
+from outside are checked here before they become part of a subject, because a dot or a wildcard would reroute a message,
+and the server closes the connection if a subject has some thousand characters.
 """
 
 import re
@@ -18,10 +18,10 @@ MAX_EVENT_NAME_BYTES = 256
 
 ALL_EVENTS = f"{ROOT}.*.event.*.*"
 ALL_CLIENT_CHANGES = f"{ROOT}.*.client.*.*"
-ALL_NEWS = f"{ROOT}.*.*.*.*"  # of the events stream, which holds the two above and nothing else
+ALL_NEWS = f"{ROOT}.*.*.*.*"  # filter on an events stream, which has only events and client changes
 ALL_AUDIT = f"{ROOT}.*.audit.*.*"
 ALL_KEYS = f"{ROOT}.*.key.*"
-STRANGERS = "_strangers"  # stands for the tenant, if no good token says which
+STRANGERS = "_strangers"  # in the place of the tenant, if the caller has no good token
 ALL_COMMANDS = f"{ROOT}.*.command.*"
 ALL_REGISTRY_REQUESTS = f"{ROOT}.*.registry.*"
 REGISTRY_REPORT = f"{ROOT}._registry.report"
@@ -31,10 +31,10 @@ ALL_OF_AGENT_APIS = f"{ROOT}._api.>"
 API_MCP_CANCEL = f"{ROOT}._api.mcp.cancel"
 API_TOOL_AGES = f"{ROOT}._api.tools.ages"
 
-PEERS = "_peers"  # in the place of a gateway's id: whichever gateway gets it
+PEERS = "_peers"  # in the place of a gateway's id: any one gateway
 
 CLIENTS_BUCKET = "agentbridge_clients"
-# What earlier versions kept for all tenants together; these are read until they are empty.
+# The common stores of all tenants in older versions. They are read until they are empty.
 RETIRED = f"{ROOT}._retired"
 RETIRED_KEYS_BUCKET = "agentbridge_idempotency"
 RETIRED_EVENTS_STREAM = "agentbridge_events"
@@ -45,16 +45,16 @@ _REPLY = re.compile(r"_INBOX(?:\.[\x21-\x29\x2b-\x2d\x2f-\x3d\x3f-\x7e]+)+")  # 
 
 
 class ClientAddress(NamedTuple):
-    """A client's place: its tenant and its id."""
+    """The address of a client: its tenant and its id."""
 
     tenant: str
     client_id: str
 
 
 def command(tenant: str, client_id: str) -> str:
-    """Subject of the gateway that holds the client's session, for `call`, `cancel` and `probe`.
+    """Subject of a client, served by the gateway that holds its session, for `call`, `cancel` and `probe`.
 
-    Raises `InvalidRequest` for a malformed id, because both come from outside.
+    Raises `InvalidRequest` for a malformed tenant or client id.
     """
     return f"{ROOT}.{check_token(tenant, '`tenant`')}.command.{check_token(client_id, '`clientId`')}"
 
@@ -65,7 +65,7 @@ def registry(tenant: str, op: str) -> str:
 
 
 def parse_registry(subject: str) -> tuple[str, str]:
-    """Return the tenant and the operation of a registry request; raise `InvalidRequest` for any other subject."""
+    """Return the tenant and the operation of a registry request. Raises `InvalidRequest` for any other subject."""
     match subject.split("."):
         case [root, tenant, "registry", op] if root == ROOT and is_token(tenant):
             return tenant, op
@@ -73,7 +73,7 @@ def parse_registry(subject: str) -> tuple[str, str]:
 
 
 def event(tenant: str, client_id: str, name: str) -> str:
-    """Subject of a client's event; raise `InvalidRequest` if the name is empty or too long."""
+    """Subject of a client's event. Raises `InvalidRequest` if the name is empty or too long."""
     return f"{ROOT}.{tenant}.event.{client_id}.{event_token(name)}"
 
 
@@ -93,22 +93,22 @@ def client_changes_of(tenant: str, client_id: str = "*") -> str:
 
 
 def news_of(tenant: str, client_id: str = "*") -> str:
-    """Return the filter for events and changes of a tenant's clients, or of one; too wide for a subscription."""
+    """Return the stream filter for events and changes of a tenant's clients, or of one. Never subscribe to it."""
     return f"{ROOT}.{tenant}.*.{client_id}.*"
 
 
 def audit(tenant: str, client_id: str, outcome: str) -> str:
-    """Subject of the record of one command's outcome."""
+    """Subject of an audit record."""
     return f"{ROOT}.{tenant}.audit.{client_id}.{outcome}"
 
 
 def store(kind: str, tenant: str) -> str:
-    """Return the name of a tenant's stream of a kind: its `events`, `audit` or `keys`."""
+    """Return the name of a tenant's stream. `kind` is `events`, `audit` or `keys`."""
     return f"{ROOT}_{kind}_{tenant}"
 
 
 def idempotency_key(tenant: str, name: str) -> str:
-    """Where the command under an idempotency key is remembered."""
+    """Subject of the entry of an idempotency key."""
     return f"{ROOT}.{tenant}.key.{name}"
 
 
@@ -151,12 +151,12 @@ def gateway_key(gateway_id: str) -> str:
 
 
 def agent_key(tenant: str, sub_hash: str) -> str:
-    """Return the key of an agent that an administrator has disconnected; `sub_hash` is its `sub` as one token."""
+    """Return the key for an agent that an administrator has disconnected. `sub_hash` is a hash of its `sub`."""
     return f"_agent.{tenant}.{sub_hash}"
 
 
 def is_agent_key(key: str) -> bool:
-    """Tell whether a key of the clients bucket names an agent."""
+    """Tell whether a key of the clients bucket belongs to a disconnected agent."""
     return key.startswith("_agent.")
 
 

@@ -3,7 +3,7 @@
 from protocol.runtime.process import early_signals
 
 if __name__ == "__main__":
-    early_signals.end_at_once()  # before the imports that take long
+    early_signals.end_at_once()  # before the slow imports
 
 # isort: split
 
@@ -45,7 +45,7 @@ SERVICE = "agentbridge-registry"
 
 @contextlib.asynccontextmanager
 async def serving(settings: RegistrySettings, connection: Connection, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-    """Serve, once JetStream is ready and the bucket has been read; parts end in the reverse order of their entry."""
+    """Serve when JetStream is ready and the bucket has been read. Parts end in the reverse order of their entry."""
     async with (
         agent_connections(settings, settings.nats_system_password) as connections,
         _serving(settings, connection, connections, tasks),
@@ -96,7 +96,7 @@ async def _serving(
             more = {"audit": reading.answer, "disconnect": disconnections.answer}
             await endpoints.serve_agents(responder, asking, served, more)
             await endpoints.serve(responder)
-            await connection.flush()  # a reader of the next line may ask at once
+            await connection.flush()  # whoever reads the next line may send a request at once
             await asking.verify_permissions()
             probes = ProbeServer(
                 Metrics(SERVICE, lambda: connection.counters() | counters() | served.counters()),
@@ -109,7 +109,7 @@ async def _serving(
 
 @contextlib.asynccontextmanager
 async def connected_for_questions(settings: RegistrySettings, connection: Connection) -> AsyncIterator[Connection]:
-    """Give a second connection, for the questions of agents: a flood of them delays nothing else."""
+    """Yield a second connection, for agents' questions, so that a flood of them delays nothing else."""
     async with connect(settings, "registry-questions", "registry", drain=False) as asking:
         connection.end_with(asking)
         yield asking

@@ -1,6 +1,6 @@
-"""Administrators read their tenant's audit records: `agentbridge.T.registry.audit`.
+"""Answers administrators' requests for their tenant's audit records: `agentbridge.T.registry.audit`.
 
-An agent's NATS user cannot be permitted to read a tenant's part of a stream, so a registry reads for it.
+NATS cannot permit an agent's user to read one tenant's part of a stream, so a registry reads for it.
 """
 
 import msgspec
@@ -19,7 +19,7 @@ MAX_PAGE_BYTES = 512 * 1024
 
 
 class _FilterAsWritten(msgspec.Struct):
-    """The filter as it was written, in which a misspelt field is searched for."""
+    """The filter as the administrator wrote it, to be searched for misspelt fields."""
 
     wanted: msgspec.Raw = msgspec.Raw(b"{}")
 
@@ -39,7 +39,7 @@ class AuditReading:
         await self._history.start()
 
     async def answer(self, principal: Principal, msg: Msg) -> bytes:
-        """Return the page that an administrator asks for. Raises `PermissionDenied` for anybody else."""
+        """Return a page for an administrator. Raises `PermissionDenied` for other callers."""
         asked = _read(principal, msg)
         page = await (self._backwards(principal, asked) if asked.first is None else self._forwards(principal, asked))
         return codec.encode(page)
@@ -47,7 +47,7 @@ class AuditReading:
     async def _backwards(self, principal: Principal, asked: AuditPageRequest) -> AuditPage:
         before = None if asked.before is None else parse_position(asked.before)
         if asked.before is not None and before is None:
-            raise InvalidRequest("`before`: must be a position that a page has told as `reached`")
+            raise InvalidRequest("`before`: must be the `reached` position of a page")
         page = await self._history.page(principal.tenant, asked.wanted, asked.limit, before)
         fitting = _fitting([SequencedRecord(each.position.sequence, msgspec.Raw(each.data)) for each in page.found])
         cut = len(fitting) < len(page.found)
@@ -62,14 +62,14 @@ class AuditReading:
             return AuditPage("", 0, 0, [])  # the tenant has no stream yet
         stream, subject = audit_of(principal.tenant).stream, asked.wanted.subject(principal.tenant)
         found = await self._history.forward(stream, subject, asked.first, asked.limit)
-        info = await self._history.info(principal.tenant)  # after the read: it has not lost before what it holds then
+        info = await self._history.info(principal.tenant)  # after the page: what it has now was not lost before
         fitting = _fitting([SequencedRecord(each.sequence, _ours(each.data)) for each in found])
         more = len(fitting) < len(found) or len(found) == asked.limit
         return AuditPage(info.created, info.state.first_seq, info.state.last_seq, fitting, more=more)
 
 
 def _read(principal: Principal, msg: Msg) -> AuditPageRequest:
-    """Return the request. Raises `PermissionDenied`, and `InvalidRequest` for what no subject can hold."""
+    """Decode the request. Raises `PermissionDenied`, and `InvalidRequest` for a value that no subject can have."""
     require_admin(principal)
     tenant, _ = subjects.parse_registry(msg.subject)
     if tenant != principal.tenant:
@@ -96,7 +96,7 @@ def _ours(data: bytes) -> msgspec.Raw:
 
 
 def _fitting(records: list[SequencedRecord]) -> list[SequencedRecord]:
-    """Return as many of the first records as fit into a message, one at least."""
+    """Return as many of the first records as fit into one message, at least one."""
     size = 0
     for count, each in enumerate(records):
         size += len(memoryview(each.record)) + 64

@@ -1,6 +1,6 @@
 """A registry's endpoints: reports of gateways, stores of tenants, questions of its peers and of agents.
 
-An agent's answers hold only what its token may see, and fit into a message: `after` leads to the next page.
+Answers to an agent contain only clients that its token may see, and fit into a message. `after` asks for the next page.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ from registry.stores.tenants import TenantStreams
 
 MAX_PAGE_BYTES = 512 * 1024
 WORK_AT_ONCE = 32
-STORES_AT_ONCE = 4096  # a thousand tenants may come with the first processes
-AGENTS_AT_ONCE = 16_384  # far more than may wait for their turn, so that the shares decide about refusals
+STORES_AT_ONCE = 4096  # a thousand tenants may ask at the start of the processes
+AGENTS_AT_ONCE = 16_384  # far more than may wait for a turn, so that the shares decide about refusals
 
 
 class _Find(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -95,9 +95,9 @@ class Endpoints:
     async def serve_agents(
         self, responder: Responder, asking: Connection, served: QuestionSubjects, more: Mapping[str, _Work]
     ) -> None:
-        """Answer agents' questions over a connection of their own, so that no flood of them delays anything else.
+        """Answer agents' questions over a second connection, so that no flood of them delays anything else.
 
-        `more` are questions of administrators whose answers take their time, so only a few run at once.
+        `more` are administrators' questions with slow answers, of which only a few run at once.
         """
         questions = Questions(self._verifier, served.dropped)
         handlers = {
@@ -187,7 +187,7 @@ class Endpoints:
 
 
 def _worked_on(questions: Questions, served: QuestionSubjects, work: _Work) -> Callable[[Msg], Awaitable[bytes | None]]:
-    """Return an endpoint for a question whose answer takes long."""
+    """Return an endpoint for a question with a slow answer."""
 
     async def serve(msg: Msg) -> bytes | None:
         principal = await questions.asker(msg)
@@ -202,14 +202,14 @@ def _worked_on(questions: Questions, served: QuestionSubjects, work: _Work) -> C
 
 
 def _decode(decoder: msgspec.json.Decoder[_Asked], data: bytes) -> _Asked:
-    """Decode an agent's question; refuse near misses of fields, because ignoring one would widen the question."""
+    """Decode an agent's question. Refuse near misses of fields, because ignoring one would widen the question."""
     asked = codec.decode(decoder, data)
     codec.refuse_near_misses(data, asked.__struct_encode_fields__)
     return asked
 
 
 def _encode(clients: Iterable[Client], after: str | None) -> bytes:
-    """Return as many records as fit into a message. `after` begins the next page if all of them fit."""
+    """Encode as many records as fit into a message. `after` is the next page's start if all of them fit."""
     records: list[msgspec.Raw] = []
     size, last = 0, None
     for client in clients:

@@ -1,8 +1,8 @@
 """The subscriptions for agents' questions: one wildcard for all tenants, or one for each tenant during a flood.
 
-A wildcard cannot leave one tenant out. So if the questions of one tenant come faster than they can be dropped, each
-known tenant gets a subscription of its own. The flooded tenant hears *no responders* meanwhile. So do tenants that have
-no client and whose agents have not asked lately.
+A wildcard cannot leave out one tenant. So if the questions of one tenant come faster than they can be dropped, each
+known tenant gets a subscription of its own, except the flooded one, which gets *no responders* meanwhile. A tenant is
+known if it has a client or its agents have asked lately; all others get *no responders*, too.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from protocol.runtime.nats.library.subscriptions import Drops
 from protocol.runtime.subject_floods import SubjectFloods
 
 QUEUE = "registry"
-MAX_APART = 3_000  # tenants; each takes a subscription for each question
-MAX_ASKERS = 1_000  # tenants whose agents have asked
+MAX_APART = 3_000  # tenants; each needs a subscription for each kind of question
+MAX_ASKERS = 1_000  # remembered tenants whose agents have asked
 AT_ONCE = 100  # subscriptions in one turn of the loop
-UNKNOWN = ""  # stands for all tenants that nobody knows
+UNKNOWN = ""  # stands for all unknown tenants
 RETRY_SECONDS = 0.5
 TRIAL_SECONDS = 0.2  # for a flood that goes on to be noticed
 # Questions that NATS may send before they are handled. By the wildcard so many that a flood is noticed, and the tenants
@@ -56,8 +56,8 @@ class QuestionSubjects:
         self._clock = loop.time
         self._floods = SubjectFloods(QueueLag(connection.flush).seconds)
         self._askers: OrderedDict[str, None] = OrderedDict()
-        self._until: dict[str, float] = {}  # by tenant that is left: when it is served again
-        self._seconds: dict[str, float] = {}  # for how long those are left that still are subscribed to
+        self._until: dict[str, float] = {}  # by flooded tenant: when it is served again
+        self._seconds: dict[str, float] = {}  # by flooded tenant that is still subscribed: how long to leave it out
         self._wide: list[Subscription] = []
         self._apart: dict[str, list[Subscription]] = {}
         self._is_apart = False
@@ -65,13 +65,13 @@ class QuestionSubjects:
         self._lines = LogThrottle(LOG_SECONDS, loop.time)
 
     async def serve(self, handlers: Handlers, drops: Drops) -> None:
-        """Take the questions of all tenants, each kind by its handler; not those that `drops` drops."""
+        """Subscribe to the questions of all tenants, each kind with its handler. `drops` filters them first."""
         self._handlers, self._drops = handlers, drops
         self._wide = await self._subscribed("*")
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
-        """At the orderly end take no more questions, and handle those that the server has sent, within a bound."""
+        """On a regular exit take no more questions, and handle those that the server has sent, within a bound."""
         yield
         self._handlers = {}
         with contextlib.suppress(TimeoutError):
@@ -79,18 +79,18 @@ class QuestionSubjects:
                 await self._connection.leave_subscriptions([*self._wide, *_flat(self._apart.values())])
 
     def counters(self) -> dict[str, int]:
-        """Return whether agents can ask now, and how often subjects were left since the start."""
+        """Return the counters of `/metrics`: whether agents can ask now, and how often a tenant was left out."""
         return {"questionsConnected": int(self._connection.connected), "subjectsLeft": self._left}
 
     def asked(self, tenant: str) -> None:
-        """Note that an agent of a tenant has asked something: the tenant is known for a while."""
+        """Note that an agent of a tenant has asked, so that the tenant is known for a while."""
         self._askers[tenant] = None
         self._askers.move_to_end(tenant)
         if len(self._askers) > MAX_ASKERS:
             self._askers.popitem(last=False)
 
     def dropped(self, tenant: str, count: int = 1) -> None:
-        """Count questions that were dropped, and leave their tenant's subjects if that are too many."""
+        """Count dropped questions, and leave their tenant out if there are too many."""
         now = self._clock()
         flooded = tenant if self._knows(tenant) else UNKNOWN
         seconds = self._floods.dropped(flooded, now, count)
@@ -101,7 +101,7 @@ class QuestionSubjects:
         self._left += 1
         if count := self._lines.due():
             whose = f"tenant {tenant}" if flooded else "tenants without clients"
-            log.warning("left the questions of %d tenants, the last for %.1f s: %s flooded", count, seconds, whose)
+            log.warning("no longer answering %d tenants, the last for %.1f s: %s flooded", count, seconds, whose)
         self._changed.set()
         if not self._is_apart:
             self._is_apart = True
@@ -111,7 +111,7 @@ class QuestionSubjects:
         return tenant in self._askers or bool(self._mirror.clients(tenant))
 
     async def _serve_apart(self) -> None:
-        """Serve each tenant that is known by itself, but for those that are left, until none is left any more."""
+        """Serve each known tenant by itself, except the flooded ones, until there are none."""
         while self._handlers and self._until:
             try:
                 await self._divide()
@@ -141,8 +141,8 @@ class QuestionSubjects:
         left = [self._apart.pop(tenant) for tenant in self._until if tenant in self._apart]
         seconds, self._seconds = self._seconds, {}
         ended, self._wide = [*self._wide, *_flat(left)], []
-        await self._connection.leave_subscriptions(ended)  # after the others are in place: the server keeps the order
-        now = self._clock()  # the queue has been handled: the time begins now
+        await self._connection.leave_subscriptions(ended)  # after the new ones: the server keeps the order
+        now = self._clock()  # the queue is handled, so the time begins now
         self._until |= {tenant: now + each for tenant, each in seconds.items() if tenant in self._until}
 
     async def _unite(self) -> None:
@@ -187,7 +187,7 @@ class QuestionSubjects:
         await self._connection.leave_subscriptions(former)
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, or wake up because another tenant is left."""
+        """Sleep, but wake up if another tenant is flooded."""
         try:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._changed.wait()

@@ -1,8 +1,8 @@
-"""Which questions of agents a registry answers, and in which order, so that nobody's questions stop its other work.
+"""Admits agents' questions to a registry, and orders them, so that nobody's questions stop its other work.
 
-Messages without a good token are dropped above a rate, unread. Questions of known agents wait in turns, tenants first
-and then their agents. How many may wait is shared in the same way. An agent that asks more is told so up to 200 times
-a second, and its questions above that are dropped, too.
+Messages without a good token are dropped unread above a rate. Questions of known agents are answered in turns: tenants
+in turn, then their agents. The waiting room is shared in the same way. An agent that has used up its share gets up to
+200 refusals a second; its questions above that are dropped.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from protocol.runtime.unverified_messages import UnverifiedMessages
 from protocol.subjects import ClientAddress, parse_registry
 
 MAX_WAITING = 512  # small questions
-QUESTION_SECONDS = 0.0001  # of the loop, beside the answer itself
+QUESTION_SECONDS = 0.0001  # of the event loop, besides the answer itself
 MAX_QUESTION_BYTES = 64 * 1024
 LOG_SECONDS = 1.0
-REGISTRY = "registry"  # stands for the client in the buckets of messages without a good token
+REGISTRY = "registry"  # in the place of the client, for the rates of messages without a good token
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -57,12 +57,12 @@ class Questions:
         return self._sieve.drops
 
     def taking(self, endpoint: Accepting) -> Callable[[Msg], None]:
-        """Return the handler of an endpoint's questions: known agents' in turns, the others' by a rate."""
+        """Return the handler for an endpoint's questions: those of known agents in turns, others up to a rate."""
         return lambda msg: self._take(endpoint, msg)
 
     def _take(self, endpoint: Accepting, msg: Msg) -> None:
         token, standing = None, Standing.BAD
-        with contextlib.suppress(Unauthenticated):  # it brings two
+        with contextlib.suppress(Unauthenticated):  # the message has two tokens
             token = token_of(msg)
             standing = self._verifier.standing(token)
         asker = self._verifier.known(token)
@@ -75,9 +75,9 @@ class Questions:
             endpoint.refuse(msg, exc)
 
     def _take_known(self, endpoint: Accepting, msg: Msg, token: str | None, share: Share) -> None:
-        """Take a known agent's question; raises `Overloaded` if it has its share of waiting ones already.
+        """Take a known agent's question. Raises `Overloaded` if it has used up its share of waiting questions.
 
-        An agent that goes on all the same is told so 200 times a second.
+        Above 200 such refusals a second its questions are dropped.
         """
         if self._agents.at_once(share):
             endpoint.accept(msg)
@@ -97,15 +97,15 @@ class Questions:
             self._note_dropped(msg)
 
     def _admits(self, msg: Msg, token: str | None, standing: Standing) -> bool:
-        """Tell whether to verify a question whose token is not known to be good; the others get no answer.
+        """Tell whether to verify a question with an unknown token. If not, it gets no answer.
 
-        Raises `Unauthenticated` for a bad one while few are refused.
+        Raises `Unauthenticated` for a bad token, up to a rate.
         """
         if standing is not Standing.BAD:
             claim = self._verifier.claimed(token) if standing is Standing.NEW else None
             admitted = self._unverified.admits(standing, _asked(msg), self._clock(), claim)
         elif admitted := self._unverified.admits_refusal(_asked(msg), self._clock()):
-            self._verifier.verify_now(token)  # which says why
+            self._verifier.verify_now(token)  # raises the reason
         else:
             self._sieve.close(msg.subject)
         if not admitted:
@@ -118,10 +118,7 @@ class Questions:
             log.warning("dropped %d questions of too many, the last on %s", count, msg.subject)
 
     async def asker(self, msg: Msg) -> Principal | None:
-        """Return the asking principal; None if the token is bad and too many are refused already.
-
-        Raises `Unauthenticated` for a bad token otherwise.
-        """
+        """Return the asking principal. Raises `Unauthenticated` for a bad token, or above a rate returns None."""
         try:
             return await self._verifier.verify(token_of(msg))
         except Unauthenticated:
@@ -130,13 +127,13 @@ class Questions:
             return None
 
     async def answer(self, asker: Principal, msg: Msg, work: Callable[[], R]) -> R:
-        """Return the result of `work` when its turn has come. Raises `PayloadTooLarge` above 64 KiB."""
+        """Call `work` in the agent's turn, and return its result. Raises `PayloadTooLarge` above 64 KiB."""
         if len(msg.data) > MAX_QUESTION_BYTES:
             raise PayloadTooLarge(f"a question may have {MAX_QUESTION_BYTES} bytes")
         return await take_turn(self._turns, (asker.tenant, asker.sub), work)
 
     def counters(self) -> dict[str, int]:
-        """Return how many questions were dropped since the start."""
+        """Return the counter of `/metrics`: dropped questions since the start."""
         return {"messagesDropped": self._unverified.dropped + self._sieve.dropped + self._overloaded}
 
     def _on_sieved(self, subject: str, count: int) -> None:

@@ -6,7 +6,7 @@ from protocol.runtime.streams.stores import StoreKind
 
 
 class RegistrySettings(Settings, frozen=True, kw_only=True):
-    """The registry's own settings, beside those of every process."""
+    """The registry's own settings, besides those of every process."""
 
     replicas: Replicas = 1
     events_max_bytes: Memory = 512 * 1024 * 1024
@@ -21,10 +21,10 @@ class RegistrySettings(Settings, frozen=True, kw_only=True):
 
     @property
     def ceilings(self) -> dict[StoreKind, int]:
-        """How large a store of each kind may grow."""
+        """The largest size in bytes of a store of each kind."""
         return {"events": self.events_max_bytes, "audit": self.audit_max_bytes, "keys": self.keys_max_bytes}
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for values that are sound alone but not together, and for seeds that are none."""
+        """Raise `ConfigurationError` for values that are valid alone but not together, and for malformed seeds."""
         super().check()
         login_keys.pairs_of(self.nats_account_seed, self.nats_xkey_seed)

@@ -35,14 +35,14 @@ class _CandidateView(msgspec.Struct, frozen=True):
 
 
 class Fitting(NamedTuple):
-    """The ids of clients that may be meant, and whether all of these are one user's."""
+    """The ids of fitting clients, and whether they all belong to one user."""
 
     ids: Sequence[str]
     of_one_user: bool
 
 
 class _ClientGroup:
-    """Client ids in a list, which a random one can be drawn from, with the place of each; and how many of each user."""
+    """A set of client ids that allows a random draw (a list, with the index of each), and their number by user."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -57,7 +57,7 @@ class _ClientGroup:
             self.users[client.record.user] += 1
 
     def discard(self, client: Client) -> None:
-        """Take a client out, and put the last one into its place."""
+        """Remove a client, and move the last one to its index."""
         client_id, user = client.record.client_id, client.record.user
         place = self._places.pop(client_id, None)
         if place is None:
@@ -72,7 +72,7 @@ class _ClientGroup:
 
 
 class _Pool:
-    """The connected clients, and those that have lost their connection, which count only if no other is there."""
+    """The connected clients of a target, and the disconnected ones, which count only if no other is there."""
 
     def __init__(self, clients: Iterable[Client]) -> None:
         self._connected = _ClientGroup()
@@ -82,12 +82,12 @@ class _Pool:
 
     @property
     def ids(self) -> list[str]:
-        """The ids of the clients that may be meant."""
+        """The ids of the fitting clients: the connected ones, or if there are none, the disconnected ones."""
         return self._counting.ids
 
     @property
     def users(self) -> Counter[str]:
-        """How many of these each user has."""
+        """The number of these clients by user."""
         return self._counting.users
 
     @property
@@ -97,7 +97,7 @@ class _Pool:
 
     @property
     def size(self) -> int:
-        """How many ids are kept."""
+        """The number of all ids."""
         return len(self._connected.ids) + len(self._detached.ids)
 
     def add(self, client: Client) -> None:
@@ -117,7 +117,7 @@ class _Pool:
 
 
 class _Users:
-    """The clients of each user. Most have one, which is kept without a set of its own: there may be very many."""
+    """The clients by user. A single client is stored without a set, because most users have one and users are many."""
 
     def __init__(self) -> None:
         self._owned: dict[str, dict[str, str | set[str]]] = {}
@@ -148,14 +148,14 @@ class _Users:
 
 
 class Candidates:
-    """The pools in use. `observe` must hear all of a mirror's news, from the beginning."""
+    """The pools in use. `observe` must get all changes of a mirror, from the beginning."""
 
     def __init__(self) -> None:
         self._pools: OrderedDict[_CandidateView, _Pool] = OrderedDict()
         self._users = _Users()
 
     def observe(self, key: str, before: ReplicaEntry | None, after: ReplicaEntry | None) -> None:
-        """Take a piece of the mirror's news."""
+        """Take a change from the mirror."""
         address = subjects.parse_key(key)
         if address is None:
             return
@@ -194,7 +194,7 @@ class Candidates:
     def among(
         self, clients: Mapping[str, Client], principal: Principal, target: str, action: str | None, query: Query
     ) -> Fitting:
-        """Return those clients that offer the target to the principal and that the query selects."""
+        """Return the clients that offer the target to the principal and are selected by the query."""
         if query.user is not None:
             theirs = (clients[client_id] for client_id in self.of_user(principal.tenant, query.user))
             fitting = (client for client in theirs if matches(client, query))
@@ -208,7 +208,7 @@ class Candidates:
         return Fitting(ids, all(clients[each].record.user == clients[ids[0]].record.user for each in ids))
 
     def of_user(self, tenant: str, user: str) -> Collection[str]:
-        """Return the ids of all clients of a user; it changes with the next piece of news."""
+        """Return the ids of all clients of a user. The set is live, as that of `of()`."""
         return self._users.of(tenant, user)
 
     def _pool(self, clients: Mapping[str, Client], view: _CandidateView) -> _Pool:
@@ -239,7 +239,7 @@ class Candidates:
         return chain.from_iterable(theirs) if sum(map(len, theirs)) <= FEW else None
 
     def _move(self, tenant: str, client_id: str, before: Client | None, after: Client | None) -> None:
-        """Keep the clients of each user."""
+        """Update the clients by user."""
         if before is not None and (after is None or after.record.user != before.record.user):
             self._users.discard(tenant, before.record.user, client_id)
         if after is not None:

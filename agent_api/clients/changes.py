@@ -1,8 +1,7 @@
-"""The changes that an agent still has to hear about its visible clients: a snapshot, then every change.
+"""The news for an agent about its visible clients: first a snapshot, then changes. Sans-I/O.
 
-Sans-I/O. Nothing is queued. Only the difference between the agent's picture and the present one is kept. So a burst of
-changes costs one frame, a slow agent gets fewer frames but never a stale or incomplete picture, and an agent that is up
-to date costs nothing.
+Nothing is queued. We only keep which clients differ from the agent's picture. So a burst of changes costs one frame. A
+slow agent gets fewer frames, but never a stale or incomplete picture. An agent that is up to date costs nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +18,9 @@ _NOBODY = object()
 
 
 class ClientNews(NamedTuple):
-    """Clients that have come, changed or gone since the last news; `added` and `updated` are records as JSON.
+    """The clients that have come, changed or gone since the last news. `added` and `updated` are records as JSON.
 
-    With `complete`, the agent's picture is whole; without, more news follow at once. `revision` counts from 1.
+    With `complete` the agent's picture is up to date; otherwise more news follow at once. `revision` counts from 1.
     """
 
     revision: int
@@ -39,19 +38,19 @@ class ClientChanges:
         self._encoded = encoded
         self._revision = 0
         self._complete = False
-        # What the agent was told under another scope, each client as it was then or, where it had changed since, None.
+        # The agent's picture under its former scope: each client's record, or None if it has changed since.
         self._former: dict[str, Client | None] | None = {}
-        self._snapshot: tuple[str, ...] = ()  # clients that were there, of which those from `_next` on are not told
+        self._snapshot: tuple[str, ...] = ()  # clients at the beginning; those from `_next` on are not sent yet
         self._next = 0
-        self._behind: dict[str, bool] = {}  # clients that have changed, and whether the agent was told of them before
+        self._behind: dict[str, bool] = {}  # changed clients, and whether the agent knows them already
 
     @property
     def complete(self) -> bool:
-        """Whether the agent has been told everything."""
+        """Whether the agent's picture is up to date."""
         return self._complete and self._former is None and self._all_told
 
     def note(self, client_id: str, *, there: bool) -> None:
-        """Take the news that a visible client, which was or was not `there` before, has changed."""
+        """Note that a visible client has changed. `there`: it was visible before."""
         if self._former is None:
             self._behind.setdefault(client_id, there)
 
@@ -87,7 +86,7 @@ class ClientChanges:
         return self._next >= len(self._snapshot) and not self._behind
 
     def _introduce(self, news: "_Changes") -> None:
-        """Tell of clients of the snapshot; one that has changed since is told of with the changes."""
+        """Add clients of the snapshot. One that has changed since is added with the changes."""
         while self._next < len(self._snapshot) and news.size < MAX_FRAME_BYTES:
             client_id = self._snapshot[self._next]
             self._next += 1
@@ -99,7 +98,7 @@ class ClientChanges:
             self._snapshot, self._next = (), 0
 
     def _catch_up(self, news: "_Changes") -> None:
-        """Tell of clients that have changed, the first first."""
+        """Add changed clients, in the order of their changes."""
         if self._snapshot:
             return
         for client_id in list(islice(self._behind, MAX_LOOKS)):
@@ -111,7 +110,7 @@ class ClientChanges:
             elif told:
                 news.remove(client_id)
         if not self._behind:
-            self._behind = {}  # an emptied one keeps its size
+            self._behind = {}  # a new dict, because an emptied one keeps its memory
 
     def _compare(self, former: Mapping[str, Client | None]) -> None:
         """Compare the visible clients with the agent's picture under its former scope."""
@@ -121,7 +120,7 @@ class ClientChanges:
         self._behind = {each: True for each, client in former.items() if there.get(each, _NOBODY) is not client}
 
     def _told(self) -> dict[str, Client | None]:
-        """Return the agent's picture: each client as it was told, or None if it has changed since."""
+        """Return the agent's picture: each client's record as it was sent, or None if it has changed since."""
         untold = {*self._snapshot[self._next :], *(each for each, told in self._behind.items() if not told)}
         changed = self._behind.keys() - untold
         there = self._visible.clients.items()

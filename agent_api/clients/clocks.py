@@ -17,7 +17,7 @@ from protocol.runtime.nats.connection import Connection
 PERIOD_SECONDS = 10.0
 FIRST_SECONDS = 1.0
 PING_SECONDS = 1.0
-ASKED = 3  # gateways; the middle one of them is believed
+ASKED = 3  # gateways per comparison; the middle one of their answers counts
 
 _pongs = msgspec.json.Decoder(GatewayPong)
 
@@ -40,7 +40,7 @@ class ClockWatch:
                 del self._gateways[gateway_id]
 
     async def run(self) -> None:
-        """Compare for ever: soon after the first gateway is known, then now and then."""
+        """Compare for ever: soon after the first gateway is known, then every ten seconds."""
         while True:
             await asyncio.sleep(PERIOD_SECONDS if await self.compare() else FIRST_SECONDS)
 
@@ -55,7 +55,7 @@ class ClockWatch:
     async def _skew(self, gateway_id: str) -> int | None:
         """Return this machine's lead over the deployment's clock as a gateway reports it, or None without a report."""
         sent = wall_ms()
-        with contextlib.suppress(BridgeError, nats.errors.Error, TimeoutError):  # another time, or another gateway
+        with contextlib.suppress(BridgeError, nats.errors.Error, TimeoutError):  # try again at the next comparison
             reply = await self._connection.request(subjects.gateway(gateway_id, "ping"), b"", PING_SECONDS)
             pong = codec.decode(_pongs, reply.data)
             ahead = skew_of(pong.at_ms - pong.skew_ms if pong.at_ms else 0, sent, wall_ms())

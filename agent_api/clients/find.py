@@ -1,4 +1,4 @@
-"""Searches in the mirror: all clients of a principal, one by its id, the only one that fits a query."""
+"""Searches in the mirror: the clients of a principal, and one client by its id."""
 
 import asyncio
 import heapq
@@ -25,7 +25,7 @@ class KnownClients(Protocol):
 
 
 def clients_of(known: KnownClients, principal: Principal) -> Mapping[str, Client]:
-    """Return the clients of the principal's tenant; raise `Unavailable` before the first list is there."""
+    """Return the clients of the principal's tenant. Raises `Unavailable` before the mirror's first list is complete."""
     if not known.filled.is_set():
         raise Unavailable("the list of clients has not been read yet; try again in a moment")
     return known.clients(principal.tenant)
@@ -66,7 +66,7 @@ def several_offer(
 
 
 def nobody_offers(target: str, action: str | None) -> UnknownCapability:
-    """Return the error that tells of a target without a client."""
+    """Return the error for a target that no client offers."""
     return UnknownCapability(f"no connected client that this token may use offers {_named(target, action)}")
 
 

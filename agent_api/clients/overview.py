@@ -15,7 +15,7 @@ from protocol import codec, subjects
 from protocol.discovery import Client, Query, fits
 from protocol.records import Offer
 
-MAX_OVERVIEW_BYTES = 256 * 1024  # one client more may be whole
+MAX_OVERVIEW_BYTES = 256 * 1024  # plus the rest of the client that exceeds it
 MAX_LOOKS = 500
 MAX_WRITTEN_BYTES = 8 * 1024 * 1024
 
@@ -32,12 +32,12 @@ class OverviewQuery(NamedTuple):
     after: str = ""
 
     def takes(self, offer: Offer) -> bool:
-        """Tell whether a capability is asked for."""
+        """Tell whether the query selects a capability."""
         return fits(offer, self.functions if offer.kind == "function" else self.components)
 
 
 class OverviewItem(NamedTuple):
-    """A capability as it is told: with `clientId`, and the actions of a component by their names."""
+    """A capability in an overview: with `clientId`, and a component's actions by name."""
 
     offer: Offer
     json: msgspec.Raw
@@ -47,7 +47,7 @@ Written = Callable[[Client], Sequence[OverviewItem]]
 
 
 class Overview:
-    """An overview in the making; `after` is the last client in it if others are left out."""
+    """An overview that is made in steps. `after` is its last client if others are left out."""
 
     def __init__(self, clients: Mapping[str, Client], wanted: OverviewQuery, written: Written) -> None:
         self.functions: list[msgspec.Raw] = []
@@ -61,7 +61,7 @@ class Overview:
         self._bytes = 0
 
     def look(self) -> bool:
-        """Look at some more clients; return whether the overview is made."""
+        """Add some more clients. Return whether the overview is complete."""
         some = list(islice(self._to_look_at, MAX_LOOKS))
         for client_id in some:
             client = self._clients.get(client_id)
@@ -70,7 +70,7 @@ class Overview:
         return len(some) < MAX_LOOKS
 
     def _take(self, client: Client) -> bool:
-        """Add a client's wanted capabilities; return whether there was room."""
+        """Add a client's wanted capabilities. Return whether there was room."""
         wanted = self._wanted.takes
         if client.record.is_detached or not any(map(wanted, client.capabilities.offers.values())):
             return True
@@ -87,14 +87,14 @@ class Overview:
 
 
 class WrittenCapabilities:
-    """The capabilities of clients as overviews tell them, written once for all agents while there is room."""
+    """A cache of clients' capabilities, encoded for overviews once for all agents while there is room."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Client, Sequence[OverviewItem]]] = {}
         self._bytes = 0
 
     def of(self, client: Client) -> Sequence[OverviewItem]:
-        """Return a client's capabilities, as far as this version can read them."""
+        """Return a client's capabilities, without those that this version cannot read."""
         key = subjects.client_key(client.record.tenant, client.record.client_id)
         found = self._known.get(key)
         if found is not None and found[0] is client:
@@ -109,7 +109,7 @@ class WrittenCapabilities:
         return items
 
     def clear(self) -> None:
-        """Forget all, because nobody asks any more."""
+        """Forget everything, because no agent watches any more."""
         self._known.clear()
         self._bytes = 0
 

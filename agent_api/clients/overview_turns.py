@@ -1,4 +1,4 @@
-"""Who may work on an overview: each agent on one at a time, and of all agents one after the other, a step each.
+"""Turns for making overviews: each agent makes one at a time, and all agents alternate, one step each.
 
 A step takes a few milliseconds of the event loop at most, and other work comes between two of them. So an agent that
 asks for overviews without end delays others' by a step, and their commands not at all.
@@ -21,7 +21,7 @@ class OverviewTurns:
 
     @contextlib.asynccontextmanager
     async def of(self, share: Share) -> AsyncIterator[asyncio.Lock]:
-        """Wait until the agent works on no other overview; give the lock to hold during a step."""
+        """Wait until the agent makes no other overview. Yield the lock to hold during each step."""
         agent = self._agents.get(share)
         if agent is None:
             agent = self._agents[share] = asyncio.Lock()

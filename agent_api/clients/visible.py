@@ -1,6 +1,6 @@
 """The clients that are visible to agents with the same limits, computed and kept once for all of them.
 
-Sans-I/O. It holds no trace of other clients, so that no list made from it can reveal them.
+Sans-I/O. It contains nothing about other clients, so that no list made from it can reveal them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,22 +23,22 @@ class Scope(NamedTuple):
 
 
 def scope_of(principal: Principal) -> Scope:
-    """Return the scope of a principal; all agents and administrators with the same limits share one."""
+    """Return the scope of a principal. Agents and administrators with the same limits have the same scope."""
     return Scope(principal.tenant, principal.users, principal.apps, principal.clients)
 
 
 class Observer(Protocol):
-    """Hears of changes among the visible clients."""
+    """Gets the changes among the visible clients."""
 
     def note(self, client_id: str, *, there: bool) -> None:
-        """Take the news that a client has changed, which was `there` before."""
+        """Note that a client has changed. `there`: it was visible before."""
 
 
 class VisibleClients:
     """The clients that one scope sees: `clients`, by id, as soon as it is `ready`."""
 
     def __init__(self, principal: Principal, client_ids: Iterable[str]) -> None:
-        """Begin with nothing; `client_ids` are all that the principal's tenant has now, to be looked at by `look()`."""
+        """Begin empty. `client_ids` are all clients of the principal's tenant, which `look()` then checks."""
         self.clients: dict[str, Client] = {}
         self.observers: set[Observer] = set()
         self.tenant = principal.tenant
@@ -49,18 +49,18 @@ class VisibleClients:
 
     @property
     def ready(self) -> bool:
-        """Whether all clients of the tenant have been looked at."""
+        """Whether all clients of the tenant have been checked."""
         return self._ready
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of all clients; one object for as long as none comes or goes."""
+        """The ids of all visible clients. It is the same object until one comes or goes."""
         if self._ids is None:
             self._ids = tuple(self.clients)
         return self._ids
 
     def look(self, clients: Mapping[str, Client]) -> None:
-        """Look at some more of those that there were in the beginning; `clients` are the tenant's as they are now."""
+        """Check some more of the initial clients. `clients` are the tenant's present ones."""
         some = list(islice(self._to_look_at, MAX_LOOKS))
         for client_id in some:
             self.change(client_id, clients.get(client_id))

@@ -1,4 +1,4 @@
-"""The mirror's changes for all sockets that watch capabilities. The sockets share everything that is alike.
+"""Passes the mirror's changes to all sockets that watch capabilities.
 
 Agents with the same limits share their visible clients, and each record is encoded once for all of them.
 """
@@ -21,7 +21,7 @@ MAX_ENCODED_BYTES = 8 * 1024 * 1024
 
 
 class ClientWatch:
-    """One agent's picture, and the news that there is something to tell of it."""
+    """One agent's picture of its clients, and the event that wakes its sender."""
 
     def __init__(self, changes: ClientChanges, visible: VisibleClients, scope: Scope) -> None:
         self.changes = changes
@@ -36,7 +36,7 @@ class ClientWatch:
         return self.scope.tenant
 
     def note(self, client_id: str, *, there: bool) -> None:
-        """Take the news that a client, which was or was not `there` before, has changed."""
+        """Note that a client has changed. `there`: it was visible before."""
         self.changes.note(client_id, there=there)
         self.news.set()
 
@@ -49,7 +49,7 @@ class ClientWatch:
 
 
 class ClientWatches:
-    """All watches of a process. `observe` must hear all of the mirror's news."""
+    """All watches of a process. `observe` must get all of the mirror's changes."""
 
     def __init__(self) -> None:
         self.written = WrittenCapabilities()
@@ -59,14 +59,14 @@ class ClientWatches:
         self._encoded_bytes = 0
 
     def observe(self, key: str, before: ReplicaEntry | None, after: ReplicaEntry | None) -> None:
-        """Take a piece of the mirror's news."""
+        """Take a change from the mirror."""
         address = subjects.parse_key(key) if self._by_scope else None
         if address is not None:
             for visible in self._by_scope.get(address.tenant, {}).values():
                 visible.change(address.client_id, after.client if after else None)
 
     def open(self, principal: Principal, client_ids: Iterable[str]) -> ClientWatch:
-        """Begin a watch with a picture of nothing; `client_ids` are all that the principal's tenant has now."""
+        """Begin a watch with an empty picture. `client_ids` are all clients of the principal's tenant."""
         scope = scope_of(principal)
         visible = self._visible(scope, principal, client_ids)
         watch = ClientWatch(ClientChanges(visible, self._encode), visible, scope)
@@ -74,7 +74,7 @@ class ClientWatches:
         return watch
 
     def change_principal(self, watch: ClientWatch, principal: Principal, client_ids: Iterable[str]) -> None:
-        """Go on with a renewed token's limits; `client_ids` are all that the principal's tenant has now."""
+        """Apply a fresh token's limits. `client_ids` are all clients of the principal's tenant."""
         scope = scope_of(principal)
         if scope == watch.scope:
             return

@@ -1,4 +1,4 @@
-"""How much this process takes on at once, and the end of taking on when it drains."""
+"""Admission control: bounds the commands in flight of this process, and refuses new ones while it drains."""
 
 import asyncio
 import contextlib
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Admission:
-    """Commands under way: their number, the bytes of their bodies, and whether new ones are taken.
+    """The commands in flight. Their number and the bytes of their bodies are bounded.
 
-    Both have one capacity, in bytes: a command counts as its body and `max_bytes / max_commands`. So the number is
-    bounded even if all bodies are empty. A piece stands for the commands of one request.
+    One capacity in bytes bounds both: a command counts as its body plus `max_bytes / max_commands`. So the number is
+    bounded even if all bodies are empty. A piece holds the commands of one request.
     """
 
     def __init__(self, max_commands: int = MAX_COMMANDS, max_bytes: int = MAX_BYTES) -> None:
@@ -30,9 +30,9 @@ class Admission:
         self._idle.set()
 
     def admit(self, holder: Holder, body_bytes: int = 0, commands: int = 1, give_back: GiveBack | None = None) -> Piece:
-        """Take commands on, each with so many bytes; raise `Unavailable` while draining, `Overloaded` without room.
+        """Admit commands of `size` bytes each. Raises `Unavailable` while draining, `Overloaded` if there is no room.
 
-        With `give_back` the piece can be given back until it is kept. Keep it before the command is sent.
+        With `give_back` another user can reclaim the piece until it is kept. Keep it before the command is sent.
         """
         if self.draining:
             raise Unavailable("this process is shutting down; try again in a moment")
@@ -53,7 +53,7 @@ class Admission:
         return {"commandsInFlight": self.commands, "sharesUsedPercent:commands": self._shares.used_percent}
 
     def release(self, piece: Piece, commands: int = 1) -> None:
-        """Commands that were admitted have their answers, or were given back."""
+        """Release the piece of commands that have their answers, or that were reclaimed."""
         piece.release()
         self.commands -= commands
         if not self.commands:
@@ -61,7 +61,7 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def draining_after(self, drain_seconds: float, give_up: Callable[[], None]) -> AsyncIterator[None]:
-        """At the orderly end take no more, and wait for commands under way; `give_up` when that has taken too long."""
+        """On a regular exit drain. Call `give_up` if commands are still in flight after the wait."""
         yield
         try:
             async with asyncio.timeout(drain_seconds):
@@ -71,6 +71,6 @@ class Admission:
             give_up()
 
     async def drain(self) -> None:
-        """Take no more, and wait for those under way."""
+        """Admit no more commands, and wait for those in flight."""
         self.draining = True
         await self._idle.wait()

@@ -24,7 +24,7 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, address: ClientAddress, command: CommandRequest, ask: Send | None = None) -> CommandResponse:
-        """Send to one client, with `ask` if it is given. An error in place of an answer is recorded.
+        """Send to one client, with `ask` if it is given. If an error comes instead of an answer, record it.
 
         Raises as `ask` does, and `ClientNotFound` for a malformed id.
         """
@@ -35,7 +35,7 @@ class Attempts:
 
     @contextlib.contextmanager
     def recorded(self, command: CommandRequest, client_id: str | None = None) -> Iterator[None]:
-        """Record an error that ends this as `failed()` does."""
+        """Record an error that leaves the block, as `failed()` does."""
         started = self._loop.time()
         try:
             yield
@@ -46,14 +46,14 @@ class Attempts:
     def failed(
         self, error: Exception, command: CommandRequest, client_id: str | None = None, duration_seconds: float = 0.0
     ) -> None:
-        """Record an error, unless that has been done; an id that no client can have stays out of the record."""
+        """Record an error, unless it is recorded already. A malformed client id is left out of the record."""
         if not self._is_recorded(error, client_id):
             self._recorded.append((error, client_id))
             whose = client_id if client_id is not None and is_token(client_id) else None
             self._command_audit.refused(error, self.principal, command, whose, duration_seconds)
 
     def refused(self, error: BridgeError, command: CommandRequest, client_id: str) -> CommandResponse:
-        """Record that a client could not be reached, and return the response that says so."""
+        """Record that a client could not be reached, and return the error as a response."""
         assert command.request_id is not None
         self._command_audit.refused(error, self.principal, command, client_id)
         return failure(command.request_id, error, client_id)
@@ -61,10 +61,10 @@ class Attempts:
     def remembered(
         self, response: CommandResponse, command: CommandRequest, duration_seconds: float = 0.0
     ) -> CommandResponse:
-        """Record an answer that no gateway gave, for it was remembered, and return it."""
+        """Record and return an answer that came from the stored entry of a key, not from a gateway."""
         self._command_audit.answered(response, self.principal, command, duration_seconds)
         return response
 
     def _is_recorded(self, error: Exception, client_id: str | None) -> bool:
-        """Tell whether an error was recorded for this client, or, for None, for any; several may share one object."""
+        """Tell whether an error was recorded for this client, or with None for any. Clients may share one object."""
         return any(known is error and client_id in (None, whose) for known, whose in self._recorded)

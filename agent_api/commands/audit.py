@@ -20,7 +20,7 @@ class CommandTarget(NamedTuple):
 
 
 class CommandAudit:
-    """Records outcomes, if there is an audit log. A caller without a good token has no tenant and is only counted."""
+    """Records outcomes, if there is an audit log. Callers without a good token have no tenant and are only counted."""
 
     def __init__(self, trail: AuditLog | None = None, *, with_parameters: bool = False) -> None:
         self._trail = trail
@@ -28,7 +28,7 @@ class CommandAudit:
         self._unauthenticated = 0
 
     def unauthenticated(self) -> None:
-        """Count a request for which no good token spoke."""
+        """Count a request without a good token."""
         self._unauthenticated += 1
 
     def refused(
@@ -55,9 +55,9 @@ class CommandAudit:
     def answered(
         self, response: CommandResponse, caller: Principal, command: CommandRequest, duration_seconds: float = 0.0
     ) -> None:
-        """Record an answer that no gateway gave: an outcome that was remembered, above all.
+        """Record an answer that came from no gateway, such as the stored outcome of a key.
 
-        The record has left when this returns, so that no answer over HTTP overtakes it.
+        The record is written to NATS when this returns, so that no answer over HTTP overtakes it.
         """
         if self._trail is None:
             return

@@ -1,7 +1,7 @@
-"""One command to several clients: collects the answers, knows when they suffice, reports them.
+"""One command to several clients: collects the answers until there are enough.
 
-A partial failure is data: every client has its response. The response is an error if the client could not be reached,
-did not answer in time, or was cancelled because enough others had succeeded.
+A partial failure is no error of the whole: every client has its own response. It is an error if the client could not be
+reached, did not answer in time, or was cancelled because enough others had succeeded.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ class Gathered(msgspec.Struct, frozen=True):
 
 
 class Gathering:
-    """The answers so far. Sans-I/O: takes each as it comes and says when there are enough.
+    """The answers so far. Sans-I/O.
 
-    `max_bytes` bounds them, and so does `hold`, which counts them among all that this process holds for the caller.
+    `max_bytes` bounds them. `hold` counts them against the caller's share of the process's memory.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Gathering:
         return self._successes >= self._need
 
     def take(self, client_id: str, response: CommandResponse) -> None:
-        """Take a client's answer; one that makes the whole too large is replaced by an error."""
+        """Take a client's answer. If all together become too large, replace it by an error."""
         response = msgspec.structs.replace(response, client_id=client_id)
         answer = codec.encode(response)
         try:
@@ -74,7 +74,7 @@ class Gathering:
         try:
             self._hold(size)
         except Overloaded as exc:
-            sentence = "the answer came, but too much is held for you already; send fewer commands at once"
+            sentence = "the answer came, but your share of memory is used up; send fewer commands at once"
             raise PayloadTooLarge(sentence, details=exc.details) from exc
         self._room -= size
 
@@ -102,8 +102,7 @@ async def gather(
 ) -> Gathered:
     """Send a command to all these clients at once, and return when all have answered or `need` have succeeded.
 
-    Commands that still wait then are cancelled; if this call is cancelled, all of them are. Malformed ids are left to
-    `send`.
+    Commands that still wait then are cancelled. If this call is cancelled, all commands are. `send` checks the ids.
     """
     assert command.request_id is not None
     gathering = Gathering(client_ids, command.request_id, need, max_bytes, hold)
@@ -123,7 +122,7 @@ async def gather(
 async def answer_of(
     send: Callable[[CommandRequest], Awaitable[CommandResponse]], command: CommandRequest, client_id: str
 ) -> CommandResponse:
-    """Return a client's answer, or the error in its place. An unexpected exception goes to the log."""
+    """Return a client's answer, or its error as one. An unexpected exception is logged."""
     assert command.request_id is not None
     try:
         return await send(command)

@@ -1,4 +1,4 @@
-"""Orders under an idempotency key: replayed from the stored entry, joined if in flight, else sent.
+"""Orders with an idempotency key: answered from the stored entry, joined to the one in flight, or sent.
 
 The gateway makes sure that a command is executed at most once. This module reads the entry first, for two reasons: an
 outcome can be replayed after the client or its gateway is gone, and an order that names no client keeps the client
@@ -49,7 +49,7 @@ class KeyedOrders:
     async def _send_to_one(
         self, attempts: Attempts, address: ClientAddress, command: CommandRequest
     ) -> CommandResponse:
-        """Send to one of several clients; the key is made its own, for a key names one execution."""
+        """Send to one of several clients under a key derived for it, because a key stands for one execution."""
         assert command.idempotency_key is not None
         key = f"{address.client_id}:{command.idempotency_key}".encode()
         command = replace(command, idempotency_key=hashlib.sha256(key).hexdigest())
@@ -57,9 +57,9 @@ class KeyedOrders:
             return await self._send_once(Order(address.client_id, command), attempts)
 
     async def _send_once(self, order: Order, attempts: Attempts) -> CommandResponse:
-        """Send, or answer from the entry; repeat while that is undecided.
+        """Send, or answer from the entry. Repeat while a request with the same key makes the result undecided.
 
-        Raises `DeadlineExceeded` if twins came and went until the deadline.
+        Raises `DeadlineExceeded` if it is still undecided at the deadline.
         """
         key, deadline, pause = _key(order, attempts), self._deadline(order), FIRST_PAUSE_SECONDS
         stored = await self._store.read(key)
@@ -84,7 +84,7 @@ class KeyedOrders:
     async def _again(
         self, order: Order, attempts: Attempts, entry: IdempotencyEntry, deadline: float
     ) -> CommandResponse:
-        """Answer an order whose key was used."""
+        """Answer an order with a used key."""
         _require_same(order, entry)
         entry.require_visible(attempts.principal)
         with attempts.recorded(order.command, entry.client_id):
@@ -122,16 +122,17 @@ class KeyedOrders:
             return attempts.remembered(response, command, self._loop.time() - started)
 
     async def _kept(self, order: Order, attempts: Attempts, deadline: float, lost: ClientLost) -> IdempotencyEntry:
-        """Return the ended entry of a lost command; raise `lost` if there is none.
+        """Return the ended entry of a lost command. Raises `lost` if there is none.
 
-        If the order names no client, a twin may have been executed at another client: that is its outcome, too.
+        If the order names no client, a twin (a request with the same key) may have been executed at another client. Its
+        outcome is the answer, too.
         """
         try:
             ended = await self._end(_key(order, attempts), deadline)
             if ended is None:
                 raise lost
             _require_same(order, ended)
-        except (Unavailable, Conflict):  # of which the first would say that nothing was executed
+        except (Unavailable, Conflict):  # `Unavailable` means "certainly not executed", which is not known here
             raise lost from None
         ended.require_visible(attempts.principal)
         return ended
@@ -139,7 +140,7 @@ class KeyedOrders:
     async def _unreached(
         self, order: Order, attempts: Attempts, deadline: float, error: BridgeError, client_id: str
     ) -> CommandResponse:
-        """Wait for the outcome of a command whose client cannot be reached; it is `client_lost` if its gateway is gone.
+        """Wait for the outcome of a command with an unreachable client: `client_lost` if its gateway is gone.
 
         Returns `error` if the key is free again, because then nothing was executed. Raises `DeadlineExceeded` at the
         deadline.
@@ -150,7 +151,7 @@ class KeyedOrders:
         return attempts.remembered(ended.answer(order.request_id), order.command)
 
     async def _end(self, key: str, deadline: float) -> IdempotencyEntry | None:
-        """Wait for the end of a key's entry, and write the end if its gateway is gone. Returns None if the key is free.
+        """Wait for the end of a key's entry, and write `client_lost` if its gateway is gone. None: the key is free.
 
         Raises `DeadlineExceeded` if the entry is still in flight then.
         """
@@ -172,7 +173,7 @@ class KeyedOrders:
     def _with_time_left(self, order: Order, deadline: float) -> Order:
         remaining_ms = round((deadline - self._loop.time()) * 1000)
         if remaining_ms <= 0:
-            raise DeadlineExceeded("twins of the command were in its way until its time was up; it was not executed")
+            raise DeadlineExceeded("other requests with this key delayed it until its deadline; it was not executed")
         return replace(order, command=replace(order.command, timeout_ms=remaining_ms))
 
 
@@ -182,21 +183,22 @@ def _key(order: Order, attempts: Attempts) -> str:
 
 
 def _require_same(order: Order, entry: IdempotencyEntry) -> None:
-    """Raise `Conflict` if the entry is another command's, or its client is not of the user or app that `match` names.
+    """Raise `Conflict` if the entry is for another command, or if its client has not the user or app in `match`.
 
-    The entry keeps no metadata, so the metadata in `match` is not compared.
+    The entry has no metadata, so metadata in `match` is not compared.
     """
     entry.require_same(content_of(order.command), order.client_id)
     query = order.any.query if order.any is not None else Query()
     if query.user not in (None, entry.user) or query.app not in (None, entry.app):
-        raise Conflict("this idempotency key was used for a client that `match` does not mean; use another key")
+        raise Conflict("this idempotency key was used for a client that `match` does not select; use another key")
 
 
 def _is_undecided(outcome: CommandResponse, stored: StoredEntry) -> bool:
-    """Tell whether another try may do better for an order that names no client, which was sent in view of `stored`.
+    """Tell whether to try an order without a client again, after it was sent on the basis of the entry `stored`.
 
-    A gateway refuses it before the entry of a twin that means another client can be read, and that twin may free the
-    key yet. So may the one that it followed to a client which refused them both.
+    A twin (a request with the same key) may have reserved the key for another client, and this order's gateway refused
+    it before the twin's entry could be read. The twin may still free the key. The same holds if this order followed a
+    twin to a client that refused both.
     """
     if outcome.error is None:
         return False

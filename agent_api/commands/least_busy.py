@@ -1,12 +1,12 @@
-"""Chooses the least busy of several clients, as far as this process knows. Sans-I/O: takes facts and the time.
+"""Chooses the least busy of several clients, from this process's own view. Sans-I/O.
 
-A client's load is the number of commands that this process has in flight to it, and the way the last ones ended; other
-agent APIs have their own view. Errors that an agent causes itself (its own limits, a short timeout) count for that
-agent alone, so that no agent steers the commands of others. Gateways do not report loads, because a herd of callers
-would follow each report. Of more than eight candidates, eight are drawn at random: that spreads commands nearly as
-evenly and costs the same for any number.
+A client's load is the number of commands that this process has in flight to it, and the errors of the last ones. Other
+agent APIs have their own view. Gateways do not report loads, because all callers would follow each report at once.
+Errors that an agent causes itself (its own limits, a short timeout) count for that agent alone, so that no agent can
+steer the commands of others. Of more than eight candidates, eight are drawn at random, which spreads commands nearly as
+evenly at a constant cost.
 
-Among one user's sessions the visible one goes first, because a command should happen before the user's eyes.
+Of one user's sessions the visible one is chosen first, so that the user sees the effect of a command.
 """
 
 import random
@@ -19,10 +19,10 @@ from protocol.runtime.clients.replica import ReplicaEntry
 from protocol.subjects import ClientAddress, parse_key
 
 LOOKED_AT = 8
-SESSIONS_LOOKED_AT = 64  # of one user: all, of a person
+SESSIONS_LOOKED_AT = 64  # of one user, more than a person has
 MAX_REMEMBERED = 1000
-TELLING_TIMEOUT_MS = 2000  # given less, that a client has not answered may be the command's fault
-# For so many seconds after such an end, a client is chosen only if there is no other.
+TELLING_TIMEOUT_MS = 2000  # below it a time-out may be the command's fault, not the client's
+# Seconds after such an error in which a client is chosen only if there is no other.
 AVOID_SECONDS = {
     Code.RATE_LIMITED.value: 1.0,
     Code.OVERLOADED.value: 1.0,
@@ -46,7 +46,7 @@ class Ask(NamedTuple):
 
 
 class LeastBusy:
-    """Chooses clients and remembers their turns. `observe` must hear the mirror's news."""
+    """Chooses clients and remembers when each was chosen. `observe` must get the mirror's changes."""
 
     def __init__(self) -> None:
         self._turn = 0
@@ -63,7 +63,7 @@ class LeastBusy:
         in_flight: InFlight,
         now: float,
     ) -> Client | None:
-        """Return the client whose turn it is among `ids`, or None if all were tried.
+        """Return the best client among `ids`, or None if all were tried.
 
         `in_flight` returns the number of commands in flight to a client; `now` is in seconds.
         """
@@ -82,7 +82,7 @@ class LeastBusy:
         in_flight: InFlight,
         now: float,
     ) -> Client | None:
-        """Return the session that its user sees, or saw last. If none reports that, return as `choose()` does."""
+        """Return the session that its user sees now, or saw last. If no session reports that, choose as `choose()`."""
         looked_at = ids if len(ids) <= SESSIONS_LOOKED_AT else self._random.sample(ids, SESSIONS_LOOKED_AT)
         found = [clients[client_id] for client_id in looked_at if client_id not in tried]
         if all(client.record.focused_at is None for client in found):
@@ -100,7 +100,7 @@ class LeastBusy:
         return chosen
 
     def ended(self, client: Client, ask: Ask, error: ErrorBody, now: float) -> None:
-        """Note that a command which this chose ended with an error."""
+        """Note that a command to a chosen client ended with an error."""
         seconds = AVOID_SECONDS.get(error.code)
         if seconds is None:
             return
@@ -109,14 +109,14 @@ class LeastBusy:
             self._avoided[who] = now + seconds
 
     def observe(self, key: str, before: ReplicaEntry | None, after: ReplicaEntry | None) -> None:
-        """Take a piece of the mirror's news: forget a client that is gone."""
+        """Take a change from the mirror: forget a client that is gone."""
         address = parse_key(key) if after is None else None
         if address is not None:
             self._wakeups.pop(address, None)
             self._avoided.pop(address, None)
 
     def _rank(self, client: Client, ask: Ask, in_flight: InFlight, now: float) -> _Rank:
-        """Return a sort key, the better choice first: sound, connected, least busy, longest not chosen."""
+        """Return a sort key, best first: without recent errors, connected, least busy, longest not chosen."""
         address = _address(client)
         avoided = bool(self._avoided) and any(self._avoided.get(who, 0.0) > now for who in _all_of(client, ask))
         return avoided, client.record.state != "active", in_flight(address), self._wakeups.get(address, 0)
@@ -146,14 +146,14 @@ def _told_of(client: Client, ask: Ask, error: ErrorBody) -> list[_Who]:
             return [for_agent]
         case Code.TIMEOUT if ask.timeout_ms < TELLING_TIMEOUT_MS:
             return [for_agent]
-        case Code.UNAVAILABLE:  # which gateways say of all that they hold
+        case Code.UNAVAILABLE:  # a draining gateway answers it for all its clients
             return [whole_client, its_gateway]
         case _:
             return [whole_client]
 
 
 def _all_of(client: Client, ask: Ask) -> tuple[_Who, _Who, _Who, _Who, _Who]:
-    """Return all that avoiding a client may be remembered under: it, its gateway, one of its targets, for one agent."""
+    """Return the keys under which a client may be avoided: itself, its gateway, a target; for one agent or for all."""
     address, gateway_id = _address(client), client.record.gateway_id
     agent = (address.tenant, ask.sub)
     return address, gateway_id, (address, ask.target), (address, agent), (gateway_id, agent)

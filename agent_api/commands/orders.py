@@ -19,7 +19,7 @@ _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which clients are meant, as discovery filters them. A `null` is refused: it would be everybody's command."""
+    """Selects clients, with the same filters as discovery. `null` is refused, because it would select everybody."""
 
     user: str | msgspec.UnsetType = msgspec.UNSET
     app: str | msgspec.UnsetType = msgspec.UNSET
@@ -44,7 +44,7 @@ class CommandBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
 
 
 class CommandResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """The application's answer. `durationMs` is counted at the gateway."""
+    """The application's answer. `durationMs` is the time at the gateway."""
 
     success: bool = True
     request_id: str
@@ -54,9 +54,9 @@ class CommandResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class Scatter(msgspec.Struct, frozen=True):
-    """Several clients at once: those that are named, or those that offer the target and that `query` selects.
+    """Several clients at once: the named ones, or those that offer the target and are selected by `query`.
 
-    `need` is how many successes are enough; None asks for every answer.
+    `need` is the number of successes that is enough. None waits for every answer.
     """
 
     client_ids: tuple[str, ...] | None
@@ -65,18 +65,17 @@ class Scatter(msgspec.Struct, frozen=True):
 
 
 class AnyOf(msgspec.Struct, frozen=True):
-    """One of the clients that offer the target and that `query` selects, of one user's or `across_users`."""
+    """One of the clients that offer the target and are selected by `query`, of one user or `across_users`."""
 
     query: Query = Query()
     across_users: bool = False
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A command that may be sent: checked, with an id and with a timeout.
+    """A checked command, with an id and a timeout.
 
-    If `client_id` is None, `scatter` says which clients are meant, or `any` among which one is chosen. If all are None,
-    the only client that offers the target is meant. If its id is the caller's own, the command has a
-    `caller_request_id`.
+    It goes to the client `client_id`, or to the clients of `scatter`, or to one of `any`. If all three are None, it
+    goes to the only client that offers the target. If the caller chose the id, that is the `caller_request_id`.
     """
 
     client_id: str | None
@@ -86,7 +85,7 @@ class Order(msgspec.Struct, frozen=True):
 
     @property
     def request_id(self) -> str:
-        """The id under which the caller will know the answer."""
+        """The id by which the caller knows the command."""
         assert self.command.request_id is not None
         return self.command.request_id
 
@@ -109,7 +108,7 @@ def read_order(
 
 
 def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) -> Order:
-    """Return a body's order. Raises `InvalidRequest`; malformed client ids are left to the sending."""
+    """Return the order in a body. Raises `InvalidRequest`. A malformed client id is found when the order is sent."""
     any_of = scatter = None
     if (
         body.client_ids is not None
@@ -138,7 +137,7 @@ def order_of(body: CommandBody, default_timeout_ms: int, max_timeout_ms: int) ->
 
 
 def write_result(response: CommandResponse, client_id: str) -> bytes:
-    """Return the body of a command that went well."""
+    """Return the response body of a command that succeeded."""
     result = response.result if isinstance(response.result, msgspec.Raw) else NULL
     return codec.encode(
         CommandResult(
@@ -148,7 +147,7 @@ def write_result(response: CommandResponse, client_id: str) -> bytes:
 
 
 def _whom(body: CommandBody) -> tuple[AnyOf | None, Scatter | None]:
-    """Return the targets of a body that names no single client: one of some, or several."""
+    """Return the clients of a body that names no single one: one of several, or all of several."""
     _require_one_way(body)
     if body.any:
         return AnyOf(_query(body.match or Match()), body.across_users), None
@@ -161,7 +160,7 @@ def _whom(body: CommandBody) -> tuple[AnyOf | None, Scatter | None]:
 
 
 def _require_one_way(body: CommandBody) -> None:
-    """Raise `InvalidRequest` for fields that contradict each other; `match` goes with `any`, to choose among those."""
+    """Raise `InvalidRequest` for fields that contradict each other. Only `match` and `any` may be combined."""
     ways = {
         "clientId": body.client_id is not None,
         "any": body.any,
@@ -188,7 +187,7 @@ def _check_client_ids(client_ids: list[str]) -> None:
 def require_askable(field: str, count: int) -> None:
     """Raise `InvalidRequest` if a field names more clients than may be asked at once."""
     if count > MAX_ASKED:
-        raise InvalidRequest(f"`{field}`: {count} clients are meant, but at most {MAX_ASKED} can be asked at once")
+        raise InvalidRequest(f"`{field}`: {count} clients are selected, but at most {MAX_ASKED} can be asked at once")
 
 
 def _query(match: Match) -> Query:
@@ -201,12 +200,12 @@ def _need(gather: str | float | None) -> int | None:
     if isinstance(gather, int | float):
         if gather != int(gather):
             raise InvalidRequest("`gather`: must be `first`, `all` or a whole number from 1")
-        return int(gather)  # JSON tells 2 and 2.0 not apart
+        return int(gather)  # 2 and 2.0 are the same number in JSON
     return 1 if gather == "first" else None
 
 
 def _timeout_ms(body: CommandBody, default_ms: int, max_ms: int) -> int:
-    """Return the timeout: the body's before the command's before the default, never above the maximum."""
+    """Return the timeout of the body, else of the command, else the default. It is cut to the maximum."""
     wanted = body.timeout_ms if body.timeout_ms is not None else body.command.timeout_ms
     if wanted is None:
         return default_ms

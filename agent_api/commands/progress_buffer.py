@@ -1,9 +1,9 @@
-"""Progress that a reader has been too slow for: so much is kept and no more, the newest at all events.
+"""Keeps progress for a slow reader, bounded in bytes. The newest progress is always kept.
 
-Applications put up to 16 KB into a piece of progress, and an agent may have hundreds of commands at a hundred clients
-each: a bound on the number for each command would bound little. All buffers of a process are bounded by the shares of
-admission, which counts 26 KB for each command at each client: a streamed command keeps no more than that, and a socket
-one piece for each command and client.
+A progress message may have 16 KB, and an agent may have hundreds of commands at a hundred clients each, so a bound on
+messages per command would not be enough. The shares of admission bound all buffers of a process, because they count 26
+KB for each command at each client: a streamed command keeps no more than that, and a socket keeps one message for each
+command and client.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class ProgressBuffer(Generic[K, V]):
         return len(self._buffered)
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Hold a value of `size` bytes in place of the former one under its key; drop the oldest above the bound."""
+        """Replace the value of a key by one of `size` bytes. Drop the oldest values above the bound."""
         self.drop(key)
         self._buffered[key] = value, size
         self._bytes += size
@@ -41,7 +41,7 @@ class ProgressBuffer(Generic[K, V]):
             self._pop(key)
 
     def pop_oldest(self) -> V:
-        """Return the oldest value, and hold it no more."""
+        """Remove and return the oldest value."""
         return self._pop(next(iter(self._buffered)))
 
     def take(self, wanted: Callable[[K], bool]) -> list[V]:
@@ -60,6 +60,6 @@ class ProgressBuffer(Generic[K, V]):
 
 
 def size_of(message: ProgressMessage) -> int:
-    """Return the approximate bytes of a piece of progress: its open fields, which the application fills."""
+    """Return the approximate bytes of a progress message: those of the fields that the application fills."""
     data = memoryview(message.data) if message.data else b""
     return len(data) + len((message.message or "").encode())

@@ -1,4 +1,4 @@
-"""Sends a checked order, whichever way it came in, to the clients that it means."""
+"""Sends a checked order, from HTTP, a socket or MCP, to its clients."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ class SendsKeyed(Protocol):
 
 
 class Sender:
-    """Sends orders. With authentication off a token is any text, which has no business in a NATS header."""
+    """Sends orders. With authentication off no token is sent, because it could be any text in a NATS header."""
 
     def __init__(
         self,
@@ -61,12 +61,13 @@ class Sender:
     def send(
         self, order: Order, principal: Principal, token: str | None, heard: OnClientProgress | None = None
     ) -> Coroutine[Any, Any, CommandResponse | Gathered]:
-        """Return the sending of an order, to be awaited; a cancelled one cancels its commands.
+        """Return a coroutine that sends an order. If it is cancelled, it cancels its commands.
 
-        The result is one client's response, which names the client and may be an error, or the responses of several. It
-        raises as `Caller.call`, `Targets.send` and `KeyedOrders.send` do, `ClientNotFound` for a malformed id, and
-        `DeadlineExceeded` if the order lay in a buffer past its deadline. `heard` is called with a client's id and its
-        progress; it must not wait.
+        Its result is the response of one client, which may be an error, or the responses of several. `heard` is called
+        with a client's id and its progress; it must not wait.
+
+        The coroutine raises as `Caller.call`, `Targets.send` and `KeyedOrders.send` do, `ClientNotFound` for a
+        malformed id, and `DeadlineExceeded` if the deadline passed before the order was sent.
         """
         if order.client_id is not None and not is_token(order.client_id):
             return self._refuse(order, principal, ClientNotFound())
@@ -83,7 +84,7 @@ class Sender:
     # --- each with its audit record: the gateway writes it if it answered, else this process ---
 
     async def _refuse(self, order: Order, principal: Principal, error: BridgeError) -> CommandResponse:
-        """Refuse an order before anybody is asked. The id stays out of the record, since it may be none."""
+        """Refuse an order before it is sent. The client id is left out of the record, because it may be malformed."""
         self.audit.refused(error, principal, order.command)
         raise error
 
@@ -95,7 +96,7 @@ class Sender:
         address: ClientAddress,
         command: CommandRequest,
     ) -> CommandResponse:
-        """Send to the one client that is named; an error instead of an answer is recorded."""
+        """Send to the one named client. If an error comes instead of an answer, record it."""
         started = self._loop.time()
         try:
             return await self._call(token, heard, address, command)
@@ -132,8 +133,8 @@ class Sender:
     ) -> CommandResponse:
         """Send a command under a request id of its own, and return the answer under the caller's.
 
-        A caller may use one id for several commands, through several agent APIs: for twins under one key, or one after
-        the other. With ids of our own, each is probed and cancelled by itself, and no outcome is taken for another's.
+        A caller may use one id for several commands, at several agent APIs, at once under one idempotency key or one
+        after the other. With our own ids, each command is probed and cancelled by itself, and outcomes stay apart.
         """
         assert command.request_id is not None
         sent = replace(command, request_id=new_request_id(), caller_request_id=command.request_id)

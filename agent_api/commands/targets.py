@@ -1,8 +1,8 @@
 """Finds the clients of an order that names no single one, and sends to them. No HTTP.
 
-Every way into this process takes a `CommandBody`, which `orders.order_of` checks, and hands the order to
-`send.Sender.send`, which asks here. `send(address, command)` sends to one client and returns its answer; to
-cancel, cancel the call: every command that still waits is cancelled.
+Every transport decodes a `CommandBody`, checks it with `orders.order_of`, and passes the order to `send.Sender.send`,
+which comes here. `send(address, command)` sends to one client and returns its answer. If the call is cancelled, all
+waiting commands are.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from protocol.shares import Piece
 from protocol.subjects import ClientAddress
 
 MAX_TRIES = 4
-# After these the command was certainly not executed, and another client may do better.
+# After these errors the command was certainly not executed, and another client may succeed.
 SKIPPED = {
     Code.RATE_LIMITED.value,
     Code.OVERLOADED.value,
@@ -38,10 +38,10 @@ _STALE = {Code.CLIENT_NOT_FOUND.value, Code.UNKNOWN_CAPABILITY.value}
 
 
 class Targets:
-    """Sends orders to the clients that they mean.
+    """Sends orders to clients that are chosen here.
 
-    `candidates` and `least_busy` must hear all changes of the mirror `known`. `in_flight` returns the number of
-    commands in flight to a client; `max_bytes` bounds the answers of several clients together.
+    `candidates` and `least_busy` must get all changes of the mirror `known`. `in_flight` returns the number of commands
+    in flight to a client. `max_bytes` bounds the answers of several clients together.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Targets:
     async def send(self, order: Order, principal: Principal, send: Send) -> CommandResponse | Gathered:
         """Send an order and return its outcome.
 
-        Raises as `send` does for a single client; `AmbiguousClient` or `UnknownCapability` if not exactly one fits;
-        `InvalidRequest` with the number if too many are meant; `Overloaded` if this process has no room; `Unavailable`
+        Raises as `send` does for a single client; `AmbiguousClient` if several clients fit; `UnknownCapability` if none
+        does; `InvalidRequest` with the number if too many fit; `Overloaded` if this process has no room; `Unavailable`
         before the mirror is filled, and while lost clients that offered the target are expected back.
         """
         if order.scatter is not None:
@@ -88,7 +88,7 @@ class Targets:
         return found[0]
 
     def _nobody(self, command: CommandRequest, principal: Principal, query: Query) -> BridgeError:
-        """Return the error that tells why nobody is there for a command."""
+        """Return the error for a command without a client."""
         target, action = command.target, command.action
         if self._known.lost.offered(principal, target, action, query, self._loop.time()):
             return were_lost(target, action)
@@ -99,7 +99,7 @@ class Targets:
     async def _to_any(
         self, command: CommandRequest, any_of: AnyOf, principal: Principal, send: Send
     ) -> CommandResponse:
-        """Send to one client. If it certainly did not execute the command, try the next one, within bounds."""
+        """Send to one client. If it certainly did not execute the command, try another one, within bounds."""
         assert command.timeout_ms is not None
         deadline = self._loop.time() + command.timeout_ms / 1000
         tried: set[str] = set()
@@ -117,9 +117,9 @@ class Targets:
         return _last(command, response)
 
     def _next(self, command: CommandRequest, any_of: AnyOf, principal: Principal, tried: set[str]) -> Client | None:
-        """Choose among one user's sessions, or the least busy of all users' if the caller says that this may be.
+        """Choose one user's session, or with `across_users` the least busy session of all users.
 
-        Raises `AmbiguousClient` if several users' are meant without that.
+        Raises `AmbiguousClient` if sessions of several users fit and the caller does not allow that.
         """
         clients = clients_of(self._known, principal)
         ids, of_one_user = self._candidates.among(clients, principal, command.target, command.action, any_of.query)
@@ -142,7 +142,7 @@ class Targets:
     # --- several ---
 
     async def _scatter(self, order: Order, scatter: Scatter, principal: Principal, send: Send) -> Gathered:
-        """Ask all clients that fit. One command has been admitted already; the others are admitted here."""
+        """Send to all fitting clients. One command is admitted already. The others are admitted here."""
         client_ids = scatter.client_ids or self._matching(order.command, scatter, principal)
         others = len(client_ids) - 1
         limits = (scatter.need, self._max_bytes)
@@ -153,7 +153,7 @@ class Targets:
 
     @contextlib.contextmanager
     def _admitted(self, commands: int, command: CommandRequest, principal: Principal) -> Iterator[Piece]:
-        """Have so many copies of a command admitted; the piece grows with their answers."""
+        """Admit `copies` of a command, and let their piece grow with the answers."""
         size = memoryview(command.parameters).nbytes
         piece = self._admission.admit((principal.tenant, principal.sub), size, commands)
         try:
@@ -172,7 +172,7 @@ class Targets:
 
 
 def _naming(response: CommandResponse, client_id: str) -> CommandResponse:
-    """Return a response that names its client. If a twin was executed at another client, that one is named."""
+    """Return a response that names its client. For a twin under the same key that is the one that executed it."""
     return msgspec.structs.replace(response, client_id=response.client_id or client_id)
 
 
@@ -191,7 +191,7 @@ def _of_same_user(any_of: AnyOf, client: Client) -> AnyOf:
 def _last(command: CommandRequest, last: CommandResponse) -> CommandResponse:
     """Return the last answer.
 
-    A caller that named no client must not hear that one is gone or has withdrawn the target.
+    A caller that named no client must not get an error about one that is gone or has withdrawn the target.
     """
     if last.error is None or last.error.code not in _STALE:
         return last

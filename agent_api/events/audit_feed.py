@@ -1,6 +1,6 @@
-"""Live audit records: an ordered consumer for each follower, because administrators are few.
+"""Live audit records. Each follower has an ordered consumer of its own, because administrators are few.
 
-Stored records are read page by page, no faster than the follower takes them; the consumer delivers later ones.
+Stored records are read page by page, at the follower's pace. The consumer delivers later ones.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """A wanted record as it is stored."""
+    """A wanted record, in its stored form."""
 
     position: Position
     data: bytes
 
 
 class Missed(NamedTuple):
-    """Records may have been missed; the follower goes on after `position`."""
+    """Records may have been missed. The follower goes on after `position`."""
 
     position: Position
 
@@ -73,30 +73,30 @@ class AuditReader:
         return items
 
     async def wait_read(self) -> None:
-        """Wait until all that came was returned."""
+        """Wait until all records so far have been returned."""
         while self._unread:
             self._all_read.clear()
             await self._all_read.wait()
 
     @property
     def passed(self) -> Position | None:
-        """The follower's resume position, None while a record is not returned yet."""
+        """The position to resume from, or None while a record waits to be returned."""
         return None if self._unread or self._ended is not None else self.position
 
     def end(self, error: BridgeError) -> None:
-        """Have `next()` raise this."""
+        """Let `next()` raise this error."""
         self._ended = self._ended or error
         self._news.set()
 
     def take(self, sequence: int, data: bytes) -> None:
-        """Take the record at a sequence; a follower that does not read is ended."""
+        """Add the record at a sequence. End the follower if it does not read."""
         self.position = Position(self.position.epoch, sequence)
         record = read_record(data)
         if record is not None and self._wanted.wants(record):
             self._add(Record(self.position, data))
 
     def jump(self, position: Position) -> None:
-        """Go on elsewhere, and say that something may be missing."""
+        """Go on at another position, and report that records may be missing."""
         self.position = position
         self._add(Missed(position))
 
@@ -119,7 +119,7 @@ class _FollowedStream(NamedTuple):
 
 
 class AuditFeed:
-    """All followers of this process. Their consumers run in `tasks`."""
+    """The followers of audit records at this process. Their consumers run in `tasks`."""
 
     def __init__(self, connection: Connection, history: AuditHistory, tasks: asyncio.TaskGroup) -> None:
         self._connection = connection
@@ -132,19 +132,19 @@ class AuditFeed:
 
     @contextlib.asynccontextmanager
     async def open_to_readers(self, goodbye: BridgeError) -> AsyncIterator[None]:
-        """At the orderly end every reader ends with the goodbye."""
+        """On a regular exit end every follower with the error for a process that shuts down."""
         yield
         self.close(goodbye)
 
     @contextlib.asynccontextmanager
     async def open(self, tenant: str, wanted: AuditFilter, after: Position | None) -> AsyncIterator[AuditReader]:
-        """Give a follower, from now on or after a position.
+        """Yield a follower that begins now, or after a position.
 
         Raises `Overloaded` if there are too many, `Unavailable` if the stream cannot be read, and the error given to
         `close()`.
         """
         info = await self._history.info(tenant)
-        self._require_room(tenant)  # with no turn of the loop until the follower is counted
+        self._require_room(tenant)  # do not await before the follower is counted
         now = Position(epoch_of(info.created), info.state.last_seq)
         follower = AuditReader(wanted, after or now)
         self._followers[follower] = tenant
@@ -157,7 +157,7 @@ class AuditFeed:
             task.cancel()
 
     def close(self, error: BridgeError) -> None:
-        """End every follower with this error; new ones are refused with it."""
+        """End every follower with this error, and refuse new ones with it."""
         self._closed = error
         for follower in self._followers:
             follower.end(error)
@@ -167,7 +167,7 @@ class AuditFeed:
             raise self._closed
         tenants = list(self._followers.values())
         if len(tenants) >= MAX_FOLLOWERS or tenants.count(tenant) >= MAX_FOLLOWERS_PER_TENANT:
-            raise Overloaded("as many follow the audit stream at this process as it takes; close some of them")
+            raise Overloaded("too many followers of the audit stream at this process; close some of them")
 
     async def _follow(self, follower: AuditReader, source: _FollowedStream) -> None:
         try:
@@ -180,7 +180,7 @@ class AuditFeed:
             follower.end(Unavailable("following the audit stream failed; resume from the last id"))
 
     async def _follow_patiently(self, follower: AuditReader, source: _FollowedStream) -> None:
-        """Follow until following has failed for some seconds without getting on; raise why."""
+        """Follow until it has failed for ten seconds without progress, then raise the reason."""
         got_on_at, position = self._loop.time(), follower.position
         while True:
             try:
@@ -191,7 +191,7 @@ class AuditFeed:
                     got_on_at, position = self._loop.time(), follower.position
                 elif self._loop.time() - got_on_at > PATIENCE_SECONDS:
                     raise
-            await asyncio.sleep(RETRY_SECONDS)  # a consumer may break as soon as it is made, too
+            await asyncio.sleep(RETRY_SECONDS)  # a consumer may break as soon as it is made
 
     async def _consume(self, follower: AuditReader, source: _FollowedStream) -> None:
         """Follow from the follower's position until the consumer breaks."""
@@ -207,7 +207,7 @@ class AuditFeed:
                 pass
 
     async def _leave_retired(self, follower: AuditReader, source: _FollowedStream) -> None:
-        """Read the retired stream to its end if the follower is there; the tenant's own follows from its beginning."""
+        """Read the retired stream to its end if the follower is in it. The tenant's own follows from its beginning."""
         retired = await self._history.retired()
         if retired is None or follower.position.epoch != epoch_of(retired.created):
             return
@@ -224,9 +224,9 @@ class AuditFeed:
         follower.position = Position(epoch_of(own.created), 0)
 
     def _warn(self, error: Exception) -> None:
-        """Log why a follower is sent away; not for each of many."""
+        """Log why a follower is ended, but not for each of many."""
         if self._warnings.due():
-            log.warning("followers of the audit stream are sent away, for it cannot be read: %s", error)
+            log.warning("ending followers of the audit stream, because it cannot be read: %s", error)
 
     async def _catch_up(self, follower: AuditReader, source: _FollowedStream) -> None:
         """Read the stored records after the follower's position."""
@@ -235,7 +235,7 @@ class AuditFeed:
             messages = await self._history.forward(source.stream, source.subject, follower.position.sequence + 1, PAGE)
             if _place(
                 follower, await self._history.info(source.tenant)
-            ):  # some was let go, before the page was read or since
+            ):  # the stream has dropped records, before or after the page was read
                 continue
             for message in messages:
                 follower.take(message.sequence, message.data)
@@ -260,10 +260,10 @@ class _Beginning:
         elif len(self._buffered) < MAX_UNREAD:
             self._buffered.append((place.stream_sequence, msg.data))
         else:
-            self._follower.end(Overloaded("more comes than can be told; resume from the last id"))
+            self._follower.end(Overloaded("records come faster than they can be sent; resume from the last id"))
 
     def begin(self, info: StreamInfo) -> None:
-        """Hand out the held messages, and later ones as they come; `info` is the stream's state since."""
+        """Pass on the held messages, and later ones as they come. `info` is the stream's state afterwards."""
         held, self._buffered = self._buffered or [], None
         _place(self._follower, info)
         for sequence, data in held:
@@ -272,7 +272,7 @@ class _Beginning:
 
 
 def _place(follower: AuditReader, info: StreamInfo) -> bool:
-    """Move a follower if the stream has lost messages after its position; return whether it has."""
+    """Move a follower if the stream has lost messages after its position. Return whether it has."""
     epoch, position = epoch_of(info.created), follower.position
     kept = after_loss(info, position.sequence, same=position.epoch == epoch)
     if kept is None:

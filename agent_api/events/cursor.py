@@ -1,7 +1,7 @@
-"""A reader's place among the messages: decides what comes next, from memory or from history, and when there is a gap.
+"""A reader's position among the messages: decides which come next, from memory or from history, and reports gaps.
 
-Sans-I/O. A cursor is *behind* until the recent messages cover its place. Then it is *live*: it hears of each new
-message, and remembers the first that it has not handed out. Nothing is queued for it.
+Sans-I/O. A cursor is *behind* until the recent messages cover its position. Then it is *live*: each new message is
+offered to it, and it remembers the first one that it has not delivered. Nothing is queued for it.
 
 A live reader that falls off the recent messages reads from history, because this process may have received a burst
 faster than it delivers. So a reader's pace is measured by its own clock, which runs only while the reader is busy with
@@ -52,40 +52,40 @@ class _Goal(NamedTuple):
 
 
 class Cursor:
-    """One reader's place."""
+    """One reader's position."""
 
     def __init__(self, principal: Principal, filters: Filters, position: Position, gap: Gap | None = None) -> None:
         self.principal = principal
         self.filters = filters
         self.live = False
-        self.position = position  # the resume position: everything before is handed out, or filtered
+        self.position = position  # where to resume: everything up to here is delivered, or hidden by the filters
         self._gap = gap
-        self._next: int | None = None  # the sequence of the first message, or before it, that is not handed out
+        self._next: int | None = None  # at or before the sequence of the first undelivered message
         self._confirmed = False  # whether the stream has said that it has reached this position
         self._has_caught_up = False
-        self._goal: _Goal | None = None  # from when it is outrun until it has caught up again
+        self._goal: _Goal | None = None  # while it is outrun, until it has caught up
 
     @property
     def waiting(self) -> bool:
-        """Whether there is nothing to hand out."""
+        """Whether there is nothing to deliver."""
         return self._gap is None and self._next is None
 
     def settle(self, ring: Ring) -> None:
-        """Move past new messages if none of them is for this reader."""
+        """Move past new messages if the filters hide all of them."""
         if self.live and self.waiting and ring.last > self.position.sequence:
             self.position = ring.end
 
     def leave(self, ring: Ring) -> None:
-        """Stop being live: the recent messages are about to be forgotten."""
+        """Stop being live, because the recent messages are about to be dropped."""
         self.settle(ring)
         self.live, self._next = False, None
 
     def lose(self, gap: Gap) -> None:
-        """Tell of a gap before anything else: the stream has lost messages that were handed out, or are to be."""
+        """Deliver a gap before anything else, because the stream has lost messages, delivered or not."""
         self._gap = gap
 
     def go_live(self, ring: Ring) -> bool:
-        """Become live if the recent messages cover the place. A place ahead of them must be confirmed."""
+        """Become live if the recent messages cover the position. A position ahead of them must be confirmed."""
         epoch, sequence = self.position
         if epoch != ring.epoch or sequence < ring.floor or (sequence > ring.last and not self._confirmed):
             return False
@@ -97,7 +97,7 @@ class Cursor:
         return True
 
     def offer(self, message: Message) -> bool:
-        """Take note of a message that has just come; return whether there is now something to hand out."""
+        """Note a new message. Return whether there is now something to deliver."""
         if not self.live or self._next is not None or message.position.sequence <= self.position.sequence:
             return False
         if not visible(message, self.principal, self.filters):
@@ -107,7 +107,7 @@ class Cursor:
         return True
 
     def take(self, ring: Ring, now: float) -> list[Item]:
-        """Return the next recent messages, bounded in number and size. An empty result may mean: call again.
+        """Return the next recent messages, bounded in number and size. If the result is empty, call again.
 
         `now` is by the reader's own clock, in seconds. Raises `Overloaded` if a slow reader misses its goal; so call
         this between pages, too.
@@ -125,7 +125,7 @@ class Cursor:
         return items
 
     def turn(self, page: EventPage) -> list[Item]:
-        """Go on to the end of a page that was read after this position; return the reader's messages in it."""
+        """Move to the end of a page that was read after this position. Return the reader's messages in it."""
         gap = self._gap or page.gap
         if gap is not None:
             return self._take_gap(gap)
@@ -158,10 +158,10 @@ class Cursor:
         self.leave(ring)
 
     def _require_pace(self, ring: Ring, now: float) -> None:
-        """Set the next goal when one is reached; raise `Overloaded` if it is not reached in time."""
+        """Set the next goal if the last one is reached. Raises `Overloaded` if it is not reached in time."""
         if self._goal is None:
             return
         if self.position.sequence >= self._goal.sequence:
             self._goal = _Goal(ring.last, now + MAX_BEHIND_SECONDS)
         elif now >= self._goal.until:
-            raise Overloaded("this reader is too slow for what happens; resume from the last id")
+            raise Overloaded("this reader is too slow for the events; resume from the last id")

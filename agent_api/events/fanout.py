@@ -1,4 +1,4 @@
-"""The fan-out: the ring of recent messages, and the readers to wake for a new one. Sans-I/O."""
+"""The fan-out: the ring of recent messages, and the readers to be woken for a new one. Sans-I/O."""
 
 import logging
 from collections import defaultdict
@@ -12,25 +12,25 @@ from protocol.errors import BridgeError
 from protocol.runtime.streams.jetstream import StreamInfo
 from protocol.runtime.streams.positions import Position, epoch_of
 
-MAX_BEHIND = 10_000  # messages; a longer jump is not delivered to all live readers, but read from history
+MAX_BEHIND = 10_000  # messages; readers that would have to skip more at once read them from history
 
 log = logging.getLogger(__name__)
 _Where = tuple[str, str | None]  # a tenant, and one of its clients or all
 
 
 class Listener(Protocol):
-    """A reader with a place among the messages, which is woken when a message comes for it."""
+    """A reader with a position among the messages. It is woken when a message comes for it."""
 
     cursor: Cursor
 
     def wake(self) -> None:
-        """Look again."""
+        """Check for messages again."""
 
     def end(self, error: BridgeError) -> None:
-        """Read no more, for this reason."""
+        """End the reader with this error."""
 
     def count_held(self) -> None:
-        """Count the messages that it holds and the ring no longer does."""
+        """Count the messages that only this reader holds, because the ring has dropped them."""
 
 
 class Fanout:
@@ -42,18 +42,18 @@ class Fanout:
         self._live: defaultdict[_Where, set[Listener]] = defaultdict(set)
 
     def add(self, listener: Listener) -> None:
-        """Report the stream's losses to a listener from now on."""
+        """Add a listener, which from now on learns of the stream's losses."""
         self.listeners.add(listener)
 
     def attach(self, listener: Listener) -> bool:
-        """Wake a listener from now on if the recent messages cover its place; return whether they do."""
+        """Wake a listener from now on if the recent messages cover its position. Return whether they do."""
         if not listener.cursor.go_live(self.ring):
             return False
         self._live[_where(listener)].add(listener)
         return True
 
     def remove(self, listener: Listener) -> None:
-        """Tell a listener of nothing more."""
+        """Remove a listener."""
         self.listeners.discard(listener)
         where = _where(listener)
         self._live[where].discard(listener)
@@ -69,10 +69,10 @@ class Fanout:
         self._start_over(end)
         for cursor in (listener.cursor for listener in self.listeners):
             if cursor.position.epoch == end.epoch and cursor.position.sequence > end.sequence:
-                cursor.lose(unknown(end))  # the stream was set back: its next messages have these sequences again
+                cursor.lose(unknown(end))  # the stream was set back, and its next messages have these sequences again
 
     def deliver(self, sequence: int, message: Message | None) -> None:
-        """Take the message at a sequence of the stream; None if it is not one of ours."""
+        """Add the message at a sequence of the stream, or None if it is not one of ours."""
         if sequence > self.ring.last + 1:
             self._start_over(Position(self.ring.epoch, sequence - 1))
         self.ring.append(sequence, message)
@@ -82,7 +82,7 @@ class Fanout:
             self._offer(message, (tenant, None))
 
     def count_held(self) -> None:
-        """Make every listener count the messages that only it holds. Call this now and then."""
+        """Let every listener count the messages that only it holds. Call this regularly."""
         for listener in self.listeners:
             listener.count_held()
 
@@ -92,7 +92,7 @@ class Fanout:
                 listener.wake()
 
     def _start_over(self, end: Position) -> None:
-        """Go on from `end`. Every reader goes on from history after its own place."""
+        """Begin again at `end`. Every reader goes on from history after its own position."""
         if self.ring.epoch:
             log.warning(
                 "cannot follow events from %s on; readers go on in the stream, and here from %s", self.ring.end, end

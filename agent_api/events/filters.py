@@ -1,4 +1,4 @@
-"""A reader's own filters. `may()` decides about access."""
+"""The filters that a reader chooses. They do not decide about access; `may()` does."""
 
 import msgspec
 
@@ -12,9 +12,9 @@ MAX_TEXT_CHARS = 256
 
 
 class Filters(msgspec.Struct, frozen=True):
-    """One client, one user, one app; events by name, where `*` stands for any text; changes of clients or none.
+    """Selects messages by client, user, app and event name (`*` matches any text), and changes of clients.
 
-    `names` of None are all events, `()` none.
+    `names` None selects all events, `()` none.
     """
 
     client_id: str | None = None
@@ -24,7 +24,7 @@ class Filters(msgspec.Struct, frozen=True):
     changes: bool = True
 
     def wants(self, message: Message) -> bool:
-        """Tell whether a message passes."""
+        """Tell whether a message passes the filters."""
         client = message.client
         return (
             (self.client_id is None or self.client_id == client.client_id)
@@ -34,7 +34,7 @@ class Filters(msgspec.Struct, frozen=True):
         )
 
     def subject(self, tenant: str) -> str:
-        """Return the narrowest subject on which everything is published that a tenant's reader wants."""
+        """Return the narrowest subject that covers all messages for these filters."""
         client_id = self.client_id or WILDCARD
         if self.names == ():
             return subjects.client_changes_of(tenant, client_id)
@@ -49,12 +49,12 @@ class Filters(msgspec.Struct, frozen=True):
 
 
 def visible(message: Message, principal: Principal, filters: Filters) -> bool:
-    """Tell whether a message is one for this reader."""
+    """Tell whether a reader may see a message and wants it."""
     return filters.wants(message) and may(principal, message.client)
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether a name fits a pattern, in which `*` stands for any text; in linear time for any pattern."""
+    """Tell whether a name fits a pattern with `*` for any text. It takes linear time for any pattern."""
     first, *between = pattern.split(WILDCARD)
     if not between:
         return name == pattern

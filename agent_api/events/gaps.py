@@ -1,4 +1,4 @@
-"""Gaps: a reader hears that it may have missed messages, instead of a silent skip."""
+"""Gaps: a reader is told that it may have missed messages. Nothing is skipped silently."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from protocol.runtime.streams.positions import Position, epoch_of
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Messages may have been missed; the reader goes on after `position`."""
+    """Messages may have been missed. The reader goes on after `position`."""
 
     reason: str
     message: str
@@ -15,13 +15,13 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 def expired(position: Position) -> Gap:
-    """Return the gap for a position that the stream no longer holds."""
-    return Gap("expired", "some of what followed is not kept any more; going on with the oldest that is", position)
+    """Return the gap for a position after which the stream has dropped messages."""
+    return Gap("expired", "some events after this position are no longer kept; going on with the oldest", position)
 
 
 def recreated(position: Position) -> Gap:
     """Return the gap of a reader of an earlier stream."""
-    return Gap("recreated", "the stream of events was made anew; going on with the oldest that it holds", position)
+    return Gap("recreated", "the stream of events was made anew; going on with its oldest event", position)
 
 
 def unknown(position: Position) -> Gap:
@@ -30,7 +30,7 @@ def unknown(position: Position) -> Gap:
 
 
 def gap_of(position: Position, info: StreamInfo) -> Gap | None:
-    """Return the gap of a reader at this position, None if the stream holds everything after it."""
+    """Return the gap of a reader at a position, or None if the stream has everything after it."""
     epoch, last = epoch_of(info.created), info.state.last_seq
     kept = Position(epoch, max(info.state.first_seq - 1, 0))
     if position.epoch != epoch:

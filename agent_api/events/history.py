@@ -1,11 +1,11 @@
-"""History: the stream read page by page, for readers whose place the recent messages no longer cover.
+"""History: reads the stream page by page, for readers with a position that the recent messages no longer cover.
 
-It uses batched direct gets (ADR-31), which leave nothing behind on the server and deliver no more than asked for. Any
-replica may answer, even one that lags behind. So the stream's leader confirms that a last page is the last, and the
-check for lost messages at the front follows the read.
+It uses batched direct gets (ADR-31), which leave no consumer on the server and deliver no more than requested. Any
+replica may answer, even one that lacks the newest messages. So the stream's leader confirms that a last page is the
+last, and lost messages at the front are checked after the read.
 
-A position may be one of the stream that earlier versions had for all tenants. It is read to its end, and then the
-tenant's own from its beginning.
+A position may belong to the common stream of older versions. That is read to its end, and then the tenant's own stream
+from its beginning.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from protocol.subjects import RETIRED_EVENTS_STREAM
 MAX_READS = 16
 PAGE_MESSAGES = 256
 PAGE_BYTES = 64 * 1024
-MAX_HELD_BYTES = 64 * 1024 * 1024  # by all readers together
+MAX_HELD_BYTES = 64 * 1024 * 1024  # of all readers together
 READ_SECONDS = 2.0
 LOG_SECONDS = 60.0
 _END_OF_BATCH, _NOT_FOUND = "204", "404"
@@ -57,7 +57,7 @@ _got = msgspec.json.Decoder(_HistoryReply)
 
 
 class _HistoryBatch:
-    """The messages of one direct get, as they arrive. `done` becomes true if none is left after them."""
+    """The messages of one direct get, as they arrive. `done` becomes true if no message is left behind them."""
 
     def __init__(self, position: Position, done: asyncio.Future[bool]) -> None:
         self.done = done
@@ -67,7 +67,7 @@ class _HistoryBatch:
         self._previous = 0
 
     def take(self, msg: Msg) -> None:
-        """Take an answer: a message, the end of the batch, or that there is none."""
+        """Take an answer: a message, the end of the batch, or "no message"."""
         headers = msg.headers or {}
         status = headers.get("Status")
         if self.done.done():
@@ -84,7 +84,7 @@ class _HistoryBatch:
             self.add(headers["Nats-Subject"], int(headers["Nats-Sequence"]), msg.data)
 
     def add(self, subject: str, sequence: int, data: bytes) -> None:
-        """Add a message that was found."""
+        """Add a message."""
         self._previous = self.reached = sequence
         message = read_message(subject, Position(self._epoch, sequence), data)
         if message is not None:
@@ -92,12 +92,12 @@ class _HistoryBatch:
 
 
 class History:
-    """Reads the past; a bounded number of pages at a time."""
+    """Reads pages of the past, a bounded number at a time."""
 
     def __init__(self, connection: Connection, max_reads: int = MAX_READS) -> None:
         self._connection = connection
         self._slots = asyncio.Semaphore(max_reads)
-        self.shares = Shares(MAX_HELD_BYTES, "readers that take little hold too much; resume from the last id")
+        self.shares = Shares(MAX_HELD_BYTES, "slow readers use up the memory for events; resume from the last id")
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
         self._batches: dict[str, _HistoryBatch] = {}
@@ -110,11 +110,11 @@ class History:
     async def read(
         self, store: TenantStore, after: Position, until: int, subject: str, reserve: Callable[[], None]
     ) -> EventPage:
-        """Return the messages after a position; behind the last one, the stream has no other up to `until`.
+        """Return a page of messages after a position. `until` is a sequence that the tenant's stream has reached.
 
-        `until` is a sequence that the tenant's stream has reached. A position that no stream holds any more, or ever
-        had, is a gap. `reserve` is called when it is this reader's turn, and may raise `Overloaded`, so that no page is
-        fetched without room for it. Raises `Unavailable` if the stream cannot be read now.
+        If no stream has the position any more, or ever had it, the page is a gap. `reserve` is called in this reader's
+        turn, and may raise `Overloaded`, so that no page is fetched without room for it. Raises `Unavailable` if the
+        stream cannot be read now.
         """
         try:
             async with self._slots:
@@ -135,7 +135,7 @@ class History:
         return _checked(page, after, info)
 
     async def _read_retired(self, after: Position, subject: str, then: Position) -> EventPage | None:
-        """Return the retired stream's messages after a position, None if the position is not one of its own."""
+        """Return the retired stream's messages after a position, or None if the position does not belong to it."""
         info = await jetstream.stream_info(self._connection, RETIRED_EVENTS_STREAM)
         if info is None or after.epoch != epoch_of(info.created):
             return None
@@ -144,9 +144,9 @@ class History:
         return msgspec.structs.replace(page, then=then) if page.reached >= last and not page.gap else page
 
     def warn(self, why: str) -> None:
-        """Log that a reader was sent away because the past could not be read; not for each of many readers."""
+        """Log that a reader was ended because the past could not be read, but not for each of many readers."""
         if self._warnings.due():
-            log.warning("readers of events are sent away, for what has happened before cannot be read: %s", why)
+            log.warning("ending readers of events, because earlier events cannot be read: %s", why)
 
     async def _page(self, stream: str, after: Position, until: int, subject: str) -> EventPage:
         batch = await self._batch(stream, after, subject)

@@ -1,7 +1,7 @@
-"""The hub: a feed of events for each tenant that has readers, and the admission of readers.
+"""The hub: a feed of events for each tenant with readers, and the admission of readers.
 
-The recent messages of all tenants share one memory: of 32 MiB each of n feeds keeps an n-th part. A reader that falls
-off goes on in the stream.
+The feeds share 32 MiB of recent messages: each of n feeds keeps an n-th part. A reader that falls behind these goes on
+in the stream.
 """
 
 import asyncio
@@ -47,14 +47,14 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def following(self, goodbye: BridgeError) -> AsyncIterator[None]:
-        """Let feeds run while somebody reads; at the orderly end every reader ends with the goodbye."""
+        """Let feeds run while they have readers. On a regular exit end every reader with the error for a shutdown."""
         await self.start()
         yield
         self.close(goodbye)
 
     @contextlib.asynccontextmanager
     async def open(self, principal: Principal, filters: Filters, since: str | None = None) -> AsyncIterator[Reader]:
-        """Give a reader, from now on or from the position `since`; an unreadable one is a gap.
+        """Yield a reader that begins now, or after the position `since`. An unreadable position is a gap.
 
         Raises `Overloaded` if there are too many readers, `Unavailable` while the stream cannot be followed, and after
         `close()` the error given to it. If the stream cannot be followed for long, the reader ends with `Unavailable`.
@@ -65,7 +65,7 @@ class Hub:
                 yield reader
 
     def close(self, error: BridgeError) -> None:
-        """End every reader with this error; new ones are refused with it."""
+        """End every reader with this error, and refuse new ones with it."""
         self._closed = error
         for tenant, feed in self._feeds.items():
             feed.end_readers(error)
@@ -75,7 +75,7 @@ class Hub:
 
     @contextlib.contextmanager
     def _counted(self, whose: _Whose) -> Iterator[None]:
-        """Count a reader; raise if it would be one too many, or if no more are taken."""
+        """Count a reader. Raises `Overloaded` if there are too many, or the error of `close()`."""
         self._require_open()
         self._require_room(whose)
         tenant = whose[0]
@@ -89,11 +89,9 @@ class Hub:
 
     def _require_room(self, whose: _Whose) -> None:
         if self._of_tenant.total() >= MAX_READERS:
-            raise Overloaded("this process has as many readers of events as it takes; try again in a moment")
+            raise Overloaded("this process has too many readers of events; try again in a moment")
         if self._of_tenant[whose[0]] >= MAX_READERS_PER_TENANT:
-            raise Overloaded(
-                "this process has as many readers of events as it takes of your tenant; close some of them"
-            )
+            raise Overloaded("this process has too many readers of events of your tenant; close some of them")
         if self._of_principal[whose] >= MAX_READERS_PER_PRINCIPAL:
             raise Overloaded("too many readers of events are open for this token's `sub`; close some of them")
 
@@ -104,7 +102,7 @@ class Hub:
     # --- feeds ---
 
     def _feed(self, tenant: str) -> TenantFeed:
-        """Return a tenant's feed, which begins if there is none."""
+        """Return a tenant's feed. Start it if there is none."""
         feed = self._feeds.get(tenant)
         if feed is None:
             feed = self._feeds[tenant] = TenantFeed(self._parts, events_of(tenant), Ring())
@@ -113,7 +111,7 @@ class Hub:
         return feed
 
     async def _run(self, tenant: str, feed: TenantFeed) -> None:
-        """Run a feed until nobody reads. If there are many feeds, it does not wait for returning readers."""
+        """Run a feed until it has no readers. If there are many feeds, it does not wait for readers to return."""
         try:
             await feed.run(0 if len(self._feeds) > MANY_CONSUMERS else LINGER_SECONDS)
         finally:

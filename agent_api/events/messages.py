@@ -1,4 +1,4 @@
-"""The stream's messages as readers get them: decoded once, and written once for all readers that write them alike."""
+"""The stream's messages for readers: decoded once, and encoded once for all readers with the same format."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Message:
-    """An application's event, or a change of a client: `name` is the event's name or the change, `data` its JSON."""
+    """An application's event or a change of a client. `name` is the event's name or the change, `data` its JSON."""
 
     __slots__ = ("_written", "client", "data", "kind", "name", "position")
 
@@ -30,7 +30,7 @@ class Message:
         self._written: dict[Callable[[Message], bytes], bytes] = {}
 
     def written(self, write: "Callable[[Message], bytes]") -> bytes:
-        """Return this message as `write` encodes it, once for any number of readers."""
+        """Return this message encoded by `write`. It is encoded once for all readers."""
         found = self._written.get(write)
         if found is None:
             found = self._written[write] = write(self)
@@ -56,9 +56,9 @@ _bodies = msgspec.json.Decoder(_Body)
 
 
 def read_message(subject: str, position: Position, data: bytes) -> Message | None:
-    """Return the message at a position, None if it is not one of ours.
+    """Decode the message at a position, or return None if it is not one of ours.
 
-    The subject decides whose message it is; a body that says something else is a forgery or a fault.
+    The subject decides to which client it belongs. A body that contradicts it is forged or faulty.
     """
     match subject.split("."):
         case [subjects.ROOT, tenant, ("event" | "client") as kind, client_id, token]:
@@ -68,7 +68,7 @@ def read_message(subject: str, position: Position, data: bytes) -> Message | Non
     try:
         body = codec.decode(_bodies, data)
         if (body.client_id, body.token(kind)) != (client_id, token):
-            raise InvalidRequest("it says that it is about something else")
+            raise InvalidRequest("its body contradicts its subject")
     except BridgeError as error:
         log.warning("left out the message %d on %s: %s", position.sequence, subject, error.message)
         return None

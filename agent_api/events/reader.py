@@ -17,8 +17,8 @@ from protocol.runtime.streams.stores import events_of
 from protocol.shares import Piece
 
 RETRY_SECONDS = 0.5
-PATIENCE_SECONDS = 10.0  # for a page of the past
-RESERVED_BYTES = 2 * PAGE_BYTES  # for a page that is being read; `size_of()` counts data twice
+PATIENCE_SECONDS = 10.0  # how long to retry a page of the past
+RESERVED_BYTES = 2 * PAGE_BYTES  # for a page that is being read, because `size_of()` counts data twice
 
 
 class Reader:
@@ -34,22 +34,22 @@ class Reader:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wants_page_since: float | None = None
-        self._whose = (cursor.principal.tenant, cursor.principal.sub)  # the holder that its messages are counted for
-        self._returned: Sequence[Item] = ()  # by the last `next()`, and held until the next one
+        self._whose = (cursor.principal.tenant, cursor.principal.sub)  # the holder for whom its messages are counted
+        self._returned: Sequence[Item] = ()  # by the last `next()`; held until the next one
         self._returned_at: float | None = None
         self._own_clock = 0.0  # runs between two calls of `next()`, while the reader is busy with the returned messages
-        self._piece: Piece | None = None  # of the readers' memory, for a page that this reader alone holds
+        self._piece: Piece | None = None  # the share for a page that only this reader holds
         self._writing: asyncio.Timeout | None = None
         self._why_none = "it was not our turn"
 
     @property
     def position(self) -> Position:
-        """What this reader may resume from: all before it was returned by `next()`, or is not for this reader."""
+        """The position to resume from. Everything up to it was returned by `next()` or is hidden."""
         self.cursor.settle(self._ring)
         return self.cursor.position
 
     def change_principal(self, principal: Principal) -> None:
-        """Go on with a renewed token's limits; its tenant must be the same."""
+        """Apply the limits of a fresh token. Its tenant must be the same."""
         assert principal.tenant == self.cursor.principal.tenant
         self.cursor.principal = principal
 
@@ -71,7 +71,7 @@ class Reader:
 
     @contextlib.asynccontextmanager
     async def while_held(self) -> AsyncIterator[None]:
-        """Cancel the block, even during a write that waits, if the messages that it holds must be dropped.
+        """Run the block, which writes the returned messages. Interrupt it, even in a write, if they must be dropped.
 
         Raises `Overloaded` then, as `next()` would.
         """
@@ -87,16 +87,16 @@ class Reader:
             self._writing = None
 
     def let_go(self) -> None:
-        """Count the returned messages as held no more; `next()` does this, too."""
+        """Stop counting the returned messages. `next()` does the same."""
         self._returned = ()
         if self._piece is not None:
             self._piece.release()
             self._piece = None
 
     def count_held(self) -> None:
-        """Count the returned messages as this reader's own when the ring has dropped them.
+        """Count the returned messages for this reader if the ring has dropped them.
 
-        If there is no room for that, this reader has become too slow, and ends.
+        If there is no room for them, this reader is too slow, and ends.
         """
         if self._piece is not None or not self._returned or self._ring.covers(self._returned[0].position):
             return
@@ -108,11 +108,11 @@ class Reader:
                 self._cut(exc)
 
     def wake(self) -> None:
-        """Have `next()` look again, when it is this reader's turn."""
+        """Let `next()` check again, when it is this reader's turn."""
         self._wakeups.wake(self._woken)
 
     def end(self, error: BridgeError) -> None:
-        """Have `next()` raise this."""
+        """Let `next()` raise this error."""
         self._ended = error
         self.wake()
 
@@ -130,16 +130,16 @@ class Reader:
             self._woken.clear()
             await self._woken.wait()
         else:
-            await asyncio.sleep(0)  # there is more to look through; others want to get on meanwhile
+            await asyncio.sleep(0)  # let other tasks run before the next page
         return []
 
     async def _turn_page(self) -> list[Item]:
-        """Return the next page of history; empty if all of it is hidden, or if it cannot be read just now."""
+        """Return the next page of history. It is empty if all of it is hidden, or if it cannot be read now."""
         cursor, before = self.cursor, self.cursor.position
         page = await self._read_page(before)
-        if page is not None and cursor.position == before:  # the stream has not lost it meanwhile
+        if page is not None and cursor.position == before:  # and no gap has come meanwhile
             items = cursor.turn(page)
-            self._hold(_size_of(items))  # at most as much as the whole page, so there is room
+            self._hold(_size_of(items))  # no more than the reserved page, so there is room
             if items or cursor.position != before:
                 return items
         self.let_go()
@@ -147,7 +147,7 @@ class Reader:
         return []
 
     async def _read_page(self, after: Position) -> EventPage | None:
-        """Return a page, None if it cannot be read just now; raise `Unavailable` if that has lasted long."""
+        """Return a page, or None if it cannot be read now. Raises `Unavailable` if that has lasted 10 s."""
         subject = self.cursor.filters.subject(self._whose[0])
         until = self._ring.last if self._ring.epoch == after.epoch else 0
         if self._wants_page_since is None:
@@ -164,12 +164,12 @@ class Reader:
             if self._loop.time() < patient_until:
                 return None
             self._history.warn(self._why_none)
-            raise Unavailable("what has happened before cannot be read now; come back with the last id") from exc
+            raise Unavailable("earlier events cannot be read now; come back with the last id") from exc
         self._wants_page_since = None
         return page
 
     def _cut(self, error: BridgeError) -> None:
-        """Make `next()` raise this, and `while_held()`, too."""
+        """Let `next()` and `while_held()` raise this error."""
         self._returned = ()
         self.end(error)
         if self._writing is not None:
@@ -179,7 +179,7 @@ class Reader:
         self._hold(RESERVED_BYTES)
 
     def _hold(self, size: int) -> None:
-        """Count that this reader holds so much that the recent messages do not; raise `Overloaded` without room."""
+        """Count `size` bytes that only this reader holds. Raises `Overloaded` if there is no room."""
         if not size:
             self.let_go()
         elif self._piece is None:
@@ -190,10 +190,10 @@ class Reader:
             self._piece.shrink(self._piece.size - size)
 
     def _give_back(self, error: Overloaded) -> None:
-        """Let go for a smaller holder.
+        """Give the room back for a smaller holder.
 
-        A page that is being written can be let go only with its write, so this reader ends, to be resumed from its
-        position. A page that is still being read asks for room again when it has come.
+        A page that is being written can be dropped only together with its write, so the reader ends, and may resume
+        from its position. A page that is still being read asks for room again when it has arrived.
         """
         self._piece = None
         if self._returned:

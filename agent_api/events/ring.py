@@ -1,4 +1,4 @@
-"""The recent messages, in memory: all readers read them here, so that none needs a queue of its own. Sans-I/O."""
+"""The recent messages in memory. All readers read them here, so none needs a queue of its own. Sans-I/O."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from protocol.runtime.streams.positions import Position
 
 MAX_MESSAGES = 10_000
 MAX_BYTES = 32 * 1024 * 1024
-OVERHEAD_BYTES = 512  # of a message, beside its data
+OVERHEAD_BYTES = 512  # memory of a message besides its data
 
 
 class Ring:
@@ -21,7 +21,7 @@ class Ring:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._oldest = 0  # messages are numbered without holes, so that a place among them can be found fast
+        self._oldest = 0  # messages are numbered without holes, for a fast lookup
         self._by_number: dict[int, Message] = {}
 
     @property
@@ -30,22 +30,22 @@ class Ring:
         return Position(self.epoch, self.last)
 
     def covers(self, position: Position) -> bool:
-        """Tell whether the message at a position is here."""
+        """Tell whether all messages after a position are here."""
         return position.epoch == self.epoch and self.floor < position.sequence <= self.last
 
     def reset(self, position: Position) -> None:
-        """Forget everything, and go on after `position`."""
+        """Drop all messages, and go on after `position`."""
         self.epoch, self.floor, self.last = position.epoch, position.sequence, position.sequence
         self._oldest, self._bytes = 0, 0
         self._by_number.clear()
 
     def limit(self, max_bytes: int) -> None:
-        """Keep no more than so many bytes, from now on."""
+        """Keep at most `max_bytes` from now on."""
         self._max_bytes = max_bytes
         self._make_fit()
 
     def append(self, sequence: int, message: Message | None) -> None:
-        """Take the message at the next sequence; None if it is not one of ours."""
+        """Add the message at the next sequence, or None if it is not one of ours."""
         self.last = sequence
         if message is not None:
             self._by_number[self._oldest + len(self._by_number)] = message
@@ -53,7 +53,7 @@ class Ring:
             self._make_fit()
 
     def since(self, sequence: int) -> Iterator[Message]:
-        """Yield the messages after a sequence, which must not be below the floor."""
+        """Yield the messages after a sequence, which must be at or above the floor."""
         numbers = range(self._oldest, self._oldest + len(self._by_number))
         first = bisect_right(numbers, sequence, key=lambda number: self._by_number[number].position.sequence)
         return (self._by_number[number] for number in numbers[first:])
@@ -70,5 +70,5 @@ class Ring:
 
 
 def size_of(message: Message) -> int:
-    """Return about how many bytes a message holds: its data, and the same once more as written for readers."""
+    """Return the approximate bytes of a message: its data, and again its data in encoded form."""
     return 2 * len(message.data) + OVERHEAD_BYTES

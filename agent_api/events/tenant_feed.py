@@ -1,8 +1,8 @@
-"""One tenant's feed of events: one consumer of its stream, as long as somebody reads.
+"""One tenant's feed of events: one consumer of its stream, while it has readers.
 
-Its messages go into the ring of recent messages, and the readers of a message are woken to read it there. After a break
-it goes on from the end of the ring; messages that the stream has lost meanwhile are a gap for every reader. If it
-cannot go on for some seconds, readers are sent away, because silence would look as if nothing happened.
+Messages go into the ring of recent messages, and their readers are woken to read them there. After a break the feed
+goes on from the end of the ring. Messages that the stream has lost meanwhile are a gap for every reader. If the feed
+cannot go on for ten seconds, its readers are ended, because silence would look as if nothing happened.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from protocol.runtime.streams.stores import TenantStore
 from protocol.runtime.streams.tenant_stores import TenantStores
 from protocol.subjects import ALL_NEWS
 
-READY_SECONDS = 2.5  # a registry that does not answer may take two of them
-LINGER_SECONDS = 60.0  # a reader that comes back finds its missed messages in memory
-RETRY_SECONDS = 0.25  # between two beginnings, at least
+READY_SECONDS = 2.5  # 2 s of them for a registry that does not answer
+LINGER_SECONDS = 60.0  # a reader that comes back within it finds its missed messages in memory
+RETRY_SECONDS = 0.25  # at least, between two starts
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
-PATIENCE_SECONDS = 10.0  # for the stream to be followed again, before readers are sent away
-BEGINNINGS_AT_ONCE = 32  # consumers that are being made: a thousand at one time would not be answered in time
+PATIENCE_SECONDS = 10.0  # until readers are ended, if the stream cannot be followed
+BEGINNINGS_AT_ONCE = 32  # consumers that are made at once; a thousand would not be answered in time
 MANY_CONSUMERS = 100
 SLOW_HEARTBEAT_SECONDS = 5.0  # a thousand consumers at 0.5 s cost a tenth of a core
 
@@ -60,7 +60,7 @@ class FeedParts:
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[float]:
-        """Count a consumer, and give the seconds between its heartbeats."""
+        """Count a consumer, and yield the seconds between its heartbeats."""
         self.consumers += 1
         try:
             yield HEARTBEAT_SECONDS if self.consumers <= MANY_CONSUMERS else SLOW_HEARTBEAT_SECONDS
@@ -82,11 +82,11 @@ class TenantFeed:
         self._why_not = ""
         self._openers = 0
         self._read_at = self._loop.time()
-        self._patience: asyncio.TimerHandle | None = None  # while the stream is not followed, though somebody may read
+        self._patience: asyncio.TimerHandle | None = None  # runs while the stream is not followed
 
     @contextlib.asynccontextmanager
     async def open(self, principal: Principal, filters: Filters, since: str | None) -> AsyncIterator[Reader]:
-        """Give a reader, from now on or from a position; one that cannot be read is a gap.
+        """Yield a reader that begins now, or after a position. An unreadable position is a gap.
 
         Raises `Unavailable` while the stream cannot be followed.
         """
@@ -110,12 +110,12 @@ class TenantFeed:
             reader.end(error)
 
     def begin_anew(self) -> None:
-        """Make another consumer, from the end of the ring."""
+        """Start another consumer at the end of the ring."""
         if self._consumer is not None:
             self._consumer.end()
 
     async def run(self, linger_seconds: float) -> None:
-        """Follow the stream through restarts of the server, until nobody has read for so long."""
+        """Follow the stream through restarts of the server, until there has been no reader for `linger_seconds`."""
         while not self._is_idle(linger_seconds):
             next_at = self._loop.time() + RETRY_SECONDS
             try:
@@ -137,7 +137,7 @@ class TenantFeed:
             raise Unavailable(self._why_not or "events cannot be read just now; try again in a moment") from exc
 
     def _reader(self, principal: Principal, filters: Filters, since: str | None) -> Reader:
-        """Return a reader that begins now, or at its own position."""
+        """Return a reader that begins now, or after its own position."""
         end = self.fanout.ring.end
         position = parse_position(since) if since else end
         gap = None if position else unknown(end)
@@ -147,7 +147,7 @@ class TenantFeed:
     # --- the stream ---
 
     async def _follow(self, linger_seconds: float) -> None:
-        """Follow the stream from the end of the ring, until the consumer breaks or nobody has read for a while."""
+        """Follow the stream from the end of the ring, until the consumer breaks or there is no reader for a while."""
         order = ConsumerOrder()
         with self._parts.counted() as heartbeat_seconds:
             self._consumer = consumer = OrderedConsumer(
@@ -167,7 +167,7 @@ class TenantFeed:
         log.info("following events of %s anew: %s", self._store.tenant, order.broken or "NATS is back")
 
     async def _begin(self) -> None:
-        """Go on in the stream as it is now; have it made if there is none."""
+        """Go on in the present stream. If there is none, let a registry make it."""
         info = await jetstream.stream_info(self._connection, self._store.stream)
         if info is None:
             self._parts.stores.forget(self._store.stream)
@@ -179,7 +179,7 @@ class TenantFeed:
 
     @contextlib.contextmanager
     def _following(self) -> Iterator[None]:
-        """Admit readers inside the block. Afterwards admit none, and after a while end those that remain."""
+        """Admit readers inside the block. After it admit none, and after ten seconds end the remaining ones."""
         if self._patience is not None:
             self._patience.cancel()
         self._ready.set()
@@ -191,7 +191,7 @@ class TenantFeed:
 
     def _send_away(self) -> None:
         if self.fanout.listeners:
-            log.warning("readers of events of %s are sent away, for the stream cannot be followed", self._store.tenant)
+            log.warning("ending readers of events of %s, because the stream cannot be followed", self._store.tenant)
         self.end_readers(Unavailable("events cannot be read just now; come back with the last id"))
 
     def _take(self, msg: Msg, place: ConsumerPlace) -> None:
@@ -199,7 +199,7 @@ class TenantFeed:
         self.fanout.deliver(position.sequence, read_message(msg.subject, position, msg.data))
 
     def _is_idle(self, linger_seconds: float) -> bool:
-        """Tell whether nobody has read for a while."""
+        """Tell whether there has been no reader for a while."""
         return not self._openers and self._loop.time() - self._read_at > linger_seconds
 
     def _log_waiting(self, why: str) -> None:

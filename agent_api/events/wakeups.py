@@ -1,6 +1,6 @@
 """Wakes many readers in portions, some in each turn of the event loop, so that other work runs in between.
 
-Waking a thousand at once holds the loop, and every command that arrives, for tens of milliseconds.
+Waking a thousand at once blocks the loop, and with it every command, for tens of milliseconds.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""HTTP at its barest: heads read from ASGI, answers written to it."""
+"""Minimal HTTP on ASGI: reads heads, and writes answers."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ _NAMES = frozenset(
 class Head(msgspec.Struct):
     """The headers of a command's request. `length` is None for a body of unknown length.
 
-    `belong_to` assigns the connection to a `sub`, whose turns it takes from then on.
+    `belong_to` assigns the connection to a tenant's `sub`. From then on it takes the turns of this `sub`.
     """
 
     authorization: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Head(msgspec.Struct):
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
-    """Read the headers that matter here. The server has checked that a length is a number."""
+    """Read the headers that we need. The server has checked that a length is a number."""
     head = Head()
     for name, value in headers:
         if name not in _NAMES:
@@ -53,15 +53,15 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
         elif name == b"content-encoding":
             head.content_encoding = value
         elif name == b"idempotency-key":
-            given = value.decode("latin-1")  # two of them make a list (RFC 9110 section 5.3), which is no key
+            given = value.decode("latin-1")  # two headers count as a list (RFC 9110 section 5.3), which is not a key
             head.idempotency_key = given if head.idempotency_key is None else f"{head.idempotency_key}, {given}"
     return head
 
 
 def require_json(head: Head) -> None:
-    """Raise `HttpFault` (415) for a body that does not claim to be JSON: browsers send others without asking.
+    """Raise `HttpFault` (415) for a body of another type than JSON, because browsers send those without preflight.
 
-    A compressed body is refused, too: how large it is would only be known when it is in memory.
+    A compressed body is refused, too, because its size is only known after it is unpacked in memory.
     """
     if head.content_type.partition(b";")[0].strip().lower() != JSON:
         raise HttpFault(415, "the header Content-Type must be application/json")
@@ -85,7 +85,7 @@ async def write_answer(send: Send, receive: Receive, answer: HttpAnswer) -> None
 
 
 async def _linger(receive: Receive) -> None:
-    """Read on and forget, for at most a second and some megabytes."""
+    """Read and discard the rest of the request, for at most a second and some megabytes."""
     size, more = 0, True
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):

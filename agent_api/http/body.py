@@ -1,4 +1,4 @@
-"""The body of a request as it arrives: its bytes are counted when they are there, and may have to be given back."""
+"""The body of a request, read as it arrives. Its bytes count against a share, and can be reclaimed for other users."""
 
 import asyncio
 import codecs
@@ -9,13 +9,13 @@ from agent_api.http.waiting import CallerGone
 from protocol.errors import Overloaded, PayloadTooLarge
 from protocol.shares import Piece
 
-MAX_PASSED_OVER_BYTES = 64 * 1024  # of a request that is refused before it was read, on a connection that goes on
+MAX_PASSED_OVER_BYTES = 64 * 1024  # of a refused request's body that is skipped to keep the connection
 
 
 class IncomingBody:
-    """A request body, read by the task that makes it. `is_partial` says whether much of it is still to come.
+    """A request body, read by the task that makes this object. `is_partial`: a good part has not arrived yet.
 
-    `length` is what the head announces, None if it does not.
+    `length` is the announced length in bytes, or None if the head has none.
     """
 
     __slots__ = ("_given_back", "is_partial", "receive", "task")
@@ -29,15 +29,15 @@ class IncomingBody:
         self.is_partial = length is None or length > MAX_PASSED_OVER_BYTES
 
     def give_back(self, error: Overloaded) -> None:
-        """Have `read()` raise this."""
+        """Let `read()` raise this error and drop the bytes, because another user needs the room."""
         self._given_back = error
         self.task.cancel()
 
     async def read(self, limit_bytes: int, piece: Piece) -> bytes:
-        """Read the whole body, for which the piece grows, without a byte order mark (RFC 8259 section 8.1).
+        """Read the whole body, and drop a byte order mark (RFC 8259 section 8.1). The piece grows with the bytes.
 
-        Raises `PayloadTooLarge` as soon as it exceeds the limit, `CallerGone` if the connection closes before its end,
-        and `Overloaded` if there is no room for the rest, or the received part was given back.
+        Raises `PayloadTooLarge` as soon as the body exceeds the limit, `CallerGone` if the connection closes before its
+        end, and `Overloaded` if there is no room for the rest or the bytes were reclaimed.
         """
         try:
             return (await self._read(limit_bytes, piece)).removeprefix(codecs.BOM_UTF8)

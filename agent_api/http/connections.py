@@ -1,7 +1,7 @@
-"""HTTP connections with the bounds that uvicorn leaves open, and with one path at which they become a WebSocket.
+"""HTTP connections with bounds that uvicorn lacks, and with paths at which they become a WebSocket.
 
-How long a request may take to arrive, how large its head may be, how long an answer may wait to be read: without these
-a stranger could hold memory and files with connections that never get on.
+The bounds are the time for a request to arrive, the size of its head, and the time in which an answer is read. Without
+them anybody could hold memory and file descriptors with connections that make no progress.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ MAX_HELD_BYTES = 64 * 1024
 COMMAND_PATH = "/api/command"
 COMMAND_SECONDS, REQUEST_SECONDS = 0.00005, 0.0003  # of the loop, for a request that is begun
 SOCKET_PATH = "/api/ws"
-# Where agents of the original project's SDK connect; the second lies where a proxy for both sides sends agents.
+# The paths for agents of the original project's SDK. A proxy for applications and agents uses the second one.
 SDK_SOCKET_PATHS = ("/agent-bridge", "/api/agent-bridge")
 _SOCKET_PATHS = frozenset(path.encode() for path in (SOCKET_PATH, *SDK_SOCKET_PATHS))
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
 class HttpConnection(SharedConnection, HttpToolsProtocol):
-    """A connection that knows since when it has been waiting for its peer."""
+    """A connection that knows how long it has waited for its peer."""
 
     _arriving_since: float | None = None
     _unread: Unread | None = None
@@ -53,7 +53,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         self._extensions = {EXTENSION: self._write_whole, SHARE_EXTENSION: self._belong_to}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request that its caller has gone (the library tells the last one only); break cycles."""
+        """Tell all waiting requests that their caller has gone; uvicorn tells only the last one. Break cycles."""
         for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -65,7 +65,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         cast("_Flow", self.flow).leave()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over, and break the reference cycles of its former protocol."""
+        """Pass the connection to the WebSocket protocol, and break the reference cycles of this one."""
         super().handle_websocket_upgrade()
         self._drop_input()
         self._count_waiting()
@@ -82,7 +82,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Note that the head is there, and offer to write the answer as one."""
+        """Note that the head has arrived, and let the answer be written in one piece."""
         self._head_bytes = self._idle_since = None
         self._body_left = 0
         for name, value in self.headers:
@@ -98,14 +98,14 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that the whole request is there. If the parser stopped at an upgrade, it is only the head."""
+        """Note that the whole request has arrived. If the parser stopped at an upgrade, that is only the head."""
         if self.parser.should_upgrade() and not self._should_upgrade():
             return
         self._arriving_since = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Begin the next request in its turn, or wait for it: not by a timer, but by the clock of all connections."""
+        """Begin the next request in its turn, or wait for it. One clock for all connections bounds the wait."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -128,12 +128,12 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         return write_whole(self.cycle, scope, status, body)
 
     def _should_upgrade_to_ws(self) -> bool:
-        """Tell whether an upgrade leads to a WebSocket; any other is an ordinary request, answered as one."""
+        """Tell whether an upgrade leads to a WebSocket. Any other is answered as an ordinary request."""
         free = self.cycle is None or self.cycle.response_complete  # no answer is written into the WebSocket
         return free and self.scope["method"] == "GET" and self.url.partition(b"?")[0] in _SOCKET_PATHS
 
     def data_received(self, data: bytes) -> None:
-        """Keep the bytes, and stop reading until they are handled: at once if nobody waits, else in turns."""
+        """Handle the bytes at once if no other socket waits. Else pause reading, and handle them in turns."""
         if not self._input and len(data) <= MAX_AT_ONCE_BYTES and not self._is_held and self.turns.at_once():
             self._parse(data)
             return
@@ -147,7 +147,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
             self._add_to_turns()
 
     def take_slice(self) -> bool:
-        """Begin the next request or parse a slice of the input; return whether more may be done now."""
+        """Begin the next request, or parse a slice of the input. Return whether more may be done now."""
         if self.pipeline:
             self._in_turns = False
             if not self.transport.is_closing():
@@ -187,12 +187,12 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
 
     @property
     def _is_held(self) -> bool:
-        """Whether input has to wait: a body is not taken, or a request waits for the answer before it."""
+        """Whether input has to wait: a body is not read, or a request waits for the answer to the one before."""
         return self.flow.read_paused or bool(self.pipeline)
 
     @property
     def _may_hold_more(self) -> bool:
-        """Whether to read on though input is held: only so is it seen that the caller leaves."""
+        """Whether to read on although input waits, because only reading shows that the caller leaves."""
         return not self.flow.read_paused and len(self._input) - self._at < MAX_HELD_BYTES
 
     def _add_to_turns(self) -> None:
@@ -216,7 +216,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         self.transport.close()
 
     def _parse(self, data: bytes) -> None:
-        """Take bytes, but no endless head, and no upgrade but to a WebSocket at its path."""
+        """Parse bytes. Refuse a head that is too large, and ignore every upgrade except to a WebSocket at its path."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -232,11 +232,10 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
                 self.send_400_response("The head of the request is too large.")
 
     def _read_on(self, rest: bytes) -> None:
-        """Read a request on as if it had not asked for an upgrade (RFC 9110 section 7.8).
+        """Go on with a request as if it had not asked for an upgrade (RFC 9110 section 7.8).
 
-        The parser takes everything behind such a head for another protocol. A parser that simply went on could take
-        this request's body, which strangers write, for the next request. So a fresh parser begins with the length of
-        this body.
+        The parser treats all bytes after such a head as another protocol. If it simply went on, it could read this
+        request's body, which the caller controls, as the next request. So a fresh parser starts with the body's length.
         """
         lengths = [header for header in self.headers if header[0] in _LENGTHS]
         remaining = Remaining(self)
@@ -260,16 +259,16 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         self._congest(False)
 
     def cut_off(self) -> None:
-        """Abort: the answer that the peer does not read is lost."""
+        """Abort the connection. The unread answer is lost."""
         self.transport.abort()
 
     @property
     def arriving(self) -> bool:
-        """Whether some of a request has come, and not all of it."""
+        """Whether a request has arrived in part."""
         return self._arriving_since is not None and self._head_bytes != 0
 
     def close_where_arriving(self, for_seconds: float) -> None:
-        """Close if a request has been arriving for longer; its handler sees that the caller has gone."""
+        """Close if a request has been arriving for longer. Its handler learns that the caller has gone."""
         if self._arriving_since is not None and self.loop.time() - self._arriving_since > for_seconds:
             self.transport.close()
 
@@ -279,7 +278,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
             self.transport.close()
 
     def abort_where_unread(self, for_seconds: float) -> None:
-        """Abort if next to nothing of an answer was read for longer; closing would wait for the unwritten bytes."""
+        """Abort if the peer has read too little of an answer for longer. A close would wait for the unwritten bytes."""
         if self._unread is None:
             return
         if self._unread.is_stalled(count_unread(self.transport), self.loop.time(), for_seconds):
@@ -287,7 +286,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
 
 
 def _refusal(error: Overloaded) -> bytes:
-    """Return a whole answer, for a request that no endpoint answers any more."""
+    """Return a complete response, for a request that no endpoint answers."""
     answer = http_answer_of(error)
     headers = ((b"content-type", JSON), (b"content-length", b"%d" % len(answer.body)), *answer.headers)
     lines = (b"%b: %b\r\n" % header for header in (*headers, (b"connection", b"close")))
@@ -295,14 +294,14 @@ def _refusal(error: Overloaded) -> bytes:
 
 
 class _Flow(FlowControl):
-    """Lets a connection read on, or go on with the input that waits."""
+    """Flow control of a connection: uvicorn's interface, on top of turns and waiting input."""
 
     def __init__(self, transport: asyncio.Transport, connection: HttpConnection) -> None:
         super().__init__(transport)
         self._connection: HttpConnection | None = connection
 
     def leave(self) -> None:
-        """Break the circle through which an ended connection would hold itself."""
+        """Break the reference cycle of an ended connection."""
         self._connection = None
 
     def pause_reading(self) -> None:
@@ -312,7 +311,7 @@ class _Flow(FlowControl):
             self._connection.hold()
 
     def resume_reading(self) -> None:
-        """Go on after a body, or a whole request, has been taken."""
+        """Go on after a body or a whole request has been read."""
         if self.read_paused:
             self.read_paused = False
             if self._connection is not None:
@@ -320,7 +319,7 @@ class _Flow(FlowControl):
 
 
 class Remaining:
-    """Parser callbacks for a connection that knows the first head already."""
+    """Parser callbacks that skip the first head, because the connection has it already."""
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Errors as HTTP tells them: the status of the table, one body for every route, and the headers that go with it."""
+"""Errors over HTTP: the status of the table, one body for every route, and the headers that go with it."""
 
 import math
 from http import HTTPStatus
@@ -34,7 +34,7 @@ class Problem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
-    """A whole HTTP response with a JSON body. `close` ends the connection after it."""
+    """A complete HTTP response with a JSON body. `close` ends the connection after it."""
 
     status: int
     body: bytes
@@ -52,7 +52,7 @@ class HttpFault(InvalidRequest):
 
 
 def http_answer_of(error: BridgeError, request_id: str | None = None, *, close: bool = False) -> HttpAnswer:
-    """Return the response that tells an agent of an error."""
+    """Return the response for an error."""
     meaning = error.meaning
     status, phrase = meaning.http_status, meaning.phrase
     header = _retry_after(error) if isinstance(error, RateLimited) else HEADERS.get(error.code)
@@ -63,5 +63,5 @@ def http_answer_of(error: BridgeError, request_id: str | None = None, *, close: 
 
 
 def _retry_after(error: RateLimited) -> Header:
-    """Return the header in its unit, whole seconds, rounded up: at least one."""
+    """Return `Retry-After` in whole seconds, rounded up, at least 1."""
     return (RETRY_AFTER[0], str(max(RETRY_AFTER_SECONDS, math.ceil(error.retry_after_ms / 1000))).encode())

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ReaderStream:
-    """The answer to one reader of `what`: a refusal, or a stream of server-sent events with its begin and end."""
+    """The answer to one reader: a refusal, or a stream of server-sent events. `what` names the stream in errors."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, what: str) -> None:
         self._is_head = scope["method"] == "HEAD"
@@ -32,12 +32,12 @@ class ReaderStream:
         self._what = what
         self._begun = False
         self._ended = False
-        self._is_whole = True  # whether all that was written are whole blocks
+        self._is_whole = True  # whether the output ends with a complete block
 
     async def begin(self) -> bool:
-        """Write the head; from now on refusals are part of the stream. Return False if this was a HEAD request."""
+        """Write the head. From now on errors are events in the stream. Return False for a HEAD request."""
         await self._send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS]})
-        self._begun = True  # only now, for a wait for room may have been cancelled before anything was written
+        self._begun = True  # only now, because the write may be cancelled while it waits for room
         if self._is_head:
             await self._write(b"", ends_block=True, more=False)
         return not self._is_head
@@ -48,7 +48,7 @@ class ReaderStream:
         await write_answer(self._send, self._receive, answer)
 
     async def tell(self, blocks: Iterable[bytes]) -> None:
-        """Write blocks; wait while the other side does not read."""
+        """Write blocks. Wait while the reader does not read."""
         for data, ends_block in sse.chunks(blocks):
             await self._write(data, ends_block=ends_block)
 
@@ -68,11 +68,10 @@ class ReaderStream:
             await self.answer(http_answer_of(reason))
 
     async def _write(self, data: bytes, *, ends_block: bool, more: bool = True) -> None:
-        """Write, and wait for the turn's end.
+        """Write, and wait for the end of the event loop's turn.
 
-        The bytes reach the socket only at the end of the turn, and only then show whether the reader takes them.
-        Without this wait a reader with much to catch up on would have all of it buffered. If the wait for room is
-        cancelled, nothing is written.
+        Bytes reach the socket only at the end of the turn, and only then show whether the reader takes them. Without
+        this wait we would buffer everything that a late reader has to catch up on. A cancelled wait writes nothing.
         """
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._is_whole, self._ended = ends_block, not more
@@ -80,20 +79,20 @@ class ReaderStream:
 
 
 async def serve(stream: ReaderStream, work: Coroutine[Any, Any, None], waits: Waits, receive: Receive) -> None:
-    """Serve one reader until `work` is done, or the reader goes away, or the process must."""
+    """Serve one reader until `work` is done, the reader goes away, or the process ends."""
     try:
         await waits.for_answer(work, receive)
     except CallerGone:
         pass
-    except Cancelled:  # while the reader took nothing; it now begins to, or the server cuts it off
+    except Cancelled:  # the reader took nothing; now it reads the end, or the server cuts it off
         await stream.end(Unavailable("this process is shutting down; come back and resume from the last id"))
 
 
 @contextlib.asynccontextmanager
 async def while_valid(principal: Principal, denied: DeniedAgents) -> AsyncIterator[None]:
-    """Cancel the block, even during a write that waits.
+    """Run the block while the token is valid. It is interrupted even during a write that waits.
 
-    With `Unauthenticated` when the token expires, with `PermissionDenied` when an administrator disconnects the agent.
+    Raises `Unauthenticated` if the token expires, `PermissionDenied` if an administrator disconnects the agent.
     """
     validity = asyncio.timeout(valid_seconds(principal))
     reason: BridgeError = _expired()
@@ -115,7 +114,7 @@ async def while_valid(principal: Principal, denied: DeniedAgents) -> AsyncIterat
 
 
 def valid_seconds(principal: Principal) -> float:
-    """Return the seconds until the token expires; raise `Unauthenticated` if it has."""
+    """Return the seconds until the token expires. Raises `Unauthenticated` if it has expired."""
     seconds = principal.expires_at - time.time()
     if seconds <= 0:
         raise _expired()
@@ -127,7 +126,7 @@ def _expired() -> Unauthenticated:
 
 
 def _forget_unwritten(error: BaseException | None) -> None:
-    """Drop the frames of an error's traceback, because writing the last event may take long, too."""
+    """Drop the frames of an error's traceback. They hold unwritten data, and writing the last event may take long."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

@@ -1,4 +1,4 @@
-"""Server-sent events as they travel (WHATWG HTML, section 9.2), and whether a request asks for them."""
+"""Encodes server-sent events (WHATWG HTML, section 9.2), and tells whether a request asks for them."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,15 +15,15 @@ _WEIGHT = re.compile(rb"0(\.[0-9]*)?|1(\.0*)?")
 HEADERS: tuple[Header, ...] = (
     (b"content-type", TYPE + b"; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx and others would keep events back
+    (b"x-accel-buffering", b"no"),  # or nginx and others would buffer events
 )
 
 
 def block(name: bytes, data: bytes) -> bytes:
-    """Return a named event. JSON may have line breaks between its tokens; each line is a field of its own.
+    """Return a named event. JSON may have line breaks between its tokens, so each line is a field of its own.
 
-    Line ends that only Unicode knows (U+2028 and others) are escaped. A reader that splits lines as Python's
-    `str.splitlines` does would take the application's text behind them for a field.
+    Line ends that only Unicode has (U+2028 and others) are escaped. Otherwise a reader that splits lines like Python's
+    `str.splitlines` would read the application's text behind them as a field.
     """
     if not data.isascii():
         for character, escape in UNICODE_LINE_ENDS:
@@ -33,7 +33,7 @@ def block(name: bytes, data: bytes) -> bytes:
 
 
 def chunks(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Join small blocks and cut large ones; yield each chunk and whether it ends with a block.
+    """Join small blocks and split large ones. Yield each chunk, and whether it ends with a complete block.
 
     The server holds one chunk in memory for each stalled reader.
     """
@@ -51,8 +51,8 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 def is_wanted(accept: bytes) -> bool:
-    """Tell whether a header `Accept` asks for events and does not rather have JSON (RFC 9110 section 12.5.1)."""
-    if TYPE not in accept.lower():  # as nearly always
+    """Tell whether an `Accept` header asks for events, and prefers them to JSON (RFC 9110 section 12.5.1)."""
+    if TYPE not in accept.lower():  # the usual case
         return False
     weights = dict(map(_weighted, accept.lower().split(b",")))
     json = next((weights[kind] for kind in _RANGES_OF_JSON if kind in weights), 0.0)
@@ -64,7 +64,7 @@ def _steps(data: bytes) -> range:
 
 
 def _weighted(media_range: bytes) -> tuple[bytes, float]:
-    """Return a media range and its weight, which is 0 if it is none."""
+    """Return a media range and its weight. For malformed text the weight is 0."""
     kind, *parameters = (part.strip() for part in media_range.split(b";"))
     named = ((name.strip(), value.strip()) for name, _, value in (one.partition(b"=") for one in parameters))
     weight = next((value for name, value in named if name == b"q"), b"1")

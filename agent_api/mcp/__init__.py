@@ -1,4 +1,4 @@
-"""`/mcp`: the Model Context Protocol, both of its eras, on any replica.
+"""`/mcp`: the Model Context Protocol on any replica, in both eras: with a handshake (older) and without (modern).
 
-Its library is imported at the first request, by `server` and `exchange` alone.
+Only `server` and `exchange` import its library, at the first request.
 """

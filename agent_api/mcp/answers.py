@@ -1,6 +1,6 @@
-"""The answer to one request of `/mcp`: JSON if it comes soon and alone, else a stream of server-sent events.
+"""The answer to one request of `/mcp`: JSON if it comes soon and without notifications, else server-sent events.
 
-A stream begins with the first notification, or after 15 s, so that no proxy takes a quiet call for a dead one.
+A stream begins with the first notification, or after 15 s, so that no proxy closes a silent call.
 """
 
 import asyncio
@@ -35,8 +35,7 @@ class AnswerWriter:
     async def answer(self, work: Work, on_begin: Callable[[Callable[[], object]], None] | None = None) -> bool:
         """Write the notifications of `work`, then its answer; nothing if that is None, because the caller has gone.
 
-        `on_begin` gets the function that cancels the work. Returns False if it was cancelled: then no answer is written
-        yet.
+        `on_begin` gets a function that cancels the work. Returns False if it was cancelled; then no answer is written.
         """
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(_awaited(work, self), name="answer a request of MCP")
@@ -51,12 +50,12 @@ class AnswerWriter:
         return True
 
     def notify(self, message: bytes) -> None:
-        """Keep a notification until the caller has read the former ones; the oldest is dropped."""
+        """Keep a notification until the caller has read the earlier ones. Above the bound the oldest is dropped."""
         self._waiting.put(next(self._serials), message, len(message))
         self._news.set()
 
     async def begin(self, *, primed: bool = False) -> None:
-        """Begin a stream. A `primed` one has an id at once, which its reader sends when it comes back."""
+        """Begin a stream. A `primed` one starts with an id, which its reader sends when it comes back."""
         if not self._begun:
             self._begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._headers]})
@@ -76,7 +75,7 @@ class AnswerWriter:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write_on(self) -> None:
-        """Wait for news and write them; a comment if there are none for long."""
+        """Write notifications as they come, and a comment after a long silence."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(sse.HEARTBEAT_SECONDS):
                 await self._news.wait()

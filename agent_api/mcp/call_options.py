@@ -1,4 +1,4 @@
-"""Options of a call in `_meta`, beside its arguments."""
+"""The options of a call, which are in `_meta` besides its arguments."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ TIMEOUT_MS, IDEMPOTENCY_KEY = "agentbridge/timeoutMs", "agentbridge/idempotencyK
 
 
 def options_of(params: Any) -> CallOptions:
-    """Return the options of a call. Raises `InvalidRequest` naming the field."""
+    """Return the options of a call. Raises `InvalidRequest` that names the field."""
     meta = params.get("_meta")
     if not isinstance(meta, dict):
         return CallOptions()

@@ -14,7 +14,7 @@ MAX_SESSION_CHARS = 128
 
 
 class McpCaller(msgspec.Struct, frozen=True):
-    """The caller and its choice of tools. `session` is the name space of its request ids in the older era."""
+    """The caller and its selection of tools. `session` is the namespace of its request ids in the older era."""
 
     principal: Principal
     token: str | None
@@ -23,19 +23,19 @@ class McpCaller(msgspec.Struct, frozen=True):
 
 
 class McpHead(msgspec.Struct, frozen=True):
-    """The headers of a request of `/mcp`; all of them by their lower-case names, the first of each."""
+    """The headers of a request, by lower-case name. Of a repeated header it has the first."""
 
     headers: dict[str, str]
     names: tuple[str, ...]
 
     @property
     def version(self) -> str | None:
-        """The revision of the protocol that is spoken, None if the request does not say."""
+        """The revision of the protocol, or None if the request does not name it."""
         return self.headers.get(VERSION.decode())
 
     @property
     def session(self) -> str:
-        """The name that this client was given; nothing if it has none, or one that we would not give."""
+        """The session name that we gave this client; "" if it has none, or a malformed one."""
         given = self.headers.get(SESSION.decode(), "")
         return given if len(given) <= MAX_SESSION_CHARS and given.isprintable() else ""
 

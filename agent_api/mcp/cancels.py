@@ -1,7 +1,7 @@
 """Cancelling in the older era: a client cancels by another request, which may reach another replica.
 
-An agent API that has no such request in flight tells all others. A request is identified by its principal, the session
-name from `initialize`, and its id. So nobody can cancel another principal's request.
+If an agent API has no such request in flight, it passes the cancel to all others. A request is identified by its
+principal, the session name from `initialize`, and its id. So nobody can cancel another principal's request.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from protocol.records import Rate
 from protocol.runtime.nats.connection import Connection
 from protocol.runtime.token_buckets import TokenBuckets
 
-CANCELS = Rate(per_second=50, burst=200)  # of one agent, to the other replicas
+CANCELS = Rate(per_second=50, burst=200)  # of one agent, passed to other replicas
 MAX_AGENTS = 10_000
 
 log = logging.getLogger(__name__)
 
 
 class McpCancel(msgspec.Struct, frozen=True):
-    """A request that its caller gave up, as all agent APIs are told."""
+    """The message to all agent APIs about a cancelled request."""
 
     tenant: str
     sub: str
@@ -45,7 +45,7 @@ _decoder = msgspec.json.Decoder(McpCancel)
 
 
 class LegacyCancels:
-    """The requests of the older era that are in flight here."""
+    """The older era's requests in flight at this process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -59,7 +59,7 @@ class LegacyCancels:
 
     @contextlib.contextmanager
     def in_flight(self, caller: McpCaller, ident: RpcId, cancel: Callable[[], object]) -> Iterator[None]:
-        """Have a request cancelled while this is entered; a client without a session has none that can be named."""
+        """Let a request be cancelled inside the block. Without a session its id is not unique, so it cannot be."""
         key = _key(caller, ident)
         if caller.session:
             self._in_flight[key] = cancel
@@ -75,7 +75,7 @@ class LegacyCancels:
             return
         holder = (caller.principal.tenant, caller.principal.sub)
         if self._buckets.draw(holder, CANCELS, self._clock()):
-            return  # a client in flight as much as this would be refused long before
+            return  # above the rate; no honest client gets here, because it cannot have so many calls in flight
         try:
             await self._connection.publish(subjects.API_MCP_CANCEL, codec.encode(_key(caller, ident).cancel))
         except BridgeError as exc:
@@ -85,7 +85,7 @@ class LegacyCancels:
         try:
             told = codec.decode(_decoder, msg.data)
         except BridgeError as exc:
-            log.warning("a message on %s is none of ours: %s", msg.subject, exc.message)
+            log.warning("a message on %s is not ours: %s", msg.subject, exc.message)
             return
         self._cancel_here(_Key(told, type(told.id)))
 

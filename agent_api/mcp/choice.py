@@ -1,4 +1,4 @@
-"""Lets a host ask its user for the client, if the host can: an interim result, then the call once more.
+"""Lets a host ask its user which client is meant, if it can: by an interim result, after which the host calls again.
 
 The call comes again as a whole, maybe to another replica. It brings back `requestState`, which is sealed with a key
 that all replicas derive from `AGENTBRIDGE_RESUME_SECRET`, or from the JWT secrets. The state is valid for this caller,
@@ -69,7 +69,7 @@ class ChoiceSeal:
 
 
 def question(error: AmbiguousClient, state: str) -> dict[str, Any]:
-    """Return the interim result that has the user choose among the clients of an error."""
+    """Return the interim result that lets the user choose among the clients in an error."""
     choices = [{"const": each["clientId"], "title": _title(each)} for each in error.details["clients"]]
     schema = {
         "type": "object",
@@ -82,7 +82,7 @@ def question(error: AmbiguousClient, state: str) -> dict[str, Any]:
 
 
 def chosen_client(responses: Mapping[str, Any]) -> str | None:
-    """Return the client that the user has chosen, None if the user did not want to."""
+    """Return the client that the user has chosen, or None if the user declined."""
     answer = responses.get(CLIENT)
     content = getattr(answer, "content", None) if getattr(answer, "action", None) == "accept" else None
     chosen = content.get(CLIENT) if isinstance(content, dict) else None

@@ -14,7 +14,7 @@ MCP_PATH = "/mcp"
 
 
 class AuthorizationDiscovery:
-    """Tells of the authorization servers that the settings name, if they name any."""
+    """Publishes the authorization servers in the settings, if there are any."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self._issuers = split_list(settings.oauth_issuers)
@@ -25,7 +25,7 @@ class AuthorizationDiscovery:
         await write_answer(send, receive, self._answer(scope))
 
     def challenge(self, scope: Scope) -> Header | None:
-        """Return the header of a 401 that leads to the metadata; None if tokens are come by in another way."""
+        """Return the header of a 401 that leads to the metadata, or None if there is no authorization server."""
         if not self._issuers:
             return None
         url = f"{self._url(scope).removesuffix(MCP_PATH)}{WELL_KNOWN}{MCP_PATH}"
@@ -35,7 +35,7 @@ class AuthorizationDiscovery:
         if scope["method"] not in ("GET", "HEAD"):
             return http_answer_of(HttpFault(405, "this path takes GET only", (b"allow", b"GET, HEAD")))
         if not self._issuers:
-            sentence = "tokens are not to be had from an authorization server here; ask the operator for one"
+            sentence = "there is no authorization server here; ask the operator for a token"
             return http_answer_of(HttpFault(404, sentence))
         found = {
             "resource": self._url(scope),
@@ -46,7 +46,7 @@ class AuthorizationDiscovery:
         return HttpAnswer(200, codec.encode(found))
 
     def _url(self, scope: Scope) -> str:
-        """Return the URL of `/mcp` as hosts write it: the setting, or by the name under which we were reached."""
+        """Return the URL of `/mcp` for hosts: the setting, or else made from the request's `Host`."""
         if self._resource is not None:
             return self._resource
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")

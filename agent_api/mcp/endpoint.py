@@ -60,10 +60,10 @@ log = logging.getLogger(__name__)
 
 
 class McpLibrary(Protocol):
-    """The part that needs the library."""
+    """The part of the endpoint that needs the library."""
 
     def is_modern(self, version: str | None) -> bool:
-        """Tell whether a request is of the era without a handshake."""
+        """Tell whether a request belongs to the modern era, which has no handshake."""
 
     async def answer(self, caller: McpCaller, message: RpcMessage, head: McpHead, writer: AnswerWriter) -> RpcAnswer:
         """Return the answer to a request."""
@@ -117,7 +117,7 @@ class McpEndpoint:
         elif modern or method not in ("GET", "DELETE"):
             allowed = (b"allow", b"POST") if modern else ALLOW
             raise HttpFault(HTTPStatus.METHOD_NOT_ALLOWED, "this path takes POST in this revision", allowed)
-        elif method == "DELETE":  # nothing is kept of a session
+        elif method == "DELETE":  # ends a session, of which we store nothing
             await write_answer(send, receive, HttpAnswer(200, b"{}"))
         else:
             await self._tell_changes(caller, mcp_head, receive, send)
@@ -143,7 +143,7 @@ class McpEndpoint:
         return token, principal
 
     async def _loaded(self) -> McpLibrary:
-        """Return the library, imported by another thread: that takes most of a second."""
+        """Return the library. It is imported in another thread, because that takes most of a second."""
         if self._library is None:
             async with self._loading:
                 if self._library is None:
@@ -182,7 +182,7 @@ class McpEndpoint:
                 await self._take_notification(library, caller, message, mcp_head)
                 await write_answer(send, receive, HttpAnswer(HTTPStatus.ACCEPTED, b""))
                 return
-            if message.method == LISTEN and len(data) > MAX_LISTEN_BYTES:  # it is held as long as the stream is open
+            if message.method == LISTEN and len(data) > MAX_LISTEN_BYTES:  # it stays in memory while the stream is open
                 sentence = f"the body of {LISTEN} has {len(data)} bytes, but at most {MAX_LISTEN_BYTES} are accepted"
                 raise PayloadTooLarge(sentence)
             del data
@@ -255,7 +255,7 @@ class McpEndpoint:
             await writer.answer(work)
 
     async def _pass_changes_on(self, caller: McpCaller, head: McpHead, writer: AnswerWriter) -> None:
-        is_told = "last-event-id" in head.headers  # the changes while it was away are not known
+        is_told = "last-event-id" in head.headers  # send a change, because it may have missed some
         async for _ in self._context.streams.changes(caller):
             if is_told:
                 writer.notify(LIST_CHANGED)
@@ -271,7 +271,7 @@ class McpEndpoint:
 
 
 class _RequestPlace:
-    """A request's piece of the process's capacity, released once."""
+    """A request's piece of the process's capacity. It is released once."""
 
     def __init__(self, context: McpContext, piece: Piece) -> None:
         self._admission = context.admission
@@ -284,27 +284,27 @@ class _RequestPlace:
         self.release()
 
     def keep(self) -> None:
-        """Have it never given back: the body is read, and a cancellation would hit more than its reading."""
+        """Keep the piece from now on: after the body is read, reclaiming it would cancel more than the reading."""
         if self._piece is not None:
             self._piece.keep()
 
     def release(self) -> None:
-        """Hold it no more."""
+        """Release the piece."""
         if self._piece is not None:
             self._admission.release(self._piece)
             self._piece = None
 
 
 class _Cancelling:
-    """Cancels the work of a request, as soon as there is some."""
+    """Cancels the work of a request, now or as soon as it has begun."""
 
     def __init__(self) -> None:
         self._cancel: Callable[[], object] = lambda: None
 
     def begin(self, cancel: Callable[[], object]) -> None:
-        """Take the function that cancels the work."""
+        """Set the function that cancels the work."""
         self._cancel = cancel
 
     def __call__(self) -> None:
-        """Cancel."""
+        """Cancel the work."""
         self._cancel()

@@ -1,7 +1,7 @@
-"""One request through the library's handlers, in the era that its client speaks.
+"""Passes one request through the library's handlers, in the era of its client.
 
-Both eras come here as one message with all that belongs to it, so any replica serves any of them. The library checks
-parameters and shapes results for the revision that is spoken; HTTP, cancelling and streams are ours.
+In both eras a request comes here as one complete message, so any replica can serve it. The library checks parameters
+and shapes results for the client's revision. HTTP, cancelling and streams are ours.
 """
 
 import logging
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 def is_modern(version: str | None) -> bool:
-    """Tell whether a request is of the era without a handshake; an unknown revision is, and is refused there."""
+    """Tell whether a request is of the modern era (no handshake). Unknown revisions are, and are refused there."""
     return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
@@ -73,7 +73,7 @@ class Exchange:
         self._progress = float("-inf")
 
     def heard(self, client_id: str, message: ProgressMessage) -> None:
-        """Pass on how far a command has come, if that was asked for; it only ever grows."""
+        """Pass on a command's progress if the client asked for it. The number only grows."""
         if self._token is None or message.progress <= self._progress:
             return
         self._progress = message.progress
@@ -85,26 +85,26 @@ class Exchange:
         self.notify_now(notification("notifications/progress", params))
 
     def notify_now(self, message: bytes) -> None:
-        """Write a notification when the caller has read the former ones."""
+        """Write a notification when the caller has read the earlier ones."""
         self._writer.notify(message)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Have a notification of the library's written."""
+        """Write a notification of the library."""
         self.notify_now(notification(method, None if params is None else dict(params)))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Never called: progress comes from applications, by `heard()`."""
+        """Do nothing. It is never called, because progress comes from applications, through `heard()`."""
         raise NotImplementedError
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        """Refuse: a client's answer might reach another replica."""
+        """Refuse, because the client's answer might reach another replica."""
         raise NoBackChannelError(method)
 
 
 async def serve_request(server: Server[Any], exchange: Exchange, message: RpcMessage, head: McpHead) -> RpcAnswer:
-    """Return the answer to a request; any exception becomes an error answer."""
+    """Return the answer to a request. Any exception becomes an error answer."""
     modern = is_modern(head.version)
     connection = _modern_connection(message, head) if modern else _legacy_connection(head)
     if isinstance(connection, InboundLadderRejection):

@@ -1,4 +1,4 @@
-"""The one module that imports the library; the endpoint imports it at the first request."""
+"""The module that needs the library. The endpoint imports it at the first request."""
 
 from agent_api.mcp import exchange
 from agent_api.mcp.answers import AnswerWriter
@@ -9,13 +9,13 @@ from agent_api.mcp.server import make_server
 
 
 class InstalledLibrary:
-    """The library and a server made with it."""
+    """A server made with the library."""
 
     def __init__(self, context: McpContext) -> None:
         self._server = make_server(context)
 
     def is_modern(self, version: str | None) -> bool:
-        """Tell whether a request is of the era without a handshake."""
+        """Tell whether a request belongs to the modern era, which has no handshake."""
         return exchange.is_modern(version)
 
     async def answer(self, caller: McpCaller, message: RpcMessage, head: McpHead, writer: AnswerWriter) -> RpcAnswer:

@@ -1,4 +1,4 @@
-"""Imports the library when it is called, and not before: that takes 0.7 s and 28 MB."""
+"""Imports the library when `load()` is called, not before, because that takes 0.7 s and 28 MB."""
 
 from agent_api.mcp.context import McpContext
 from agent_api.mcp.endpoint import McpLibrary

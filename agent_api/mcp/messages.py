@@ -13,7 +13,7 @@ from protocol import codec
 from protocol.errors import BridgeError, InvalidRequest, PayloadTooLarge
 
 INVALID_REQUEST, PARSE_ERROR, INTERNAL_ERROR, INVALID_PARAMS = -32600, -32700, -32603, -32602
-CANCELLED_REQUEST = -32800  # as the library answers it in the older era
+CANCELLED_REQUEST = -32800  # the library's code for it in the older era
 MAX_ID_CHARS = 128
 MAX_PARSED_BYTES = 64 * 1024
 PARSED_FACTOR = 48  # `[[[[]]]]` grows most: a list has 2 bytes, and 88 in memory
@@ -36,7 +36,7 @@ class RpcMessage(msgspec.Struct, frozen=True):
 
     @property
     def is_request(self) -> bool:
-        """Whether it wants an answer."""
+        """Whether it needs an answer."""
         return self.method is not None and self.id is not msgspec.UNSET
 
 
@@ -50,7 +50,7 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 class RpcAnswer(msgspec.Struct, frozen=True):
-    """An answer to a request, with the status that it has if it is not part of a stream."""
+    """An answer to a request, with its HTTP status if it is not part of a stream."""
 
     body: bytes
     status: int = 200
@@ -61,7 +61,7 @@ _NULL = msgspec.Raw(b"null")
 
 
 def is_id(value: object) -> bool:
-    """Tell whether a value is what a request can be known by."""
+    """Tell whether a value can be the id of a request."""
     if isinstance(value, str):
         return len(value) <= MAX_ID_CHARS
     return isinstance(value, int) and not isinstance(value, bool)
@@ -101,7 +101,7 @@ def _require_sound(envelope: _Envelope) -> None:
 
 
 def result_message(ident: RpcId, result: Any, status: int = 200) -> RpcAnswer:
-    """Return the answer to a request that went well."""
+    """Return the answer to a request that succeeded."""
     return RpcAnswer(codec.encode({"jsonrpc": "2.0", "id": ident, "result": result}), status)
 
 
@@ -112,7 +112,7 @@ def error_message(ident: RpcId | None, code: int, message: str, data: Any = None
 
 
 def fault_message(ident: RpcId | None, error: BridgeError, code: int = INTERNAL_ERROR, status: int = 200) -> RpcAnswer:
-    """Return the answer that tells of an error of ours; its own code stands in the data."""
+    """Return the answer for one of our errors. Its code is in `data`."""
     return error_message(ident, code, error.message, error.body(), status)
 
 

@@ -1,4 +1,4 @@
-"""The library's server with our handlers: listing tools, calling them, listening to changes."""
+"""The library's server with our handlers: list tools, call them, listen to changes."""
 
 import asyncio
 import logging
@@ -51,7 +51,7 @@ Context = ServerRequestContext[Any, Any]
 
 
 class ToolServer(Server[Any]):
-    """Tells clients of the older era, too, that they will hear of changes."""
+    """Announces changes of the list to clients of the older era, too."""
 
     def create_initialization_options(
         self,
@@ -74,10 +74,10 @@ def make_server(context: McpContext) -> ToolServer:
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_subscriptions_listen=handlers.listen,
-        # No schema has an annotation that would have to be compared with headers, so nothing has to be looked up.
+        # Our schemas have no annotations that must be compared with headers, so the library need not look for them.
         get_tool_input_schema=lambda name: None,
     )
-    server.middleware.clear()  # a span for each message, whether or not anybody collects them
+    server.middleware.clear()  # it makes a span for each message, even if nobody collects them
     return server
 
 
@@ -90,7 +90,7 @@ class _ToolHandlers:
             log.warning("no host can ask its user which of several clients is meant: set %s to a secret", setting)
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> Any:
-        """Return all tools at once; there are 128 at most."""
+        """Return all tools at once. There are 128 at most."""
         if params is not None and params.cursor is not None:
             raise MCPError(INVALID_PARAMS, "there is one page only; ask without a cursor")
         exchange, caller = _exchange(ctx), _exchange(ctx).caller
@@ -153,13 +153,13 @@ class _ToolHandlers:
         return await _result(outcome.value(), ctx.protocol_version)
 
     def _can_ask(self, ctx: Context) -> bool:
-        """Tell whether the host can have its user choose a client."""
+        """Tell whether the host can let its user choose a client."""
         capabilities = ctx.session.client_capabilities
         able = capabilities is not None and capabilities.elicitation is not None
         return able and ctx.protocol_version >= MODERN and self._seal.works
 
     async def listen(self, ctx: Context, params: SubscriptionsListenRequestParams) -> Any:
-        """Tell of changes in the list of tools until the token ends, the process must, or the client goes."""
+        """Report changes in the list of tools until the token expires, the process stops, or the client goes."""
         exchange = _exchange(ctx)
         meta = {SUBSCRIPTION_ID: ctx.request_id}
         wanted = {"toolsListChanged": True} if params.notifications.tools_list_changed else {}

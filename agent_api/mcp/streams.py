@@ -1,4 +1,4 @@
-"""Streams that tell of changes in the list of tools: how many there may be, how often they tell, and their end."""
+"""Streams of changes in the list of tools: bounds their number and their rate, and ends them."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class ChangeStreams:
         self._clock = asyncio.get_running_loop().time
 
     def counters(self) -> dict[str, int]:
-        """Return how full the room for streams is."""
+        """Return the counter of `/metrics`: the used part of the room for streams."""
         return {"sharesUsedPercent:streams": self._places.used_percent}
 
     @contextlib.contextmanager
@@ -53,11 +53,10 @@ class ChangeStreams:
                 del self._of_agent[holder]
 
     async def changes(self, caller: McpCaller) -> AsyncIterator[None]:
-        """Yield once at the beginning, then whenever the caller's list has changed, until an end.
+        """Yield once at the beginning, then after each change of the caller's list.
 
-        It ends if an administrator disconnects the agent; the client is refused when it comes back.
-
-        Raises `Unauthenticated` for a token that has ended.
+        Ends if an administrator disconnects the agent; then the client is refused when it comes back. Raises
+        `Unauthenticated` when the token expires.
         """
         end = asyncio.timeout(valid_seconds(caller.principal))
         try:
@@ -76,7 +75,7 @@ class ChangeStreams:
 
     @contextlib.asynccontextmanager
     async def open_to_agents(self) -> AsyncIterator[None]:
-        """At the orderly end, end every stream: its client comes back, to another process."""
+        """On a regular exit end every stream, so that its client comes back to another process."""
         yield
         self._draining = True
         for end in self._open:

@@ -18,7 +18,7 @@ RECORD: dict[str, Any] = {
     "description": "A command's outcome, as the party that decided it recorded it. What was not known is absent.",
     "required": ["id", "at", "tenant", "outcome", "durationMs", "by"],
     "properties": {
-        "id": {"type": "string", "description": "by which a reader goes on from here"},
+        "id": {"type": "string", "description": "from which a reader can go on"},
         "at": {"type": "string", "description": "when the outcome was decided"},
         "tenant": {"type": "string"},
         "clientId": {"type": "string"},
@@ -41,10 +41,10 @@ RECORD: dict[str, Any] = {
         "count": {
             "type": "integer",
             "minimum": 2,
-            "description": "how many refusals of one agent and outcome it stands for, above 20 a second; else absent",
+            "description": "number of refusals of one agent and outcome, above 20 a second; else absent",
         },
         "by": {"enum": [GATEWAY, AGENT_API, REGISTRY], "description": "who decided the outcome"},
-        "parameters": {"description": "only if AGENTBRIDGE_AUDIT_PARAMETERS is on; of large ones the size"},
+        "parameters": {"description": "only if AGENTBRIDGE_AUDIT_PARAMETERS is on; for large ones the size"},
     },
 }
 AUDIT: dict[str, Any] = {
@@ -59,12 +59,12 @@ AUDIT: dict[str, Any] = {
     "parameters": [
         parameter(
             "clientId",
-            "only commands for this client; `_none`: for no known one",
+            "only commands for this client; `_none`: without a known client",
             _CLIENT,
         ),
-        parameter("agent", "only this caller's: the `sub` of its token", _TEXT),
+        parameter("agent", "only commands of this caller: the `sub` of its token", _TEXT),
         parameter("target", "only commands with this target", _TEXT),
-        parameter("outcome", "only commands that ended so", {"enum": list(OUTCOMES)}),
+        parameter("outcome", "only commands with this outcome", {"enum": list(OUTCOMES)}),
         parameter("since", "only commands that ended at this instant or later", _INSTANT),
         parameter("until", "only commands that ended at this instant or before", _INSTANT),
         parameter(

@@ -1,4 +1,4 @@
-"""The OpenAPI document: bodies as the types have them that are decoded and encoded, routes as `contract` has them."""
+"""The OpenAPI document: bodies from the types that are decoded and encoded, routes from `schemas`."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ DESCRIPTION = (
 
 
 class Application(FastAPI):
-    """FastAPI as a router, with a document of our own."""
+    """FastAPI as a router, with our own document."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -40,7 +40,7 @@ class Application(FastAPI):
         )
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document; it is made once."""
+        """Return the document. It is made once."""
         if self.openapi_schema is None:
             self.openapi_schema = _document(self)
         return self.openapi_schema
@@ -71,5 +71,5 @@ def _schemas() -> dict[str, Any]:
     _, of_types = msgspec.json.schema_components(types, ref_template=schemas.SCHEMA_PATH)
     of_types["Problem"]["properties"]["code"] = {"type": "string", "enum": [code.value for code in Code]}
     of_types["ClientRecord"]["properties"]["capabilities"] = schemas.CAPABILITY_LIST
-    of_types["ClientRecord"]["required"] = sorted(of_types["ClientRecord"]["properties"])  # defaults are told, too
+    of_types["ClientRecord"]["required"] = sorted(of_types["ClientRecord"]["properties"])  # defaults are sent
     return {**of_types, "AuditRecord": RECORD, **schemas.SCHEMAS}

@@ -25,7 +25,7 @@ EVENTS: dict[str, Any] = {
         parameter("user", "only clients of this user: the `sub` of the application's token", _TEXT),
         parameter("app", "only clients of this application", _TEXT),
         parameter(
-            "event", "only events so named; `*` stands for any text. Repeatable.", {**_NAMES, "maxItems": MAX_NAMES}
+            "event", "only events with this name; `*` matches any text. Repeatable.", {**_NAMES, "maxItems": MAX_NAMES}
         ),
         parameter(
             "clients",
@@ -45,7 +45,7 @@ EVENTS: dict[str, Any] = {
         "200": {
             "description": "the stream",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            "headers": {"X-Accel-Buffering": header("`no`: proxies must not keep messages back", required=True)},
+            "headers": {"X-Accel-Buffering": header("`no`: proxies must not buffer messages", required=True)},
         },
         **refusals(
             (

@@ -1,4 +1,4 @@
-"""An example of every error, made by the code that answers with it."""
+"""An example of every error, made by the code that raises it."""
 
 import json
 from collections.abc import Iterable
@@ -70,13 +70,13 @@ _FAULTS = {
 
 
 def components() -> dict[str, Any]:
-    """Return the examples by name, which is the code of an error that has one."""
+    """Return the examples by name, mostly the code of the error."""
     named: dict[str, BridgeError] = {error.code.value: error for error in _ERRORS}
     return {name: _example(error) for name, error in (named | _FAULTS).items()}
 
 
 def references(names: Iterable[str]) -> dict[str, Any]:
-    """Return the examples of a response as OpenAPI refers to them."""
+    """Return OpenAPI references to the examples of a response."""
     return {name: {"$ref": f"#/components/examples/{name}"} for name in names}
 
 

@@ -42,7 +42,7 @@ def json_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusals(codes: Iterable[Code], headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a response for each status of the codes; all have one body, and may have these headers."""
+    """Return a response for each status of the codes. All have the same body, and may have these headers."""
     by_status: dict[int, list[Code]] = {}
     for code in codes:
         by_status.setdefault(MEANINGS[code].http_status, []).append(code)
@@ -54,7 +54,7 @@ def refusals(codes: Iterable[Code], headers: dict[str, Any] | None = None) -> di
 
 
 def refusal(*codes: Code, description: str = "", example: str = "") -> dict[str, Any]:
-    """Return a response that refuses with one of the codes, an example of each, and the header that goes with them."""
+    """Return an error response for some codes, with an example of each and the header that goes with them."""
     told = description or ", ".join(f"`{code.value}`" for code in codes)
     names = [HEADERS[code][0].decode() for code in codes if code in HEADERS]
     headers = {name: header(_MEANINGS[name], required=True) for name in names}
@@ -64,7 +64,7 @@ def refusal(*codes: Code, description: str = "", example: str = "") -> dict[str,
 
 
 def success(description: str, schema: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a response that answers."""
+    """Return a success response."""
     return _with(headers, description=description, content=json_of(schema))
 
 
@@ -79,7 +79,7 @@ def header(description: str, *, required: bool = False) -> dict[str, Any]:
 
 
 def route(group: str, summary: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return the arguments by which FastAPI describes a route."""
+    """Return FastAPI's arguments for a route."""
     return {"tags": [group], "summary": summary, "responses": responses, "openapi_extra": more}
 
 
@@ -283,7 +283,7 @@ _FILTERS = [
     },
     parameter("componentType", "only components of this type"),
     parameter("authLevel", f"only capabilities of this level; one that names none is `{PUBLIC}`"),
-    parameter("path", "only capabilities whose path begins so"),
+    parameter("path", "only capabilities with a path that begins with this"),
     parameter("metadata.KEY", "only clients whose metadata has this value under KEY, which stands for any key"),
     parameter(
         "limit", "at most so many clients; all without it", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
@@ -291,7 +291,7 @@ _FILTERS = [
     parameter("after", "only clients whose id sorts after this one, as in the header `Link`"),
 ]
 _LIST_HEADERS = {
-    "ETag": header("a name for this content", required=True),
+    "ETag": header("an entity tag of this content", required=True),
     "Link": header("the next page, if `limit` cut the list"),
 }
 _UNCHANGED = {"304": {"description": "unchanged since `If-None-Match`", "headers": _LIST_HEADERS}}
@@ -348,7 +348,7 @@ DISCONNECT = {
 }
 DISCONNECT_AGENT = route(
     AGENTS_GROUP,
-    "End everything that an agent has open, and keep it out for a while (admin)",
+    "End all connections of an agent, and refuse it for a while (admin)",
     {
         "200": success("ended", ref("AgentDisconnected")),
         **refusals((*_READING_CODES, Code.CONFLICT, Code.OVERLOADED)),
@@ -364,13 +364,13 @@ DISCONNECT_AGENT = route(
         },
         parameter(
             "seconds",
-            "for how long its tokens are refused; with 0 it may come back at once, one that is kept out, too",
+            "how many seconds its tokens are refused; with 0 it may come back at once, even if it is refused now",
             {"type": "integer", "minimum": 0, "maximum": MAX_DENIAL_SECONDS, "default": DENIAL_SECONDS},
         ),
     ],
 )
 _UPGRADED = {
-    "101": {"description": "the WebSocket is open; a token that does not do is told by its close code"},
+    "101": {"description": "the WebSocket is open; a bad token gets a close code"},
     **refusals((*_TOKEN_CODES, Code.INTERNAL, Code.OVERLOADED, Code.UNAVAILABLE)),
     "426": {
         **refusal(description="`invalid_request`: the request asks for no WebSocket", example=examples.NO_UPGRADE),
@@ -379,20 +379,20 @@ _UPGRADED = {
 }
 SOCKET = route(COMMANDS, "Open a WebSocket for many commands at once", _UPGRADED, **_SECURED)
 SDK_SOCKET = route(COMMANDS, "Open a WebSocket in the form of the original project's SDK", _UPGRADED, **_SECURED)
-ALIVE = route(PROCESS, "Does the process live?", {"200": success("it does", _STATUS)})
+ALIVE = route(PROCESS, "Is the process alive?", {"200": success("it does", _STATUS)})
 READY = route(
     PROCESS,
     "Can the process do its work?",
     {"200": success("it can", _STATUS), "503": refusal(Code.UNAVAILABLE, description="the missing parts")},
 )
 METRICS = {
-    "response_class": Response,  # FastAPI would describe JSON besides
+    "response_class": Response,  # or FastAPI would add JSON to the description
     **route(
         PROCESS,
-        "What has the process counted?",
+        "The metrics of the process",
         {
             "200": {
-                "description": "figures in Prometheus' text format; reach them at the process, for proxies hide them",
+                "description": "metrics in Prometheus' text format; proxies hide them, so ask the process itself",
                 "content": {CONTENT_TYPE: {"schema": {"type": "string"}}},
             }
         },

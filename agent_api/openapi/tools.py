@@ -1,4 +1,4 @@
-"""What the routes of tools take and answer, in OpenAPI's words."""
+"""Parameters, bodies and answers of the routes for tools, for OpenAPI."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from protocol.errors import Code
 
 CALL_PATH = "/api/tools/{name}"
 _SECURED: dict[str, Any] = {"security": [{"bearer": []}]}
-_TAG = {"ETag": header("a name for this content", required=True)}
+_TAG = {"ETag": header("an entity tag of this content", required=True)}
 _CODES = (Code.INVALID_REQUEST, Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.INTERNAL, Code.UNAVAILABLE)
 _APP = parameter("app", "only tools of this application")
 _TOOLS = parameter(
@@ -45,7 +45,7 @@ TOOLS = route(
             },
             _TAG,
         ),
-        "304": {"description": "still what `If-None-Match` names", "headers": _TAG},
+        "304": {"description": "unchanged since `If-None-Match`", "headers": _TAG},
         **refusals(_CODES),
     },
     **_SECURED,

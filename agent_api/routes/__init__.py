@@ -1,1 +1,1 @@
-"""The HTTP routes: they read a request, ask the core and write the answer."""
+"""The HTTP routes: each decodes a request, calls the core, and writes the answer."""

@@ -1,4 +1,4 @@
-"""`DELETE /api/agents/{sub}`: an administrator ends everything that an agent has open, and keeps it out for a while."""
+"""`DELETE /api/agents/{sub}`: an administrator ends all connections of an agent, which is then refused for a while."""
 
 import msgspec
 import nats.errors
@@ -15,7 +15,7 @@ from protocol.reports import DENIAL_SECONDS, MAX_DENIAL_SECONDS, DisconnectAgent
 from protocol.runtime.nats.connection import Connection
 from protocol.runtime.tokens import Verifier, bearer
 
-ANSWER_SECONDS = 15.0  # a registry looks at all NATS servers several times
+ANSWER_SECONDS = 15.0  # a registry asks all NATS servers for connections several times
 MAX_SUB_CHARS = 256
 
 _error_decoder = msgspec.json.Decoder(ErrorResponse)
@@ -30,7 +30,7 @@ class AgentRoutes:
         self._connection = connection
 
     async def disconnect_agent(self, request: Request) -> Response:
-        """Have a registry do it, which verifies the token itself; each agent API hears of it by the clients bucket."""
+        """Let a registry do it; it verifies the token itself. Each agent API learns of it from the clients bucket."""
         token = bearer(*request.headers.getlist("authorization"))
         principal = await self._verifier.verify(token)
         share_turns(request.scope, principal)
@@ -62,7 +62,7 @@ def _sub(request: Request) -> str:
 
 
 def _seconds(request: Request) -> int:
-    """Return for how long the agent is to be kept out, and refuse any other parameter."""
+    """Return for how many seconds to refuse the agent. Raises `InvalidRequest` for any other parameter."""
     fields = request.query_params.multi_items()
     if any(name != "seconds" for name, _ in fields) or len(fields) > 1:
         raise InvalidRequest("there is one parameter here, `seconds`")

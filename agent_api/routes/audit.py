@@ -1,4 +1,4 @@
-"""`GET /api/audit`: for administrators, who see the records of their own tenant."""
+"""`GET /api/audit`: the audit records of an administrator's own tenant."""
 
 import asyncio
 from urllib.parse import parse_qsl
@@ -22,7 +22,7 @@ from protocol.runtime.streams.positions import Position, parse_position
 from protocol.runtime.tokens import Verifier, bearer
 
 MAX_QUERY_FIELDS = 32
-NOWHERE = Position("0", 0)  # in a stream that there never was
+NOWHERE = Position("0", 0)  # in a stream that never existed
 
 
 class AuditEndpoint:
@@ -38,7 +38,7 @@ class AuditEndpoint:
         self._waits = waits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one reader until it has its page, or goes away."""
+        """Serve one reader: answer a page, or stream until the reader goes away."""
         stream = ReaderStream(scope, receive, send, "the audit stream")
         await serve(stream, self._answer(scope, stream), self._waits, receive)
 
@@ -71,7 +71,7 @@ class AuditEndpoint:
     # --- a stream ---
 
     async def _stream(self, principal: Principal, query: AuditQuery, stream: ReaderStream) -> None:
-        """Follow; refusals come as ordinary answers before the stream has begun, and as its last word afterwards."""
+        """Stream records. An error before the stream begins is an ordinary answer; after that it is the last event."""
         async with self._feed.open(principal.tenant, query.wanted, query.after) as follower:
             if not await stream.begin():
                 return
@@ -94,16 +94,16 @@ async def _tell(follower: AuditReader, principal: Principal, stream: ReaderStrea
             continue
         valid_seconds(principal)
         await stream.tell(map(_block, items))
-        del items  # for it may be long until there are others
+        del items  # free the messages, because the next ones may be long in coming
 
 
 def with_id(position: Position, data: bytes) -> bytes:
-    """Return a stored record, an object, with the id by which a reader goes on from it."""
+    """Return a stored record, which is a JSON object, with the id for resuming after it."""
     return b'{"id":"%b",%b' % (str(position).encode(), data[1:])
 
 
 def _advance(position: Position | None) -> bytes:
-    """Return an id without data, which a reader remembers and is told of nothing; without one, a heartbeat."""
+    """Return an id without data, which a reader remembers without an event; without a position, a heartbeat."""
     return sse.HEARTBEAT if position is None else b"id: %b\n\n" % str(position).encode()
 
 
@@ -124,10 +124,9 @@ def _fields(query: bytes) -> list[tuple[str, str]]:
 
 
 def _resumed(query: AuditQuery, scope: Scope) -> AuditQuery:
-    """Return the query with the position of a returning reader: `Last-Event-ID` goes before `after`.
+    """Return the query with the position of a returning reader. `Last-Event-ID` counts before `after`.
 
-    A foreign id is answered with a gap, because libraries send whatever id they have and could do nothing about a
-    refusal.
+    A foreign id is answered with a gap, because libraries send the id that they have, and cannot handle a refusal.
     """
     last = dict(scope["headers"]).get(b"last-event-id")
     if not last:

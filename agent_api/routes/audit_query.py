@@ -13,7 +13,7 @@ from protocol.subjects import NO_CLIENT
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_TEXT_CHARS = 1024
 OUTCOMES = (SUCCESS, *(code.value for code in Code))
-AFTER, LAST_ID = "after", "lastEventId"  # some libraries return with the second
+AFTER, LAST_ID = "after", "lastEventId"  # some libraries use the second one to resume
 FIELDS = ("clientId", "agent", "target", "outcome", "since", "until", "limit", AFTER, LAST_ID)
 
 
@@ -26,13 +26,13 @@ class AuditQuery(NamedTuple):
 
 
 def read_query(parameters: Iterable[tuple[str, str]]) -> AuditQuery:
-    """Read the query. Raises `InvalidRequest` naming the parameter that is unknown, there twice or wrong."""
+    """Decode the query. Raises `InvalidRequest` that names a parameter which is unknown, repeated or wrong."""
     given: dict[str, str] = {}
     for name, value in parameters:
         if name not in FIELDS:
             raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join(FIELDS)}")
         if name in given:
-            raise InvalidRequest(f"the query parameter `{name}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name}` is repeated")
         if len(value) > MAX_TEXT_CHARS:
             raise InvalidRequest(f"`{name}`: at most {MAX_TEXT_CHARS} characters")
         given[name] = value

@@ -1,4 +1,4 @@
-"""`POST /api/command`, the hot path: bare ASGI, for a framework's request costs more than the command itself."""
+"""`POST /api/command`, the hot path: bare ASGI, because a framework's request costs more than the command itself."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -88,7 +88,7 @@ class CommandEndpoint:
     async def _answer(
         self, head: Head, reading: Reading, receive: Receive, heard: OnClientProgress | None = None
     ) -> HttpAnswer | None:
-        """Return the answer to a request, whatever goes wrong; None if its caller has gone."""
+        """Return the answer to a request, or None if its caller has gone. It raises nothing."""
         body = IncomingBody(receive, head.length)
         try:
             return await self._serve(head, reading, body, heard)
@@ -126,7 +126,7 @@ class CommandEndpoint:
         piece = self._admission.admit((principal.tenant, principal.sub), give_back=body.give_back)
         try:
             data = await body.read(limit, piece)
-            piece.keep()  # at once, because what is given back later would cancel more than the reading
+            piece.keep()  # at once, because reclaiming it later would cancel more than the reading
             order = await read(data, head, principal)
             if isinstance(order, HttpAnswer):
                 return order
@@ -153,7 +153,7 @@ class CommandEndpoint:
     async def _execute(
         self, order: Order, principal: Principal, token: str | None, body: IncomingBody, heard: OnClientProgress | None
     ) -> HttpAnswer:
-        """Send the order and return its answer; from here on, refusals carry the request's id."""
+        """Send the order and return its answer. From here on errors have the request's id."""
         try:
             work = self._sender.send(order, principal, token, heard)
             outcome = await self._waits.for_answer(work, body.receive, body.task)
@@ -165,7 +165,7 @@ class CommandEndpoint:
 
 
 def _leaves_too_much(error: Exception, body: IncomingBody) -> bool:
-    """Tell whether a refusal closes the connection, because the peer would go on sending bytes without room."""
+    """Tell whether a refusal closes the connection, because too much of the body is still to come."""
     return isinstance(error, PayloadTooLarge) or (isinstance(error, Overloaded) and body.is_partial)
 
 
@@ -181,7 +181,7 @@ def _answer(outcome: CommandResponse | Gathered, order: Order) -> HttpAnswer:
 
 
 def _refusal(error: Exception, order: Order | None = None, *, close: bool = False) -> HttpAnswer:
-    """Return the answer to a failed request. An unexpected exception goes to the log, not to the caller."""
+    """Return the answer to a failed request. An unexpected exception is logged, and the caller gets `internal`."""
     request_id = order.request_id if order else None
     if not isinstance(error, BridgeError):
         with logs.about(order.client_id if order else None, request_id):

@@ -1,7 +1,7 @@
-"""The answer to a command as a stream: progress as it comes, then the body of the plain answer.
+"""Answers a command with a stream: progress as it comes, then the body of the ordinary answer.
 
-The stream begins with the first progress, or one second after the request has been read. So early refusals are ordinary
-answers with a status of their own.
+The stream begins with the first progress, or one second after the request has been read. So early errors are ordinary
+answers with their own status.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from protocol.messages import ProgressMessage
 
 BEGIN_AFTER_SECONDS = 1.0
 MAX_WAITING = 8
-MAX_WAITING_BYTES = MAX_BYTES // MAX_COMMANDS  # as much as admission counts for a command, so it bounds all of them
+MAX_WAITING_BYTES = MAX_BYTES // MAX_COMMANDS  # what admission counts for a command, so it bounds all of them together
 
 Work = Callable[[Receive, OnClientProgress], Coroutine[Any, Any, HttpAnswer | None]]
 
 
 async def stream(work: Work, receive: Receive, send: Send) -> None:
-    """Write the progress of `work`, then the answer that it returns; None if the caller has gone.
+    """Write the progress of `work`, then its answer; nothing if that is None, because the caller has gone.
 
-    `work` watches whether the caller stays. A slow caller misses progress, except the newest.
+    `work` notices itself if the caller goes. A slow caller misses progress, except the newest.
     """
     writer = _Writer(receive, send)
     async with asyncio.TaskGroup() as tasks:
@@ -64,7 +64,7 @@ class _Writer:
         return message
 
     def take(self, client_id: str, message: ProgressMessage) -> None:
-        """Keep progress until the caller has read the former one; the oldest is dropped."""
+        """Keep progress until the caller has read the earlier one. Above the bound the oldest is dropped."""
         self._waiting.put((client_id, message.seq), message, size_of(message))
         self.wake()
 
@@ -84,7 +84,7 @@ class _Writer:
         await self._write_waiting()
 
     async def finish(self, answer: HttpAnswer) -> None:
-        """Write the waiting progress and the answer. A refusal before the first byte is an ordinary answer."""
+        """Write the waiting progress and the answer. An error before the first byte is an ordinary answer."""
         await self._write_waiting()
         if not self._begun and answer.status != HTTPStatus.OK:
             await write_answer(self._send, self._receive, answer)
@@ -107,7 +107,7 @@ class _Writer:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _begin(self, headers: tuple[Header, ...] = ()) -> None:
-        """Write the head, unless that has been done. Later headers are lost."""
+        """Write the head, unless it is written already. Headers that are set later are lost."""
         if not self._begun:
             self._begun = True
             head = [*sse.HEADERS, *headers]

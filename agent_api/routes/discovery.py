@@ -1,4 +1,4 @@
-"""Discovery over HTTP, from the mirror and filtered by `may()`; and the disconnecting of a client."""
+"""Discovery over HTTP, from the mirror and filtered by `may()`; and the disconnection of a client."""
 
 import asyncio
 from http import HTTPStatus
@@ -31,7 +31,7 @@ _response_decoder = msgspec.json.Decoder(DisconnectResponse)
 
 
 class DiscoveryRoutes:
-    """The routes below `/api` that are not commands."""
+    """The routes for clients and their capabilities."""
 
     def __init__(self, verifier: Verifier, known: KnownClients, connection: Connection) -> None:
         self._verifier = verifier
@@ -92,7 +92,7 @@ class DiscoveryRoutes:
         return principal, token
 
     async def _ask_gateway(self, client: Client, token: str | None) -> None:
-        """Have the client's gateway end the session; it verifies the token itself."""
+        """Let the client's gateway end the session. It verifies the token itself."""
         record = client.record
         subject = gateway_subject(record.gateway_id, "disconnect")
         body = codec.encode(DisconnectRequest(record.tenant, record.client_id))
@@ -106,7 +106,7 @@ class DiscoveryRoutes:
 
 
 def _disconnected(reply: Msg) -> bool:
-    """Return whether the gateway ended the session; raise the error that it answered with."""
+    """Return whether the gateway ended the session. Raises the error in its answer."""
     if reply.headers and ERROR_CODE_HEADER in reply.headers:
         raise from_body(codec.decode(_error_decoder, reply.data, Internal).error)
     return codec.decode(_response_decoder, reply.data, Internal).disconnected

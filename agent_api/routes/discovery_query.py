@@ -1,4 +1,4 @@
-"""Query strings as discovery queries, and back again as the link to the next page."""
+"""Converts query strings to discovery queries, and back for the link to the next page."""
 
 from collections.abc import Iterable
 from urllib.parse import urlencode
@@ -27,16 +27,16 @@ _decoder = msgspec.json.Decoder(Query)
 
 
 def read_query(parameters: Iterable[tuple[str, str]]) -> Query:
-    """Read the parameters in `FIELDS` and `metadata.KEY`; `tags` are separated by commas.
+    """Decode the parameters in `FIELDS` and `metadata.KEY`. `tags` are separated by commas.
 
-    Raises `InvalidRequest` for anything else, for a parameter that stands there twice and for a wrong value.
+    Raises `InvalidRequest` for any other parameter, a repeated one, and a wrong value.
     """
     plain: dict[str, str | int | list[str]] = {}
     metadata: dict[str, str] = {}
     for name, value in parameters:
         key = name.removeprefix(METADATA_PREFIX)
         if name in plain or (key != name and key in metadata):
-            raise InvalidRequest(f"the query parameter `{name[:64]}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name[:64]}` is repeated")
         if name in FIELDS:
             plain[name] = _value(name, value)
         elif key and key != name:
@@ -72,5 +72,5 @@ def _value(name: str, text: str) -> str | int | list[str]:
 
 
 def _number(text: str) -> int | str:
-    """Return a small whole number as one; anything else as it is, to be refused with its name."""
+    """Convert a small whole number. Return any other text unchanged; the decoder then refuses it with its name."""
     return int(text) if len(text) <= 9 and text.isascii() and text.isdigit() else text

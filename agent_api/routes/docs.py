@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI over `/openapi.json`, from files of a package, so that a closed network has it too."""
+"""`/docs`: Swagger UI for `/openapi.json`. Its files come from a package, so that it works in a closed network."""
 
 from importlib.resources import files
 

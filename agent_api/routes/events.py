@@ -1,4 +1,4 @@
-"""`GET /api/events`: bare ASGI, for a framework's work at each chunk would be done for each of a thousand readers."""
+"""`GET /api/events`: bare ASGI, because a framework's cost per chunk would be paid for each of a thousand readers."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from protocol.runtime.clients.denied_agents import DeniedAgents
 from protocol.runtime.streams.positions import Position
 from protocol.runtime.tokens import Verifier, bearer
 
-RETRY_MS = (500, 2500)  # at random, so that the readers of a process that ends do not come back all at once
+RETRY_MS = (500, 2500)  # at random, so that the readers of a stopped process do not all come back at once
 
 
 class EventsEndpoint:
@@ -32,12 +32,12 @@ class EventsEndpoint:
         self._waits = waits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one reader until it goes away, or must."""
+        """Serve one reader until it goes away or is ended."""
         stream = ReaderStream(scope, receive, send, "events")
         await serve(stream, self._answer(scope, stream), self._waits, receive)
 
     async def _answer(self, scope: Scope, stream: ReaderStream) -> None:
-        """Refuse, or begin a stream. A later refusal is its last event."""
+        """Refuse, or begin a stream. A later error is its last event."""
         try:
             head, last_id = read_head(scope["headers"]), _last_event_id(scope)
             principal = await self._verifier.verify(bearer(*head.authorization))
@@ -64,20 +64,20 @@ async def _tell(reader: Reader, principal: Principal, denied: DeniedAgents, stre
 
 
 async def _pass_on(reader: Reader, principal: Principal, stream: ReaderStream, known: Position) -> None:
-    """Write the reader's messages. The other side has heard that it may resume from `known`."""
+    """Write the reader's messages. `known` is the last position that the reader has got."""
     while True:
         try:
             async with asyncio.timeout(HEARTBEAT_SECONDS):
                 items = await reader.next()
         except TimeoutError:
-            position = reader.position  # which may move on while this is written
+            position = reader.position  # it may move while this is written
             await stream.tell([events_sse.advance(position) if position != known else HEARTBEAT])
             known = position
             continue
-        valid_seconds(principal)  # by the clock on the wall, which a machine that slept has behind it
+        valid_seconds(principal)  # by the wall clock, because a timer does not run while the machine sleeps
         await stream.tell(map(events_sse.write, items))
         known = items[-1].position
-        del items  # for it may be long until there are others
+        del items  # free the messages, because the next ones may be long in coming
 
 
 def _last_event_id(scope: Scope) -> str:

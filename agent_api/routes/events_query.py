@@ -1,4 +1,4 @@
-"""The query of `GET /api/events` as filters."""
+"""Converts the query of `GET /api/events` to filters."""
 
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
@@ -15,9 +15,9 @@ CLIENTS_CHOICES = ("true", "false", "only")
 
 
 def read_query(query: bytes) -> tuple[Filters, str | None]:
-    """Return the filters and the position to begin after; raise `InvalidRequest` naming the parameter that is wrong.
+    """Return the filters and the position to begin after. Raises `InvalidRequest` that names a wrong parameter.
 
-    Libraries for browsers add `lastEventId` to a URL that may say `since` from the beginning: it is the newer one.
+    `lastEventId` counts before `since`, because browser libraries add it to a URL that may have had `since` before.
     """
     names: list[str] = []
     single: dict[str, str] = {}
@@ -27,7 +27,7 @@ def read_query(query: bytes) -> tuple[Filters, str | None]:
         elif name not in SINGLE:
             raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join((EVENT, *SINGLE))}")
         elif name in single:
-            raise InvalidRequest(f"the query parameter `{name}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name}` is repeated")
         else:
             single[name] = value
     if len(names) > MAX_NAMES:

@@ -14,12 +14,12 @@ def opening(retry_ms: int, position: Position) -> bytes:
 
 
 def advance(position: Position) -> bytes:
-    """Return an id without data: a reader remembers it and is told of nothing."""
+    """Return an id without data, which a reader remembers without an event."""
     return b"id: %b\n\n" % str(position).encode()
 
 
 def write(item: Item) -> bytes:
-    """Return a message or a gap; a message is written once for all readers."""
+    """Return a message or a gap. A message is encoded once for all readers."""
     return item.written(_message) if isinstance(item, Message) else _gap(item)
 
 

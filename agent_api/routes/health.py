@@ -1,4 +1,4 @@
-"""`/healthz`: the process lives. `/readyz`: it can do its work. `/metrics`: its metrics."""
+"""`/healthz`: the process is alive. `/readyz`: it can do its work. `/metrics`: its metrics."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from protocol.runtime.process.metrics import CONTENT_TYPE, PATH, Metrics
 
 
 class HealthRoutes:
-    """Tells orchestrators how the process is. Losing the registry never makes it unready: commands go on without."""
+    """The health routes. The process stays ready without a registry, because commands do not need one."""
 
     def __init__(self, connection: Connection, mirror_filled: asyncio.Event, metrics: Metrics) -> None:
         self._connection = connection
@@ -26,38 +26,37 @@ class HealthRoutes:
 
     @contextlib.asynccontextmanager
     async def lingering(self, linger_seconds: float) -> AsyncIterator[None]:
-        """At the orderly end be not ready, and serve on until a load balancer in front has noticed.
+        """On a regular exit become unready, and serve on for the linger time, until the load balancer has noticed.
 
-        It has put its next request on a connection before it can see that one closed, and then cuts its caller off. So
-        nothing is closed before it has had the time to find this process not ready.
+        A load balancer may send a request on a connection that we are just closing, and then cut its caller off. So
+        nothing is closed before it has found this process unready.
         """
         yield
         self._leaving = True
         await asyncio.sleep(linger_seconds)
 
     async def alive(self, request: Request) -> Response:
-        """Tell that the process lives."""
+        """Answer 200: the process is alive."""
         return json_response({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Tell whether the process can do its work; the body of a 503 lists the missing parts."""
+        """Answer 200 if the process can do its work, else 503 with a list of the missing parts."""
         missing = self.missing()
         if missing:
             raise Unavailable(f"not ready: {', '.join(missing)}", details={"missing": missing})
         return json_response({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
-        """Return the metrics, if the path is written exactly like this.
+        """Return the metrics, but only if the path has exactly this spelling.
 
-        A proxy that hides this path from the public compares the text, and may not see that `/%6detrics` is the same
-        path.
+        A proxy that hides this path compares its text, and may not notice that `/%6detrics` is the same path.
         """
         if request.scope["raw_path"] != PATH.encode():
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return Response(self._metrics.text(), headers={**NO_STORE, "content-type": CONTENT_TYPE})
 
     def missing(self) -> list[str]:
-        """Return short phrases for the parts that the process still lacks."""
+        """Return a short phrase for each missing part."""
         conditions = {
             "NATS is away": not self._connection.connected,
             "the list of clients has not been read yet": not self._mirror_filled.is_set(),

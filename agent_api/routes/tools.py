@@ -1,4 +1,4 @@
-"""Tools over HTTP: `GET /api/tools` in the words of a provider of models, `POST /api/tools/{name}` to call one."""
+"""Tools over HTTP: `GET /api/tools` in the format of a model provider, `POST /api/tools/{name}` to call one."""
 
 from functools import partial
 
@@ -56,7 +56,7 @@ class ToolRoutes:
 
 
 class ToolCallEndpoint:
-    """Calls tools. Everything but the reading of the body is as in `POST /api/command`."""
+    """Calls tools. Only the body differs from `POST /api/command`."""
 
     def __init__(self, settings: ApiSettings, command: CommandEndpoint, toolbox: Toolbox) -> None:
         self._settings = settings
@@ -64,7 +64,7 @@ class ToolCallEndpoint:
         self._toolbox = toolbox
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; the method and the beginning of the path have been looked at."""
+        """Answer one request. Its method and the beginning of its path have been checked."""
         name = scope["path"].removeprefix(TOOL_PATH)
         reading = Reading(partial(self._read, name, scope["query_string"]), partial(self._toolbox.named, name))
         await self._command.serve(scope, receive, send, reading)

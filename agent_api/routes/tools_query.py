@@ -14,7 +14,7 @@ MAX_DIGITS = 20
 
 
 def read_parameters(query: bytes, known: Collection[str]) -> dict[str, str]:
-    """Read a query string. Raises `InvalidRequest` for unknown parameters and for one that stands there twice."""
+    """Decode a query string. Raises `InvalidRequest` for an unknown parameter or a repeated one."""
     return single(parse_qsl(query.decode("latin-1"), keep_blank_values=True), known)
 
 
@@ -25,13 +25,13 @@ def single(parameters: Iterable[tuple[str, str]], known: Collection[str]) -> dic
         if name not in known:
             raise InvalidRequest(f"unknown query parameter `{name[:64]}`; known are {', '.join(known)}")
         if name in found:
-            raise InvalidRequest(f"the query parameter `{name}` stands there twice")
+            raise InvalidRequest(f"the query parameter `{name}` is repeated")
         found[name] = value
     return found
 
 
 def narrowing_of(parameters: dict[str, str]) -> Narrowing:
-    """Return which tools are wanted. Raises `InvalidRequest` for more names than are ever listed."""
+    """Return the selection of tools. Raises `InvalidRequest` for more names than a list can have."""
     if TOOLS not in parameters:
         return Narrowing(parameters.get(APP))
     names = frozenset(name for name in parameters[TOOLS].split(",") if name)

@@ -20,7 +20,7 @@ class AgentDialect(Protocol):
         """Decode a message. Raises `InvalidFrame` with a sentence that names the field."""
 
     def identify(self, data: bytes) -> str | None:
-        """Return the id by which a refused message can be told; None if it has no good one. Raises nothing."""
+        """Return the id of a refused message for its `error` frame, or None if it has no valid one. Raises nothing."""
 
     def encode(self, frame: ToldToAgent) -> bytes | None:
         """Return the bytes of a frame to the agent; None if the dialect has no word for it."""

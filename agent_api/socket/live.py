@@ -1,6 +1,6 @@
-"""The shell around one agent's socket: performs the core's effects, on the WebSocket and by the caller.
+"""The shell around one agent's socket: it performs the core's effects on the WebSocket and starts the commands.
 
-Reactions to a frame or an answer run without yielding, so that effects reach the socket in the core's order.
+A frame or an answer is handled without yielding to the event loop, so that effects keep the core's order.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ from protocol.runtime.websocket.connection import BoundedSocket
 from protocol.runtime.websocket.handshake import close_reason
 from protocol.shares import Piece
 
-CONGESTED_AT = 4  # where this part of the bound is unread
+CONGESTED_AT = 4  # a quarter of the send buffer: above it the agent counts as congested
 UNREAD_SECONDS = PEER_SECONDS
 
 log = logging.getLogger(__name__)
 
 
 class LiveSocket:
-    """An agent's socket with its commands under way, its token and the end of that."""
+    """An agent's socket, its running commands, and its token with the timer for its expiry."""
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class LiveSocket:
         self._expiry.watch(core.principal.expires_at, self._token_ended)
 
     def begin(self) -> None:
-        """Perform the frames that agents of this dialect send implicitly."""
+        """Take the frames that this dialect implies at the start."""
         for frame in self._dialect.opening():
             self.perform(self.core.take(frame, 0, self._loop.time()))
 
     def receive(self, data: bytes, *, text: bool) -> None:
-        """Handle one message of the agent's; a bad one gets an `error` frame and the connection goes on."""
+        """Handle one message. A bad one is answered with an `error` frame, and the connection goes on."""
         if self.core.state is AgentState.CLOSED:
             return
         frame, ident = None, None
@@ -89,7 +89,7 @@ class LiveSocket:
             if frame is None or isinstance(frame, frames.AgentCommandFrame):
                 self._context.sender.audit.refused(exc, self.core.principal)
         except Exception:
-            log.exception("a frame of an agent's failed")
+            log.exception("an agent's frame failed")
             effects = self.core.refuse(Internal("the agent API failed; its log says why"), ident, now)
         self.perform(effects)
 
@@ -117,24 +117,24 @@ class LiveSocket:
                     assert_never(effect)
 
     def tick(self) -> None:
-        """Look whether the agent still is there, and takes what is written to it."""
+        """Ping a silent agent, and cut off one that does not read. Called once a second."""
         self._socket.check_reading(UNREAD_SECONDS)
         self.perform(self.core.tick(self._loop.time()))
 
     def drain(self) -> None:
-        """Take no more commands, and close when those under way have their responses."""
+        """Take no more commands, and close when the running ones have their responses."""
         self.perform(self.core.drain())
 
     def refuse(self, error: BridgeError) -> None:
-        """Close, because the agent is not let in any more."""
+        """Close, because the agent is no longer admitted."""
         self.perform(self.core.close(CloseCode.REFUSED, error.message))
 
     def give_up(self) -> None:
-        """Close now; commands under way are cancelled, which the agent is told."""
+        """Answer all running commands `cancelled`, and close now."""
         self.perform(self.core.give_up(self._loop.time()))
 
     def end(self) -> None:
-        """Note that the connection is over."""
+        """Note that the connection has ended."""
         self._expiry.stop()
         self.perform(self.core.end())
 
@@ -159,14 +159,14 @@ class LiveSocket:
             task.cancel()
 
     def _over(self, command: OrderInFlight, piece: Piece) -> None:
-        """Do what must be done even for a task that was cancelled before it began."""
+        """Release a command's place. It is a callback, because a task that is cancelled before it starts never runs."""
         del self._running[command]
         self._context.admission.release(piece)
 
     async def _execute(self, command: OrderInFlight) -> None:
         try:
             self.perform(await self._outcome(command))
-        except Exception as exc:  # nothing may leave a command's task, for that would end the process
+        except Exception as exc:  # an error that leaves the task would end the process
             self._fail(command, exc)
 
     async def _outcome(self, command: OrderInFlight) -> list[AgentEffect]:
@@ -177,7 +177,7 @@ class LiveSocket:
         return self.core.answered(command, outcome, self._loop.time())
 
     def _fail(self, command: OrderInFlight, exc: Exception) -> None:
-        """Tell of a fault of ours."""
+        """Log a fault of ours, and answer the command with `internal`."""
         with logs.about(command.order.client_id, command.order.request_id):
             log.error("a command failed", exc_info=exc)
         error = Internal("the command failed; the log of the process says why")
@@ -191,7 +191,7 @@ class LiveSocket:
         self.perform(self.core.progressed(command, client_id, message, congested=self._congested(message)))
 
     def _congested(self, message: ProgressMessage) -> bool:
-        """Tell whether the agent reads so slowly that it is to be spared this."""
+        """Tell whether the agent reads too slowly for a progress message."""
         unread = self._socket.unread_bytes
         return unread > self._socket.send_buffer_bytes // CONGESTED_AT or not self._socket.has_room(size_of(message))
 
@@ -205,7 +205,7 @@ class LiveSocket:
     # --- the token ---
 
     async def _refresh(self, frame: AuthFrame) -> None:
-        """Go on under a fresh token; one that is refused leaves the former, and its end, in force."""
+        """Verify a fresh token and go on with it. If it is refused, the old one stays in force until it expires."""
         try:
             principal = await self._context.verifier.verify(frame.token)
             require_agent(principal)
@@ -220,7 +220,7 @@ class LiveSocket:
             self._go_on(frame.token)
 
     def _go_on(self, token: str) -> None:
-        if self.core.state is AgentState.CLOSED:  # the timer would keep the socket for as long as the token
+        if self.core.state is AgentState.CLOSED:  # a timer would keep the closed socket until the token expires
             return
         self._token = token
         self._streams.change_principal(self.core.principal)

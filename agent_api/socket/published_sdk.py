@@ -1,8 +1,8 @@
 """The dialect of agents that have the original project's SDK.
 
-An id of theirs may be in use twice, because a command to a component has the component's id for its own. So each
-frame gets an id of ours on the way in, and its answer the agent's id, as `correlationId`, on the way out. A command
-that has nobody to go to is answered by an `error`, as in the SDK's server; whatever else comes of it is a result.
+The SDK may use one id twice at a time, because it uses a component's id as the id of commands to it. So each frame gets
+an id of ours on the way in. Its answer carries the agent's id as `correlationId`. A command without a client is
+answered by an `error`, as in the SDK's own server. Every other outcome is a result.
 """
 
 import itertools
@@ -59,14 +59,14 @@ _NOBODY_TO_GO_TO = {
 
 
 class _AwaitedAnswer(msgspec.Struct, frozen=True):
-    """The agent's id of a frame that has no answer yet, and of which type a result would be."""
+    """A frame without an answer yet: the agent's id of it, and the type of its result."""
 
     id: str | None
     kind: str = ""
 
 
 class SdkAgent:
-    """The dialect of one connection. What it knows of a frame it forgets with the answer."""
+    """The dialect of one connection. It keeps the id of each frame until the answer."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -74,11 +74,11 @@ class SdkAgent:
         self._awaited: dict[str, _AwaitedAnswer] = {}
 
     def opening(self) -> tuple[AgentSaid]:
-        """Return the wish to hear of all capabilities, now and after each change."""
+        """Return the frame that asks for all capabilities, now and after each change."""
         return (AskOverviewFrame(_FOLLOWED, follow=True),)
 
     def decode(self, data: bytes, *, text: bool) -> AgentSaid:
-        """Return what a message says. Raises `InvalidFrame` with a sentence that names the field."""
+        """Decode a message. Raises `InvalidFrame` with a sentence that names the field."""
         match sdk_frames.decode(data, text=text):
             case SdkQuery() as query:
                 wanted = _wanted(query.filters or SdkFilters(), query.after)
@@ -95,12 +95,12 @@ class SdkAgent:
                 raise InvalidFrame("agents connect here; an application connects to the gateway")
 
     def identify(self, data: bytes) -> str | None:
-        """Return an id for a refused message, if it has one."""
+        """Return our id for a refused message, or None if the message has no id."""
         ident = sdk_frames.identify(data)
         return None if ident is None else self._await(ident)
 
     def encode(self, frame: ToldToAgent) -> bytes | None:
-        """Return the bytes of a frame; None for what this form has no word for."""
+        """Encode a frame. Return None if the SDK has no such message."""
         match frame:
             case AgentResponseFrame():
                 return codec.encode(self._result(frame))
@@ -135,7 +135,7 @@ class SdkAgent:
         return AgentCommandFrame(command=fields, client_id=frame.client_id, id=ident, progress=False)
 
     def _cancel(self, ident: str) -> AgentSaid:
-        """Cancel the newest command with this id; one that has its result needs no cancel."""
+        """Cancel the newest command with this id. Do nothing if it has its result."""
         mine = (ours for ours, awaited in reversed(self._awaited.items()) if awaited.id == ident and awaited.kind)
         ours = next(mine, None)
         return SignOfLifeFrame() if ours is None else AgentCancelFrame(ours)
@@ -208,7 +208,7 @@ def _wanted(filters: SdkFilters, after: str) -> OverviewQuery:
 
 
 def _fault(error: ErrorBody) -> SdkFault:
-    """Return an error in the application's own words, if it is the application's."""
+    """Return an error for the SDK. An application's error keeps the application's own code."""
     own = error.details.get("code") if isinstance(error.details, dict) else None
     is_own = error.code == Code.COMMAND_FAILED and isinstance(own, str)
     return SdkFault(own if is_own and own is not None else error.code, error.message, error.details)

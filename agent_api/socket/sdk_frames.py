@@ -1,6 +1,6 @@
-"""Frames of agents that have the original project's SDK; `type` decides. Fields that nobody here needs are ignored.
+"""Frames of agents that use the original project's SDK, by their `type`. Unknown fields are ignored.
 
-Fields that are nearly one of ours are refused, because a misspelt `clientId` would widen whom a command reaches.
+A field whose name is almost right is refused, because a command with a misspelt `clientId` could reach other clients.
 """
 
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -13,8 +13,8 @@ from protocol.discovery import MAX_TAGS
 from protocol.errors import InvalidFrame
 
 UPDATE = "update_component"
-MAX_ID_CHARS = 256  # a component's id may be a command's
-# What messages of the SDK may have besides.
+MAX_ID_CHARS = 256  # as long as a component's id, because the SDK uses that as a command's id
+# Other fields in messages of the SDK.
 _BASE = frozenset({"type", "timestamp", "sessionId", "correlationId", "agentId", "meta", "data", "message", "details"})
 
 _Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
@@ -25,7 +25,7 @@ _Tags = Annotated[list[str], msgspec.Meta(max_length=MAX_TAGS)]
 
 
 class SdkFilters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """Which capabilities are asked for."""
+    """The filters of a query."""
 
     function_tags: _Tags = []
     function_auth_level: str | None = None
@@ -36,7 +36,7 @@ class SdkFilters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
 
 
 class SdkQuery(msgspec.Struct, frozen=True, tag="query_capabilities"):
-    """Tell what clients offer; `after` goes on behind a client if not everything fitted into one answer."""
+    """Ask for capabilities. `after` asks for the next part, behind the client that ended the last answer."""
 
     id: _Id | None = None
     filters: SdkFilters | None = None
@@ -44,7 +44,7 @@ class SdkQuery(msgspec.Struct, frozen=True, tag="query_capabilities"):
 
 
 class _SdkCommand(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """The common part of commands; the SDK itself knows no `timeoutMs` and no `idempotencyKey`."""
+    """The common fields of commands. `timeoutMs` and `idempotencyKey` are ours; the SDK does not send them."""
 
     id: _Id | None = None
     client_id: str | None = None
@@ -66,11 +66,11 @@ class SdkCallFunction(_SdkCommand, frozen=True, tag="call_function", kw_only=Tru
 
     @property
     def wanted_action(self) -> None:
-        """None: a function has no actions."""
+        """None, because functions have no actions."""
 
 
 class _SdkComponentCommand(_SdkCommand, frozen=True, kw_only=True):
-    """`id` is the component's; beside a `componentId` it is the command's own."""
+    """A command to a component. `id` is the component's id; if there is a `componentId`, `id` is the command's."""
 
     component_id: _Id | None = None
 
@@ -84,7 +84,7 @@ class _SdkComponentCommand(_SdkCommand, frozen=True, kw_only=True):
 
 
 class SdkCallAction(_SdkComponentCommand, frozen=True, tag="call_component_action", kw_only=True):
-    """Have a component do something."""
+    """Call an action of a component."""
 
     answer: ClassVar = "component_action_result"
     action: _Name
@@ -109,7 +109,7 @@ class SdkUpdate(_SdkComponentCommand, frozen=True, tag=UPDATE, kw_only=True):
 
     @property
     def wanted_action(self) -> str:
-        """The action that components with properties have."""
+        """The action with which components take properties."""
         return UPDATE
 
 
@@ -120,20 +120,20 @@ class SdkSession(msgspec.Struct, frozen=True, tag="session"):
 
 
 class SdkAuth(msgspec.Struct, frozen=True, tag="auth"):
-    """A fresh token. The SDK knows none."""
+    """A fresh token. This frame is ours; the SDK does not send it."""
 
     token: str
     id: _Id | None = None
 
 
 class SdkCancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """The results of commands with this id are not wanted any more. The SDK knows none."""
+    """Cancels the newest command with this id. This frame is ours; the SDK does not send it."""
 
     id: _Id
 
 
 class SdkRegistration(msgspec.Struct, frozen=True, tag="register_capabilities"):
-    """The first frame of an application, which has come to the wrong place."""
+    """The first frame of an application, which should connect to a gateway instead."""
 
 
 SdkCommand: TypeAlias = SdkCallFunction | SdkCallAction | SdkUpdate
@@ -143,7 +143,7 @@ SdkFrame: TypeAlias = SdkQuery | SdkCommand | SdkSession | SdkAuth | SdkCancel |
 
 
 class SdkFault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a command has failed."""
+    """The error of a command."""
 
     code: str
     message: str
@@ -151,7 +151,7 @@ class SdkFault(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SdkResult(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """What came of a command."""
+    """The result of a command."""
 
     type: str
     id: str
@@ -166,7 +166,7 @@ class SdkResult(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
 
 
 class SdkError(msgspec.Struct, frozen=True, tag="error", rename="camel", omit_defaults=True, kw_only=True):
-    """A frame was refused, or a command had nobody to go to."""
+    """A frame was refused, or a command had no client."""
 
     id: str
     timestamp: str
@@ -180,7 +180,7 @@ class SdkError(msgspec.Struct, frozen=True, tag="error", rename="camel", omit_de
 class SdkCapabilitiesResult(
     msgspec.Struct, frozen=True, tag="capabilities_result", rename="camel", omit_defaults=True, kw_only=True
 ):
-    """The answer to a query; there is more behind the client `after`."""
+    """The answer to a query. If `after` is set, more capabilities follow behind that client."""
 
     id: str
     timestamp: str
@@ -191,7 +191,7 @@ class SdkCapabilitiesResult(
 
 
 class SdkCapabilities(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """What clients offer; there is more behind the client `after`."""
+    """The capabilities of clients. If `after` is set, more follow behind that client."""
 
     functions: list[msgspec.Raw]
     components: list[msgspec.Raw]
@@ -200,7 +200,7 @@ class SdkCapabilities(msgspec.Struct, frozen=True, rename="camel", omit_defaults
 
 
 class SdkCapabilitiesUpdated(msgspec.Struct, frozen=True, tag="capabilities_updated"):
-    """What clients offer now."""
+    """The present capabilities, sent after each change."""
 
     capabilities: SdkCapabilities
     timestamp: str
@@ -215,7 +215,7 @@ _identity_decoder = msgspec.json.Decoder(_SdkIdentity)
 
 
 def decode(data: bytes, *, text: bool) -> SdkFrame:
-    """Return what an agent's frame says. Raises `InvalidFrame` with a sentence that names the field."""
+    """Decode an agent's frame. Raises `InvalidFrame` with a sentence that names the field."""
     if not text:
         raise InvalidFrame("binary frames are not understood: send JSON in text frames")
     frame = codec.decode(_decoder, data, InvalidFrame)
@@ -226,7 +226,7 @@ def decode(data: bytes, *, text: bool) -> SdkFrame:
 
 
 def identify(data: bytes) -> str | None:
-    """Return the id of a refused frame; None if it has no good one."""
+    """Return the id of a refused frame, or None if it has no valid one."""
     try:
         ident = codec.decode(_identity_decoder, data, InvalidFrame).id
     except InvalidFrame:

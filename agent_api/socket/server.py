@@ -1,4 +1,4 @@
-"""Who may open an agents' WebSocket, the life of each from its handshake to its end, and the end of all at drain."""
+"""The agents' WebSockets of a process: it checks their handshakes, serves them, and closes them when it drains."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ TICK_SECONDS = 1.0
 
 
 class SocketServer:
-    """Keeps the agents' sockets of this process; `upgrades` makes them."""
+    """The agents' sockets of this process. The HTTP server passes handshakes to `upgrades`."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class SocketServer:
 
     @contextlib.asynccontextmanager
     async def sockets(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Look after silent agents; at the orderly end close every socket."""
+        """Check all sockets once a second. On a regular exit close them."""
         tasks.create_task(self._run_clock(), name="clock of agents' sockets")
         yield
         await self._close()
 
     @contextlib.asynccontextmanager
     async def taking_commands(self) -> AsyncIterator[None]:
-        """At the orderly end have every socket close once its commands have their responses."""
+        """On a regular exit drain every socket: it closes when its commands have their responses."""
         yield
         for socket in list(self._live):
             socket.drain()

@@ -1,8 +1,8 @@
 """The protocol state of one agent's WebSocket: sans-I/O, so that "exactly one response" can be proven without a socket.
 
-Methods take what happened and the time, change the state, and return effects for the shell to perform in order. Nothing
-here awaits, logs or reads a clock; `now` is a monotonic time in seconds. What the agent did wrong is raised as a
-`BridgeError` and changes nothing.
+Methods take an event and the time, change the state, and return effects, which the shell performs in order. Nothing
+here awaits, logs or reads a clock; `now` is a monotonic time in seconds. An illegal frame raises a `BridgeError` and
+changes nothing.
 
     OPEN ──drain──▶ DRAINING ──(nothing in flight)──▶ CLOSED
        └──────────────────close──────────────────────▲
@@ -70,7 +70,7 @@ MAX_HELD_BYTES = 256 * 1024
 
 
 class AgentState(enum.Enum):
-    """Where a socket is in its life."""
+    """The state of a socket."""
 
     OPEN = "open"
     DRAINING = "draining"
@@ -78,7 +78,7 @@ class AgentState(enum.Enum):
 
 
 class AgentLimits(NamedTuple):
-    """The settings that a socket obeys."""
+    """The settings of a socket."""
 
     command_timeout_ms: int
     max_command_timeout_ms: int
@@ -87,7 +87,7 @@ class AgentLimits(NamedTuple):
 
 
 class AgentSession:
-    """One agent's socket. Make it when the agent is let in, feed it everything that happens."""
+    """One agent's socket. Make it when the agent is authenticated, and pass it every event."""
 
     def __init__(self, principal: Principal, limits: AgentLimits, now: float) -> None:
         self.principal = principal
@@ -105,7 +105,7 @@ class AgentSession:
 
     @property
     def commands_in_flight(self) -> int:
-        """How many commands have no response yet."""
+        """The number of commands without a response."""
         return len(self._in_flight)
 
     # --- from the agent ---
@@ -113,8 +113,8 @@ class AgentSession:
     def take(self, frame: AgentSaid, size: int, now: float) -> list[AgentEffect]:
         """Take a frame of `size` bytes.
 
-        Raises `Conflict` for an id in use, `Overloaded` for too much at once, `Unavailable` while draining,
-        `InvalidFrame` or another `BridgeError` for what cannot be understood.
+        Raises `Conflict` if its id is in use, `Overloaded` above 256 commands, 32 MiB of commands or 32 subscriptions,
+        `Unavailable` while draining, and `InvalidFrame` or another `BridgeError` if its fields are wrong.
         """
         self.heard(now)
         match frame:
@@ -138,9 +138,9 @@ class AgentSession:
                 assert_never(frame)
 
     def refuse(self, error: BridgeError, ident: str | None, now: float) -> list[AgentEffect]:
-        """Tell the agent what was wrong with a frame; close where it sends hardly anything else.
+        """Answer a frame with an error. Close the socket after more than 200 bad frames within 10 s.
 
-        What may be sent again is no fault of the agent's.
+        Retryable errors do not count as bad frames, because the agent may send those frames again.
         """
         if not error.meaning.retryable and self._bad_frames.one_more(now):
             return self.close(CloseCode.POLICY, "too many bad frames")
@@ -150,14 +150,14 @@ class AgentSession:
         """Note a sign of life: a frame or a pong."""
         self._keepalive.heard(now)
 
-    # --- from those who do what was asked ---
+    # --- from the shell: progress, answers and ends ---
 
     def progressed(
         self, command: OrderInFlight, client_id: str, message: ProgressMessage, *, congested: bool
     ) -> list[AgentEffect]:
-        """Pass on how far a command has come; to an agent that reads slowly, the newest alone, before the response.
+        """Pass on a command's progress. If the agent is `congested`, keep the newest for delivery before the response.
 
-        What is held of all its commands is bounded; the oldest is forgotten.
+        At most 1,000 messages or 256 KiB are kept for all commands; above that the oldest are dropped.
         """
         if not self._waits(command):
             return []
@@ -169,7 +169,7 @@ class AgentSession:
         return [SendToAgent(frame)]
 
     def answered(self, command: OrderInFlight, outcome: CommandResponse | Gathered, now: float) -> list[AgentEffect]:
-        """Pass on the answer to a command, unless the command has its response."""
+        """Pass on the answer to a command, unless it already has a response."""
         if not self._waits(command):
             return []
         match outcome:
@@ -181,27 +181,27 @@ class AgentSession:
                 assert_never(outcome)
 
     def failed(self, command: OrderInFlight, error: BridgeError, now: float) -> list[AgentEffect]:
-        """Pass on that there is no answer, unless the command has its response."""
+        """Answer a command with an error, unless it already has a response."""
         return self._settle(command, _refused(command, error, now)) if self._waits(command) else []
 
     def tells(self, stream: Stream) -> bool:
-        """Tell whether an agent still wants to be told this."""
+        """Tell whether the agent's subscription to this stream is still open."""
         return self._streams.get(stream.ident) is stream
 
     def told(self, stream: Stream) -> None:
-        """Note that an agent has been told all that it asked for."""
+        """Forget a stream that has delivered everything."""
         if self.tells(stream):
             del self._streams[stream.ident]
 
     def ended(self, stream: Stream, error: BridgeError) -> list[AgentEffect]:
-        """Pass on why nothing more is told, unless the agent wants it no more."""
+        """End a stream with an error to the agent, unless the agent has ended it already."""
         if not self.tells(stream):
             return []
         del self._streams[stream.ident]
         return [SendToAgent(refusal(error, stream.ident))]
 
     def refreshed(self, principal: Principal, ident: str | None) -> list[AgentEffect]:
-        """Go on under a fresh token, which the shell has found to be the same identity's."""
+        """Go on with a fresh token. The shell has verified it and found that it has the same identity."""
         self._refreshing = False
         if self.state is AgentState.CLOSED:
             return []
@@ -209,14 +209,14 @@ class AgentSession:
         return [] if ident is None else [SendToAgent(AckFrame(ident))]
 
     def refused(self, error: BridgeError, ident: str | None, now: float) -> list[AgentEffect]:
-        """Tell that a fresh token does not do; the former, and its end, remain in force."""
+        """Refuse a fresh token. The old one stays in force until it expires."""
         self._refreshing = False
         return [] if self.state is AgentState.CLOSED else self.refuse(error, ident, now)
 
     # --- from the clock and the process ---
 
     def tick(self, now: float) -> list[AgentEffect]:
-        """Ping a silent agent; close if no pong comes."""
+        """Ping a silent agent, and close the socket if no pong comes in time."""
         if self.state is AgentState.CLOSED:
             return []
         match self._keepalive.check(now, self._limits.ping_interval_seconds, self._limits.ping_timeout_seconds):
@@ -242,13 +242,13 @@ class AgentSession:
         return effects
 
     def close(self, code: int, reason: str) -> list[AgentEffect]:
-        """Close the socket; commands in flight are cancelled, nobody can be told."""
+        """Close the socket, and cancel commands in flight without a response."""
         if self.state is AgentState.CLOSED:
             return []
         return [*self.end(), CloseAgent(code, reason)]
 
     def end(self) -> list[AgentEffect]:
-        """Note that the socket is closed or closing: commands in flight are cancelled, nothing is taken any more."""
+        """Note that the socket is closed or closing. Cancel commands in flight, and stop all streams."""
         self.state = AgentState.CLOSED
         stops: list[AgentEffect] = [StopOrder(command) for command in self._in_flight.values()]
         stops += [LeaveStream(stream) for stream in self._streams.values()]
@@ -272,7 +272,7 @@ class AgentSession:
         return [StartOrder(command)]
 
     def _cancel(self, ident: str, now: float) -> list[AgentEffect]:
-        """Withdraw a command; one that has its response, which may have crossed the cancel, needs none."""
+        """Cancel a command. Do nothing if it has its response, because that may have crossed the cancel."""
         command = self._in_flight.get(ident)
         return [] if command is None else self._withdraw(command, Cancelled("the agent cancelled the command"), now)
 
@@ -283,12 +283,12 @@ class AgentSession:
         if len(self._streams) >= MAX_STREAMS:
             raise Overloaded(f"this socket has {len(self._streams)} subscriptions; end one of them")
         if stream.tells_clients and any(other.tells_clients for other in self._streams.values()):
-            raise Overloaded("this socket is told of capabilities already; end that first")
+            raise Overloaded("this socket has a subscription to capabilities already; end that first")
         self._streams[stream.ident] = stream
         return [OpenStream(stream)]
 
     def _unsubscribe(self, ident: str) -> list[AgentEffect]:
-        """End a subscription; one that has ended by itself, which may have crossed this, is as good."""
+        """End a subscription, and acknowledge. It may have ended already, because its end may cross this frame."""
         stream = self._streams.pop(ident, None)
         return [*([] if stream is None else [LeaveStream(stream)]), SendToAgent(AckFrame(ident))]
 
@@ -297,7 +297,8 @@ class AgentSession:
             raise Conflict("this id is in use; use another one")
 
     def _auth(self, frame: AuthFrame) -> list[AgentEffect]:
-        """Have a token verified, one at a time: the key set may have to be fetched, and verifications pile up."""
+        """Start the verification of a fresh token. Raises `Overloaded` while another one is verified."""
+        # One at a time, because a verification may have to fetch the key set, and they would pile up.
         if self._refreshing:
             raise Overloaded("the former token is still being verified; send this one after its ack")
         self._refreshing = True
@@ -390,7 +391,7 @@ def _gathered(command: OrderInFlight, gathered: Gathered, now: float) -> AgentRe
 
 def _refused(command: OrderInFlight, error: BridgeError, now: float) -> AgentResponseFrame:
     order = command.order
-    unseen = isinstance(error, ClientNotFound)  # 0, as the gateway of a client says that the caller may not see
+    unseen = isinstance(error, ClientNotFound)  # 0 ms, as in a gateway's answer about a hidden client
     duration_ms = 0 if unseen else _milliseconds(command, now)
     return _response(command, failure(order.request_id, error, order.client_id, duration_ms))
 

@@ -1,8 +1,8 @@
-"""What one agent is told unasked: messages of the hub and changes of clients, each by a task of its own.
+"""The subscriptions of one agent's socket: events from the hub and changes of capabilities, each in a task of its own.
 
-They take turns, and each writes only while little is unread: so a response always finds room, and an agent that reads
-slowly is never cut off for what it is told. An agent that stays too slow for its events is told so, and the
-subscription ended; one that is too slow for capabilities gets fewer frames.
+The tasks take turns, and write only while little of the socket's output is unread. So a response always finds room, and
+no subscription can get a slow agent cut off. If an agent stays too slow for its events, that subscription ends with an
+error. If it is too slow for capabilities, it gets fewer frames.
 """
 
 import asyncio
@@ -41,20 +41,20 @@ from protocol.runtime.websocket.connection import BoundedSocket
 
 POSITION_SECONDS = 15.0
 COALESCE_SECONDS = 0.05
-OVERVIEW_SECONDS = 0.5  # between two overviews, each of which is whole
-HELD_SECONDS = 30.0  # for what was taken from the hub and cannot be written
-MAX_AT_ONCE_BYTES = 64 * 1024  # between two looks whether there is room; one frame may be larger
+OVERVIEW_SECONDS = 0.5  # between two overviews, because each one is complete
+HELD_SECONDS = 30.0  # how long messages from the hub may wait to be written
+MAX_AT_ONCE_BYTES = 64 * 1024  # written between two checks for room; a single frame may be larger
 
 log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """Whose streams these are. It holds them, so they hold it only while one runs: no circle outlives a socket."""
+    """The socket that owns the streams. They refer to it only while they run, so that no reference cycle remains."""
 
     core: AgentSession
 
     def perform(self, effects: Iterable[AgentEffect]) -> None:
-        """Do what the core has decided."""
+        """Perform the core's effects."""
 
 
 class AgentStreams:
@@ -70,19 +70,19 @@ class AgentStreams:
         self._turn = asyncio.Lock()
 
     def open(self, stream: Stream, owner: Owner) -> None:
-        """Begin to tell."""
+        """Start a stream in a task of its own."""
         task = self._context.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
         self._running[stream] = task
         task.add_done_callback(lambda _: self._running.pop(stream))
 
     def leave(self, stream: Stream) -> None:
-        """Tell no more."""
+        """Stop a stream, if it still runs."""
         task = self._running.get(stream)
         if task is not None:
             task.cancel()
 
     def change_principal(self, principal: Principal) -> None:
-        """Go on with the limits of the token that the socket has now."""
+        """Apply the limits of a fresh token to all streams."""
         for reader in self._readers.values():
             reader.change_principal(principal)
         for watch in self._watches.values():
@@ -99,16 +99,16 @@ class AgentStreams:
         except BridgeError as exc:
             owner.perform(owner.core.ended(stream, exc))
         except OSError:
-            log.debug("a socket was lost while an agent was told something")
+            log.debug("a socket was lost during a subscription")
         except Exception:
-            log.exception("telling an agent failed")
-            owner.perform(owner.core.ended(stream, Internal("this ended by a fault; the log of the process says why")))
+            log.exception("a subscription of an agent failed")
+            owner.perform(owner.core.ended(stream, Internal("this failed; the log of the process says why")))
 
     # --- events ---
 
     async def _follow(self, stream: Stream, filters: Filters, owner: Owner) -> None:
         async with self._context.hub.open(owner.core.principal, filters, stream.since) as reader:
-            reader.change_principal(owner.core.principal)  # it may have changed while that was opened
+            reader.change_principal(owner.core.principal)  # the token may have changed while the reader was opened
             self._readers[stream] = reader
             try:
                 known = reader.position
@@ -122,7 +122,10 @@ class AgentStreams:
                 del self._readers[stream]
 
     async def _pass_on(self, ident: str, reader: Reader, known: Position) -> Position:
-        """Tell what comes next; where nothing comes, tell where the reader stands if the agent cannot know."""
+        """Send the next messages and return the position behind them.
+
+        If none comes for 15 s, send a `position` frame, unless the agent knows the position.
+        """
         try:
             async with asyncio.timeout(POSITION_SECONDS):
                 items = await reader.next()
@@ -138,7 +141,7 @@ class AgentStreams:
             raise Overloaded(
                 "this agent reads too slowly for its subscriptions; resume from the last position"
             ) from exc
-        reader.let_go()  # what is written counts against the bound of the socket
+        reader.let_go()  # from now on the messages count as the socket's output
         return items[-1].position
 
     # --- capabilities ---
@@ -163,7 +166,7 @@ class AgentStreams:
             self._context.client_watches.close(watch)
 
     async def _show(self, stream: Stream, watch: ClientWatch) -> None:
-        """Tell until the agent's picture is complete."""
+        """Send changes until the agent has the present capabilities of all its clients."""
         while not watch.changes.complete:
             news = watch.changes.step(self._context.known.clients(watch.tenant))
             if news is not None:
@@ -171,7 +174,7 @@ class AgentStreams:
             await self._room()
 
     async def _look(self, stream: Stream, asked: AskOverviewFrame, owner: Owner) -> None:
-        """Tell an overview; if the agent follows, whenever something has changed."""
+        """Send an overview of capabilities; if the agent follows, another one after each change."""
         await self._context.known.filled.wait()
         with self._watching(stream, owner) as watch:
             while True:
@@ -180,7 +183,7 @@ class AgentStreams:
                 principal, visible = owner.core.principal, watch.visible
                 async with self._context.client_watches.overview_turns.of((principal.tenant, principal.sub)) as step:
                     made = await self._overview(asked.wanted, visible, step)
-                if watch.visible is not visible:  # a fresh token has other limits, and there is news for it
+                if watch.visible is not visible:  # a fresh token has changed the limits: make the overview again
                     continue
                 await self._tell(OverviewFrame(stream.ident, made.functions, made.components, made.after))
                 if not asked.follow:
@@ -189,7 +192,7 @@ class AgentStreams:
         owner.core.told(stream)
 
     async def _overview(self, wanted: OverviewQuery, visible: VisibleClients, step: asyncio.Lock) -> Overview:
-        """Make an overview of what is visible now, in steps between which others have their turns."""
+        """Make an overview of the visible clients, in steps, so that other tasks can run between them."""
         while not visible.ready:
             async with step:
                 visible.look(self._context.known.clients(visible.tenant))
@@ -210,7 +213,7 @@ class AgentStreams:
             await self._write([data])
 
     async def _write(self, batch: Iterable[bytes]) -> None:
-        """Write frames when it is this stream's turn and there is room; look again for each part of a large batch."""
+        """Write frames when it is this stream's turn and there is room. Check for room again every 64 KiB."""
         async with self._turn:
             await self._room()
             written = 0
@@ -222,8 +225,8 @@ class AgentStreams:
                 written += len(data)
 
     async def _room(self) -> None:
-        """Wait until little is unread; first for the end of the turn, when what was written is given to the system."""
-        await asyncio.sleep(0)
+        """Wait until little of the socket's output is unread."""
+        await asyncio.sleep(0)  # uvloop passes small writes to the system at the end of the loop's turn
         await self._socket.drain()
 
 

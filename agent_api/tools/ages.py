@@ -1,8 +1,9 @@
 """Agrees with the other agent APIs on the age of a tool, if another tool wants its name.
 
-A tool is as old as its oldest client was. A process that began later has not seen that client, and would give the name
-to the younger tool. Then a call could reach another application than at the replica that listed it. So a process that
-finds two tools of one name asks the others, once for each such tool, and takes the oldest answer.
+The age of a tool is that of its oldest client, even after that has gone. A process that started later has not seen that
+client, and would give the name to another tool. Then a call there could reach another application than at the replica
+that listed the tool. So a process with two tools for one name asks the others, once for each such tool, and takes the
+oldest answer.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class ToolAges:
         self._numbers = itertools.count()
 
     async def start(self) -> None:
-        """Begin to answer, and to hear answers."""
+        """Subscribe to questions and answers."""
         await self._connection.subscribe_directly(subjects.API_TOOL_AGES, self._answer)
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._hear)
 
@@ -74,7 +75,7 @@ class ToolAges:
         try:
             request = codec.decode(_requests, msg.data)
         except BridgeError as exc:
-            log.warning("a message on %s is none of ours: %s", msg.subject, exc.message)
+            log.warning("a message on %s is not ours: %s", msg.subject, exc.message)
             return
         tenant = self._news.tenants.get(request.tenant)
         known = {} if tenant is None else tenant.tools.ages(request.digests)
@@ -82,7 +83,7 @@ class ToolAges:
             self._connection.publish_now(msg.reply, codec.encode(known))
 
     def _hear(self, msg: Msg) -> None:
-        """Keep the oldest of the answers. Our own is among them, and tells nothing new."""
+        """Keep the oldest of the answers. Our own is among them, and changes nothing."""
         found = self._asked.get(msg.subject)
         if found is not None:
             for digest, since in codec.decode(_ages, msg.data).items():

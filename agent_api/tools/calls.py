@@ -27,7 +27,7 @@ _texts = msgspec.json.Decoder(str)
 
 
 class CallOptions(NamedTuple):
-    """A caller's options beside the arguments."""
+    """A caller's options besides the arguments."""
 
     client_id: str | None = None
     timeout_ms: int | None = None
@@ -52,8 +52,9 @@ def wrong_timeout(field: str) -> InvalidRequest:
 def command_of(view: ToolView, name: str, arguments: msgspec.Raw, options: CallOptions = NO_OPTIONS) -> CommandBody:
     """Return the command that a call of a tool is; `arguments` are an object.
 
-    Raises `UnknownCapability` for a name that no tool has, `ClientNotFound` for a client that does not offer it,
-    `AmbiguousClient` if clients of several users do and none is named, `InvalidParameters` if `value` is missing.
+    Raises `UnknownCapability` if no tool has the name, `ClientNotFound` if the named client does not offer it,
+    `AmbiguousClient` if clients of several users offer it and none is named, and `InvalidParameters` if `value` is
+    missing.
     """
     group = view.find(name)
     if group is None:
@@ -87,7 +88,7 @@ def ambiguous_tool(name: str, clients: Iterable[Client]) -> AmbiguousClient:
 
 
 def _chosen(argument: str, given: msgspec.Raw | None) -> str | None:
-    """Return the client that an argument names, None if it names none; models write null for what they leave out."""
+    """Return the client that an argument names, or None. Models write null for an argument that they leave out."""
     if given is None or codec.raw_bytes(given) == b"null":
         return None
     try:

@@ -1,4 +1,4 @@
-"""The tools of all tenants that have requests, kept up to date by the mirror's changes.
+"""The tools of all tenants with requests for tools, kept up to date by the mirror's changes.
 
 Nothing is read before the first request for a tenant's tools, and tools without requests are forgotten. Changes are
 only noted when they come. The next request reads them, in slices, so that ten thousand new clients delay no other work;
@@ -27,7 +27,7 @@ from protocol.errors import BridgeError
 
 IDLE_SECONDS = 900.0
 MAX_LISTINGS = 64
-REST = 4  # after so many times the duration of a comparison comes the next one: a fifth of the time at most
+REST = 4  # pause after a comparison, in durations of it, so that comparisons take a fifth of the time at most
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +39,7 @@ class _View(NamedTuple):
 
 
 class ToolCatalogue:
-    """Gives views of tools. `news` are the changes of the `known` clients, `ages` the ages at other processes."""
+    """Makes views of tools. `news` are the changes of the `known` clients, `ages` asks other processes for ages."""
 
     def __init__(self, known: KnownClients, news: ToolNews, ages: ToolAges) -> None:
         self._known = known
@@ -79,9 +79,9 @@ class ToolCatalogue:
             return listing
 
     async def changes(self, principal: Principal, narrowing: Narrowing, pause_seconds: float) -> AsyncGenerator[None]:
-        """Yield once at the beginning, then whenever the list of a principal has changed, at most once in a pause.
+        """Yield once at the beginning, then after each change of a principal's list, but with a pause in between.
 
-        No change after the first time is missed.
+        No change after the first yield is missed.
         """
         await self._up_to_date(principal)
         with self._watching(principal.tenant) as news:
@@ -97,7 +97,7 @@ class ToolCatalogue:
                     yield
 
     async def _compared(self, principal: Principal, narrowing: Narrowing) -> bytes:
-        """Return the digest of a list; one at a time, because a change wakes all watchers."""
+        """Return the digest of a list. One is made at a time, because a change wakes all watchers."""
         async with self._comparing:
             begun = self._clock()
             digest = (await self.listing(principal, narrowing)).digest

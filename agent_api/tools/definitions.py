@@ -46,9 +46,9 @@ _texts = msgspec.json.Decoder(str)
 
 
 class ToolDefinition(msgspec.Struct, frozen=True, weakref=True):
-    """A tool, independent of its clients. Equal tools share one `digest`.
+    """A tool, independent of its clients. Equal tools have the same `digest`.
 
-    If it is `wrapped`, its parameters are the argument `value`.
+    If it is `wrapped`, the argument `value` has its parameters.
     """
 
     target: str
@@ -62,7 +62,7 @@ class ToolDefinition(msgspec.Struct, frozen=True, weakref=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it may have, the best first."""
+        """Its possible names, best first."""
         return names_for(self.target, self.action, self.digest)
 
 

@@ -1,4 +1,4 @@
-"""A list of tools as each provider of models takes it."""
+"""Lists of tools in the format of each model provider."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,12 +9,12 @@ Format = Callable[[Iterable[Tool]], list[dict[str, Any]]]
 
 
 def mcp(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """Return tools in the words of the Model Context Protocol."""
+    """Return tools in the format of the Model Context Protocol."""
     return [_filled(tool, {"name": tool.name, "inputSchema": tool.schema}) for tool in tools]
 
 
 def openai(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """Return tools as OpenAI's chat completions take them, and all that copy these."""
+    """Return tools in the format of OpenAI's chat completions, which others have copied."""
     return [
         {
             "type": "function",
@@ -25,12 +25,12 @@ def openai(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 
 
 def anthropic(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """Return tools as Anthropic's messages take them."""
+    """Return tools in the format of Anthropic's messages."""
     return [{"name": tool.name, "description": _described(tool), "input_schema": tool.schema} for tool in tools]
 
 
 def gemini(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """Return tools as Gemini takes them: one tool with all functions."""
+    """Return tools in the format of Gemini: one tool with all functions."""
     declared = [
         {"name": tool.name, "description": _described(tool), "parametersJsonSchema": tool.schema} for tool in tools
     ]

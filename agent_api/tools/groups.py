@@ -27,7 +27,7 @@ from protocol.errors import InvalidRequest, Overloaded
 from protocol.shares import Piece, Shares
 
 MAX_REMEMBERED = 10_000
-MAX_CONTESTED = 16  # of one name; the oldest decide
+MAX_CONTESTED = 16  # tools of one name; the oldest count
 NOBODY: frozenset[str] = frozenset()
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -35,7 +35,7 @@ Age = tuple[str, str]
 
 
 class ToolGroup:
-    """A tool and the lists that have it, each with the permissions that it asks for there."""
+    """A tool and the lists that contain it, each with its required permissions."""
 
     __slots__ = ("__weakref__", "definition", "lists", "piece", "since")
 
@@ -47,7 +47,7 @@ class ToolGroup:
 
     @property
     def age(self) -> Age:
-        """The sort key that puts the older group first, alike in every process."""
+        """The sort key: older groups first, in the same order in every process."""
         return self.since, self.definition.digest
 
 
@@ -78,7 +78,7 @@ class OfferedList:
 
 
 class _Item:
-    """One capability, read once however many lists have it."""
+    """One capability, read once for all lists that contain it."""
 
     __slots__ = ("__weakref__", "definitions")
 
@@ -87,9 +87,9 @@ class _Item:
 
 
 class TenantTools:
-    """All groups of a tenant. `revision` counts the changes; names and order follow from the groups alone.
+    """All groups of a tenant. `revision` counts the changes. Names and order depend on the groups alone.
 
-    A tool is counted in `room` for the first user that offers it. A capability without room is no tool.
+    A tool counts in `room` for the first user that offers it. Without room a capability is not a tool.
     """
 
     def __init__(self, room: Shares) -> None:
@@ -107,11 +107,11 @@ class TenantTools:
         self._contested: set[str] = set()
 
     def __iter__(self) -> Iterator[ToolGroup]:
-        """Go through all groups, the oldest first."""
+        """Yield all groups, oldest first."""
         return iter(self._ordered)
 
     def claimants(self, name: str) -> list[ToolGroup]:
-        """Return the groups that may have a name, the oldest first."""
+        """Return the groups that may have a name, oldest first."""
         plain = self._by_name.get(name, [])
         digits = digits_of(name)
         if digits is None:
@@ -120,7 +120,7 @@ class TenantTools:
         return sorted({*plain, *suffixed}, key=_age_of)
 
     def ages(self, digests: Iterable[str]) -> dict[str, str]:
-        """Return since when there are, or were, these tools, if that is known."""
+        """Return the times since which these tools have existed. Unknown tools are left out."""
         found = {digest: self.groups[digest].since for digest in digests if digest in self.groups}
         return {digest: self._remembered[digest] for digest in digests if digest in self._remembered} | found
 

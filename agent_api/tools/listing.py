@@ -1,4 +1,4 @@
-"""The list that a principal gets: at most 128 tools, the oldest first, and tools that find and call the others."""
+"""The list for a principal: at most 128 tools, oldest first, and our own tools that find and call the others."""
 
 import hashlib
 from collections.abc import Generator
@@ -55,7 +55,7 @@ OWN_TOOLS = {
 
 
 class ToolListing(msgspec.Struct, frozen=True):
-    """The tools that are listed, and a name for all that is told of them."""
+    """The listed tools, and a digest of the list."""
 
     tools: tuple[Tool, ...]
     digest: bytes

@@ -1,7 +1,7 @@
-"""Names of tools in the form that every provider of models takes: `[A-Za-z_][A-Za-z0-9_-]{0,63}`.
+"""Names of tools in the form that every model provider accepts: `[A-Za-z_][A-Za-z0-9_-]{0,63}`.
 
-A tool prefers the name of its capability as it is. A name that had to be changed has digits of the tool's own digest
-behind it, so that `ui.show` and `ui_show` differ; so does the younger of two tools that would have one name.
+A tool prefers the unchanged name of its capability. A changed name ends with digits of the tool's digest, so that
+`ui.show` and `ui_show` differ. So does the name of the younger of two tools with the same name.
 """
 
 import re
@@ -16,19 +16,19 @@ _SUFFIXED = re.compile(r".*_([0-9a-f]{4}(?:[0-9a-f]{4}|[0-9a-f]{12}|[0-9a-f]{28}
 
 
 def plain_name(target: str, action: str | None) -> str | None:
-    """Return the name of a tool without digits; None if it can only have one with them."""
+    """Return the name of a tool without digits, or None if it can only have one with digits."""
     written = _written(target, action)
     return written if _GOOD.fullmatch(written) and written not in RESERVED else None
 
 
 def digits_of(name: str) -> str | None:
-    """Return the first digits of the digest in a name; None if there are none."""
+    """Return the digits of the digest at the end of a name, or None if there are none."""
     found = _SUFFIXED.fullmatch(name)
     return found[1][: SUFFIX_DIGITS[0]] if found else None
 
 
 def names_for(target: str, action: str | None, digest: str) -> tuple[str, ...]:
-    """Return the names that a tool may have, the best first; `digest` is hexadecimal and the tool's own."""
+    """Return the possible names of a tool, best first. `digest` is its own, in hexadecimal."""
     written = _written(target, action)
     name = written if _GOOD.fullmatch(written) else _mapped(written)
     suffixed = tuple(f"{name[: MAX_CHARS - 1 - digits]}_{digest[:digits]}" for digits in SUFFIX_DIGITS)
@@ -41,6 +41,6 @@ def _written(target: str, action: str | None) -> str:
 
 def _mapped(written: str) -> str:
     name = _ODD.sub("_", written[:MAX_CHARS])
-    if not name or name[0].isdigit() or name[0] == "-":  # Gemini takes neither
+    if not name or name[0].isdigit() or name[0] == "-":  # Gemini accepts neither
         name = f"_{name}"
     return name[:MAX_CHARS]

@@ -1,4 +1,4 @@
-"""The mirror's changes for tenants whose tools were requested; the next request reads them."""
+"""The mirror's changes for tenants with requests for tools. The next request reads them."""
 
 import asyncio
 from collections.abc import Generator
@@ -10,11 +10,11 @@ from protocol.discovery import Client
 from protocol.runtime.clients.replica import ReplicaEntry
 from protocol.shares import Shares
 
-MAX_TOOLS = 500_000  # different ones of all tenants, each of 1.2 KB and its schema
+MAX_TOOLS = 500_000  # different tools of all tenants; each takes 1.2 KB and its schema
 
 
 class TenantNews:
-    """The tools of a tenant, its unread changes, and the waiters for more."""
+    """The tools of a tenant, its unread changes, and the tasks that wait for more."""
 
     def __init__(self, clients: dict[str, Client | None], room: Shares, now: float) -> None:
         self.tools = TenantTools(room)
@@ -44,7 +44,7 @@ class TenantNews:
             self._change = None
 
     def note(self, client_id: str, client: Client | None) -> None:
-        """Keep a client's present record, None if it is gone, for the next request."""
+        """Keep a client's present record (None: it is gone) for the next request."""
         if client is None and client_id not in self.tools.clients:
             self.unread.pop(client_id, None)
         else:
@@ -54,18 +54,18 @@ class TenantNews:
 
 
 class ToolNews:
-    """The tenants whose tools were requested. `observe` must hear all of the mirror's changes."""
+    """The tenants with requests for tools. `observe` must get all of the mirror's changes."""
 
     def __init__(self) -> None:
         self.tenants: dict[str, TenantNews] = {}
         self.room = Shares(MAX_TOOLS, "too many different tools")
 
     def counters(self) -> dict[str, int]:
-        """Return how full the room for tools is."""
+        """Return the counter of `/metrics`: the used part of the room for tools."""
         return {"sharesUsedPercent:tools": self.room.used_percent}
 
     def observe(self, key: str, before: ReplicaEntry | None, after: ReplicaEntry | None) -> None:
-        """Take a piece of the mirror's news."""
+        """Take a change from the mirror."""
         address = subjects.parse_key(key) if self.tenants else None
         tenant = self.tenants.get(address.tenant) if address else None
         if address is not None and tenant is not None:

@@ -1,7 +1,7 @@
-"""Schemas of capabilities as providers of models take them: JSON Schema 2020-12 with an object at the root.
+"""Converts schemas of capabilities for model providers: JSON Schema 2020-12 with an object at the root.
 
-One odd schema makes a host refuse a whole list of tools, so the output is sound for any input. It may be looser than
-the input, because the gateway checks parameters against the original in any case:
+One odd schema makes a host refuse a whole list of tools, so the output is valid for any input. It may be looser than
+the input, because the gateway checks parameters against the original anyway:
 
 - Keywords that are not JSON Schema's are left out. One of them, `x-mcp-header`, would make clients copy an argument
   into a header that proxies log. Texts within are cleaned like descriptions.
@@ -54,7 +54,7 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # RFC 6901 section 4
 
 
 class InputSchema(NamedTuple):
-    """The schema of a tool's arguments. If it is `wrapped`, the parameters are its property `value`."""
+    """The schema of a tool's arguments. If it is `wrapped`, its property `value` has the parameters."""
 
     schema: dict[str, Any]
     wrapped: bool = False
@@ -154,7 +154,7 @@ def _inner(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _with_references(node: dict[str, Any], change: Callable[[str], str | None]) -> dict[str, Any]:
-    """Return a cleaned schema with its references changed, and without those that become None."""
+    """Return a cleaned schema with changed references, and without those that become None."""
     new: dict[str, Any] = {}
     for name, value in node.items():
         if name == "$ref":
@@ -222,5 +222,5 @@ def _is_sound(schema: dict[str, Any]) -> bool:
 
     try:
         return len(codec.encode(schema)) <= MAX_BYTES and jsonschema_rs.meta.is_valid(schema)
-    except (ValueError, TypeError, RecursionError, OverflowError):  # a value that Python can hold and JSON cannot
+    except (ValueError, TypeError, RecursionError, OverflowError):  # a value that JSON cannot express
         return False

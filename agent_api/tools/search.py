@@ -1,4 +1,4 @@
-"""Finding among more tools, or more clients of a tool, than are listed."""
+"""Searches among tools, or clients of a tool, that are too many to be listed."""
 
 import heapq
 from collections.abc import Generator

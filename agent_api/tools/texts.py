@@ -1,19 +1,19 @@
-"""Strangers' texts for a model and its user: bounded, and without characters that only the model would see.
+"""Cleans applications' texts for a model and its user: bounded, and without characters that only the model would see.
 
-Control characters and those that turn the direction of writing around could make a reader see another text than the
-model does. Tags (U+E0000 to U+E007F) and the variation selectors of U+E0100 to U+E01EF can carry a whole hidden text.
+Control characters, and those that reverse the writing direction, could make a reader see another text than the model
+does. Tags (U+E0000 to U+E007F) and variation selectors (U+E0100 to U+E01EF) can carry a whole hidden text.
 """
 
 import unicodedata
 
 MAX_DESCRIPTION_CHARS = 1024
 MAX_TITLE_CHARS = 128
-_JOINERS = "\u200c\u200d"  # Persian and emoji are written with them
+_JOINERS = "\u200c\u200d"  # allowed, because Persian and emoji need them
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 
 def safe_text(text: object, max_chars: int = MAX_DESCRIPTION_CHARS) -> str:
-    """Return a text without hidden characters; anything else than a text is none."""
+    """Return a text without hidden characters. For any other value return ""."""
     if not isinstance(text, str):
         return ""
     kept = "".join(map(_seen, text[: 4 * max_chars])) if not text.isascii() or not text.isprintable() else text
@@ -22,12 +22,12 @@ def safe_text(text: object, max_chars: int = MAX_DESCRIPTION_CHARS) -> str:
 
 
 def safe_line(text: object, max_chars: int = MAX_TITLE_CHARS) -> str:
-    """Return a text in one line."""
+    """Return a text on one line, without hidden characters."""
     return " ".join(safe_text(text, max_chars).split())
 
 
 def hides(value: object) -> bool:
-    """Tell whether there is a hidden character in a text, or anywhere in a JSON value."""
+    """Tell whether a text, or any text in a JSON value, has a hidden character."""
     if isinstance(value, str):
         return not value.isascii() and any(not _seen(char) for char in value)
     if isinstance(value, dict):

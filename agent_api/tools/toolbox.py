@@ -1,4 +1,4 @@
-"""What every way in does with a call of a tool: makes a command of it, or answers it, if the tool is one of our own."""
+"""Turns the call of a tool into a command, or answers it if the tool is our own. MCP and HTTP both use it."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from protocol.errors import InvalidParameters, InvalidRequest
 
 
 class OwnResult(msgspec.Struct, frozen=True):
-    """The result of a tool of our own."""
+    """The result of one of our own tools."""
 
     value: Any
 

@@ -26,7 +26,7 @@ _TEXT_CHARS = 64
 
 
 class Narrowing(NamedTuple):
-    """Which tools a caller wants to see at all: those of one application, those with these names."""
+    """Limits a caller's tools to those of one application, or to some names."""
 
     app: str | None = None
     names: frozenset[str] | None = None
@@ -36,7 +36,7 @@ EVERYTHING = Narrowing()
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool as it is listed. `clients` are counted up to one more than are listed by id."""
+    """A tool in a list. `clients` counts no further than one more than the number that is listed by id."""
 
     name: str
     title: str
@@ -61,7 +61,7 @@ class ToolView:
         self._seen: dict[OfferedList, list[Client]] | None = None
         self._first: dict[str, ToolGroup | None] = {}
         narrowed = narrowing.app is not None or narrowing.names is not None
-        self._whole = ToolView(tools, principal) if narrowed else self  # names are the same however a caller narrows
+        self._whole = ToolView(tools, principal) if narrowed else self  # narrowing does not change names
 
     def prepare(self) -> Generator[None, None, None]:
         """Find the clients of a principal that is limited to users or clients, in steps."""
@@ -127,9 +127,9 @@ class ToolView:
         return self._first[name]
 
     def find(self, name: str) -> ToolGroup | None:
-        """Return the tool of a name.
+        """Return the tool with a name.
 
-        The longer names of a tool, with digits of its digest, mean it whatever it is called at the moment.
+        A tool's longer names, which contain digits of its digest, find it even if it is listed under a shorter one.
         """
         if self._narrowing.names is not None and name not in self._narrowing.names:
             return None
@@ -152,7 +152,7 @@ class ToolView:
         return found, False
 
     def tool(self, group: ToolGroup) -> Tool:
-        """Return a tool as it is listed, with the argument that chooses among its clients if there are several."""
+        """Return a tool for the list, with the argument that chooses among its clients if there are several."""
         definition = group.definition
         clients = list(islice(self.clients_of(group), MAX_LISTED_CLIENTS + 1))
         schema = definition.schema
@@ -200,7 +200,7 @@ class ToolView:
 
 
 def choice_argument(schema: dict[str, Any]) -> str:
-    """Return the name of the argument that chooses a client; an application may have one of its own of that name."""
+    """Return a name for the argument that chooses a client, other than the tool's own parameters."""
     name = CLIENT_ARGUMENT
     while name in schema.get("properties", {}):
         name += "_"
@@ -208,7 +208,7 @@ def choice_argument(schema: dict[str, Any]) -> str:
 
 
 def choice_of(client: Client) -> dict[str, str]:
-    """Return what tells a client from others: its id, whose it is, which application, what its page is called."""
+    """Describe a client so that it can be chosen: its id, user, application and page title."""
     record = client.record
     texts = {"user": record.user, "app": record.app_name, "title": record.metadata.get("title")}
     told = {name: safe_line(text, _TEXT_CHARS) for name, text in texts.items()}

@@ -1,1 +1,1 @@
-"""Shared parts of the commands: credentials, output, signals, requests and subscriptions."""
+"""Parts that several commands share: credentials, output, signals, requests and subscriptions."""

@@ -1,4 +1,4 @@
-"""The one question that the command line asks an agent API: what is wrong with a token that NATS refuses."""
+"""Asks an agent API why a token is refused, because NATS does not say."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _problems = msgspec.json.Decoder(ErrorBody)
 
 
 async def refusal_of(url: str, token: str | None) -> BridgeError | None:
-    """Return what an agent API has against a token; None if it has nothing, or does not answer."""
+    """Return the agent API's reason to refuse a token, or None if it accepts it or does not answer within 2 s."""
     parts = urlsplit(url)
     head = f"GET /api/clients?limit=1 HTTP/1.0\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n"
     with contextlib.suppress(OSError, TimeoutError, BridgeError):

@@ -1,8 +1,7 @@
-"""The audit stream followed from a place on, through reconnects: nothing is skipped in silence, nothing comes twice.
+"""Follows the audit stream through reconnects: no record comes twice, and every gap is reported.
 
-What comes on NATS carries no sequence, and what came while the connection was lost never comes. So it is taken as a
-sign only that there is something to read, and records come from the stream alone, through a registry, each read
-beginning after the last one.
+A record published on NATS carries no sequence, and one published while the connection is lost never arrives. So a
+message on NATS only wakes the follower. It then reads the stream itself, through a registry, from the last record on.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ FAILURES_TO_TELL = 5
 
 
 class Stretch(NamedTuple):
-    """What follows in the stream; `missed` where some that came before it may be gone, `more` where the next is due."""
+    """The next records of the stream. `missed`: records before them may be gone; `more`: read on at once."""
 
     missed: bool
     found: list[StoredMessage]
@@ -35,7 +34,7 @@ class Stretch(NamedTuple):
 
 
 class FollowerPlace:
-    """Where in a stream, narrowed to some subjects, a follower is. It begins at the end."""
+    """A follower's position in a stream, of which it reads some subjects. It starts at the end of the stream."""
 
     def __init__(self, info: StreamInfo) -> None:
         self._begin(info, info.state.last_seq)
@@ -47,19 +46,20 @@ class FollowerPlace:
         self._held_to = info.state.last_seq
 
     def take(self, found: list[StoredMessage], info: StreamInfo, *, more: bool) -> Stretch:
-        """Move past what was read after this place; `info` is what the stream held since, `more` whether to read on.
+        """Move past the records `found`. `info` is the stream's state afterwards, `more` whether to read on.
 
-        What others have stored since our last message was read through, too, so it may go without our missing any. A
-        read begins after our last message all the same, for the replica that answered may have lagged behind.
+        Returns what to show: the records, and whether the stream has lost some that we have not read.
         """
+        # Records on other subjects are read, too, so losing them is no gap. But the next read begins after our own last
+        # record, because the replica that answered may lack the newest ones.
         known = max(self.sequence, self._read_to)
-        if not self._created:  # there was no stream, so nothing is missed
+        if not self._created:  # there was no stream before, so nothing is missed
             self._begin(info, 0)
             return Stretch(missed=False, found=[], more=bool(info.created))
         kept = after_loss(info, known, same=info.created == self._created)
         if kept is not None and (kept <= known or info.created != self._created):
             self._begin(info, kept)
-            return Stretch(missed=True, found=[], more=True)  # what was read may be of either stream
+            return Stretch(missed=True, found=[], more=True)  # drop `found`: it may come from the old or the new stream
         self.sequence = max(found[-1].sequence if found else self.sequence, kept or 0)
         if not more:
             self._read_to = self._held_to
@@ -68,7 +68,7 @@ class FollowerPlace:
 
 
 class AuditFollower:
-    """Follows what is stored on a subject of a tenant's audit stream. `start()` it, then read `stretches()`."""
+    """Follows one subject of a tenant's audit stream. `start()` it, then read `stretches()`."""
 
     def __init__(self, connection: Connection, pages: AuditPages, subject: str) -> None:
         self._connection = connection
@@ -78,20 +78,19 @@ class AuditFollower:
         self._failures = 0
 
     async def start(self) -> None:
-        """Listen for signs. Raises `ConfigurationError` where NATS does not permit it."""
+        """Subscribe for records as they are published. Raises `ConfigurationError` if NATS does not permit it."""
         await self._connection.subscribe_directly(self._subject, lambda _: self._news.set())
         await self._connection.verify_permissions()
         self._connection.on_reconnect(self._news.set)
         self._connection.failed.add_done_callback(lambda _: self._news.set())
 
     async def stretches(self, place: FollowerPlace) -> AsyncIterator[Stretch]:
-        """Yield what follows a place, for ever.
+        """Yield the records after `place`, for ever.
 
-        A sign may come before the stream, or the replica that answers, has what it is a sign of. So each is followed
-        by reads in pauses that double, and a sign that got lost costs the longest of them.
-
-        Raises `ConfigurationError` where NATS does not permit it, or lets us in no more.
+        Raises `ConfigurationError` if NATS closes the connection for good.
         """
+        # A wake-up may come before the stream, or the replica that answers, has its record. So we read again after
+        # pauses that double from 50 ms to 5 s. A lost wake-up delays a record by 5 s at most.
         pause = SHORTEST_PAUSE_SECONDS
         while True:
             stretch = await self._read(place)
@@ -104,7 +103,7 @@ class AuditFollower:
                 pause = SHORTEST_PAUSE_SECONDS if signed else min(2 * pause, longest)
 
     async def _read(self, place: FollowerPlace) -> Stretch:
-        """Read a page; none while the stream cannot be read, which is said where NATS itself is there."""
+        """Read a page, empty if the stream cannot be read. Report that to the user if NATS is there."""
         try:
             found, info, more = await self._pages.forward(place.sequence + 1, PAGE)
         except Unavailable:
@@ -120,8 +119,8 @@ class AuditFollower:
                 click.echo("the audit stream cannot be read now; going on where it was left once it can", err=True)
 
     async def _sign(self, seconds: float) -> bool:
-        """Wait for a sign, for so long; return whether there was one."""
-        await asyncio.sleep(SHORTEST_PAUSE_SECONDS)  # where many come, one read is for all of them
+        """Wait for a wake-up, `seconds` at most. Return whether one came."""
+        await asyncio.sleep(SHORTEST_PAUSE_SECONDS)  # so that one read serves many wake-ups
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()

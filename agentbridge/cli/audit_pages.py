@@ -1,4 +1,4 @@
-"""A tenant's audit records, as a registry tells them to its administrators."""
+"""A tenant's audit records, read page by page from a registry. The token must be an administrator's."""
 
 import msgspec
 
@@ -10,32 +10,32 @@ from protocol.runtime.streams.positions import Position
 
 
 class FoundRecord(msgspec.Struct, frozen=True):
-    """A record, and how it is stored."""
+    """A record and its stored bytes."""
 
     data: bytes
     record: AuditRecord
 
 
 class AuditPages:
-    """Reads the records that are `wanted`. Its methods raise the `BridgeError` that a registry answers."""
+    """Reads the `wanted` records. Its methods raise the `BridgeError` in a registry's answer."""
 
     def __init__(self, registry: RegistryClient, wanted: AuditFilter) -> None:
         self._registry = registry
         self._wanted = wanted
 
     async def newest(self, limit: int, before: Position | None) -> tuple[list[FoundRecord], AuditPage]:
-        """Return the newest records below a position, newest first, and the page that they were read from."""
+        """Return the newest records older than `before`, newest first, and the page that they come from."""
         below = None if before is None else str(before)
         page = await self._registry.audit(AuditPageRequest(wanted=self._wanted, limit=limit, before=below))
         found = ((bytes(each.record), read_record(bytes(each.record))) for each in page.records)
         return [FoundRecord(data, record) for data, record in found if record is not None], page
 
     async def info(self) -> StreamInfo:
-        """Return what the stream holds."""
+        """Return the state of the stream."""
         return _info(await self._registry.audit(AuditPageRequest(wanted=self._wanted, limit=1)))
 
     async def forward(self, first: int, count: int) -> tuple[list[StoredMessage], StreamInfo, bool]:
-        """Return what is stored from a sequence on, what the stream held afterwards, and whether there is more."""
+        """Return the records from a sequence on, the stream's state afterwards, and whether more records follow."""
         page = await self._registry.audit(AuditPageRequest(wanted=self._wanted, limit=count, first=first))
         return [_message(each) for each in page.records], _info(page), page.more
 

@@ -1,6 +1,6 @@
-"""Where a command gets its credentials: flags, then the environment, then `run.json` of an `up` that runs.
+"""The credentials of a command: from flags, else the environment, else `run.json` of a running `agentbridge up`.
 
-All three become one environment, which is loaded and checked like that of any process.
+The three are merged into one environment, which is loaded and checked like that of any process.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ UNANSWERED_SECONDS = (
 )  # NATS waits so long for a registry; a refusal of one comes within milliseconds
 OWN_TOKEN_SECONDS = 3600
 OWN_SUBJECT = "command-line"
-OWN_INBOX = "agentbridge"  # of a NATS user whose name is not known, as in credentials files
+OWN_INBOX = "agentbridge"  # inbox prefix if the NATS user's name is unknown, as with a credentials file
 
 
 class CommandSettings(Settings, frozen=True, kw_only=True):
-    """What a command is told. Commands verify no token, so they need no key."""
+    """The settings of a command. It needs no key, because it verifies no token."""
 
     data_dir: Text = DATA_DIR
     token: Text | None = None
@@ -48,7 +48,7 @@ class CommandSettings(Settings, frozen=True, kw_only=True):
 
 
 def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> CommandSettings:
-    """Return the settings of a command; `flags` are named like the fields. Raises `ConfigurationError`."""
+    """Return the settings of a command. `flags` have the names of fields. Raises `ConfigurationError` for a bad one."""
     given = {name: value for name, value in environment.items() if value.strip()}
     given |= {variable(field): value for field, value in flags.items() if value}
     folder = load(CommandSettings, given).data_dir
@@ -57,7 +57,7 @@ def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> 
 
 
 def token_of(settings: CommandSettings) -> str | None:
-    """Return the token to call with: the given one, or one of our own where the shared secret is known."""
+    """Return the given token, else an admin token signed with the shared secret, else None."""
     if settings.token is not None or settings.jwt_secret is None:
         return settings.token
     return mint(
@@ -72,32 +72,32 @@ def token_of(settings: CommandSettings) -> str | None:
 
 
 def tenant_of(token: str | None) -> str:
-    """Return the tenant that a token speaks for; it is verified by whoever it is sent to."""
+    """Return the tenant in a token, unverified. Raises `ConfigurationError` if the token cannot be read."""
     if token is None:
         return DEFAULT_TENANT
     tenant = claims_of(token).get("tenant", DEFAULT_TENANT)
     if not isinstance(tenant, str) or not is_token(tenant):
-        raise ConfigurationError("the token's tenant cannot be one: ask for another token")
+        raise ConfigurationError("the token's tenant is not valid: ask for another token")
     return tenant
 
 
 def user_of(token: str | None) -> str:
-    """Return the name of the NATS user that a token leads to; without authentication none is needed."""
+    """Return the name of the NATS user that a token logs in as. Without authentication it is the one agent's."""
     sub = ANYONE.sub if token is None else str(claims_of(token).get("sub", ""))
     return agent_login.user_name(tenant_of(token), sub)
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """Return what a token says, unverified. Raises `ConfigurationError` for text that is no token."""
+    """Return a token's claims, unverified. Raises `ConfigurationError` if the text is not a token."""
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.PyJWTError as exc:
-        raise ConfigurationError(f"the token is no JSON Web Token: mend --token or {variable('token')}") from exc
+        raise ConfigurationError(f"the token is not a JSON Web Token: correct --token or {variable('token')}") from exc
     return claims
 
 
 def logs_in_by_token(settings: CommandSettings) -> bool:
-    """Tell whether a command has no NATS user of its own, but a token that leads to one."""
+    """Tell whether a command logs in to NATS by its token, because it has no NATS user in its settings."""
     return not _has_own_user(settings) and token_of(settings) is not None
 
 
@@ -107,9 +107,9 @@ def _has_own_user(settings: CommandSettings) -> bool:
 
 @contextlib.asynccontextmanager
 async def connected(settings: CommandSettings) -> AsyncIterator[Connection]:
-    """Connect to NATS within seconds, and leave it at once: what a command asked for is there, or is given up.
+    """Connect to NATS within three seconds. The exit does not drain, so a command never hangs at its end.
 
-    Raises `ConfigurationError` saying what to do where nobody answers.
+    Raises `ConfigurationError` with the mend if no server answers or it refuses the credentials.
     """
     started = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
@@ -129,21 +129,18 @@ async def connected(settings: CommandSettings) -> AsyncIterator[Connection]:
 
 
 def _connection(settings: CommandSettings) -> contextlib.AbstractAsyncContextManager[Connection]:
-    """Connect as the NATS user of the settings, or as the agent that the token speaks for.
-
-    Without authentication there is no token: everybody is let in as the one agent that there is.
-    """
+    """Connect as the NATS user in the settings, else as the agent of the token."""
     token = token_of(settings)
     if _has_own_user(settings):
         user = settings.nats_user if settings.nats_user and is_token(settings.nats_user) else OWN_INBOX
         return connect(settings, "agentbridge", user, drain=False)
-    if token is None:
+    if token is None:  # authentication is off, and all callers are one agent
         return connect(settings, "agentbridge", user_of(None), drain=False)
     return connect(settings, "agentbridge", user_of(token), drain=False, token=lambda: _good_token(settings))
 
 
 def _good_token(settings: CommandSettings) -> str:
-    """Return a token to log in with, a fresh one if it is our own. Raises `ConfigurationError` if it has expired."""
+    """Return a token for a login; one of our own is signed anew. Raises `ConfigurationError` if it has expired."""
     token = token_of(settings)
     assert token is not None
     expires_at = claims_of(token).get("exp")
@@ -153,7 +150,7 @@ def _good_token(settings: CommandSettings) -> str:
 
 
 async def _why_refused(settings: CommandSettings, refusal: str, seconds: float) -> BridgeError | ConfigurationError:
-    """Return why a token was refused: NATS does not say, but the agent API of a running `up` does."""
+    """Return why a token was refused. NATS does not say, so ask the agent API of a running `up`."""
     running = data_folder.read(Path(settings.data_dir))
     if running is not None and running.nats_url == settings.nats_url:
         reason = await api_client.refusal_of(running.api_url, token_of(settings))
@@ -171,7 +168,7 @@ async def _why_refused(settings: CommandSettings, refusal: str, seconds: float) 
 
 
 def _where_up_runs(folder: str) -> str:
-    """Return what to do where the credentials of a running `up` were looked for in a folder without one."""
+    """Return a hint for the error if no `up` runs in `folder`, else ""."""
     if data_folder.read(Path(folder)) is not None:
         return ""
     return (
@@ -181,9 +178,10 @@ def _where_up_runs(folder: str) -> str:
 
 
 def _from_running(running: RunFile, given: Mapping[str, str]) -> dict[str, str]:
-    """Return what the running `up` adds: never its password to another server, or to another user's name.
+    """Return the variables that the running `up` adds to the given ones.
 
-    It has a NATS user only if it was given a NATS of yours with one. Tokens may lead to none there.
+    Its NATS password goes to no other server and with no other user's name. It has a NATS user only if it was started
+    with an existing NATS server that needs one; there agents may be unable to log in by token.
     """
     fields = ["jwt_secret", "jwt_audience", "jwt_issuer"]
     if variable("nats_url") not in given:

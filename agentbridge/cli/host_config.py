@@ -1,4 +1,4 @@
-"""What the hosts of the Model Context Protocol want to read about a server, each in its own file."""
+"""Configuration entries for hosts of the Model Context Protocol, each in the format of its host."""
 
 import json
 from collections.abc import Callable, Sequence

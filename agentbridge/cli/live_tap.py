@@ -23,7 +23,7 @@ class LiveTap:
         self._queue: asyncio.Queue[Msg | None] = asyncio.Queue(MAX_WAITING)
 
     async def listen(self, subjects: list[str]) -> None:
-        """Begin. Raises `ConfigurationError` if NATS does not permit it."""
+        """Subscribe. Raises `ConfigurationError` if NATS does not permit it."""
         for subject in subjects:
             await self._connection.subscribe(subject, self._queue.put)
         await self._connection.verify_permissions()
@@ -32,7 +32,10 @@ class LiveTap:
         click.echo(f"listening on {' and '.join(subjects)}; Ctrl-C ends", err=True)
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield our own messages, for ever."""
+        """Yield the content of AgentBridge's messages, for ever; others are reported and skipped.
+
+        Raises `ConfigurationError` if NATS closes the connection for good.
+        """
         while True:
             message = await self._queue.get()
             if message is None:
@@ -43,12 +46,12 @@ class LiveTap:
 
 
 def _tell_of_gap() -> None:
-    """Say that there may be a hole: a tap has no place in a stream to go on from."""
+    """Say that messages may be missing. A tap reads no stream, so it cannot catch up."""
     click.echo("NATS is back; what was published since it was lost may be missing", err=True)
 
 
 def _content(message: Msg) -> dict[str, Any] | None:
-    """Return a message's content, None if it is not one of ours."""
+    """Return a message's content, or None if it is not AgentBridge's."""
     try:
         content = codec.decode_value(message.data)
     except InvalidRequest:

@@ -1,4 +1,4 @@
-"""An agent's login to NATS, tried as any agent would: by its token, through whichever registry the server asks."""
+"""Tries an agent's login to NATS: by its token, which the server has a registry check."""
 
 import re
 import time
@@ -10,14 +10,14 @@ from protocol.errors import BridgeError, ConfigurationError
 
 
 class LoginTrial(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """How long the login took, the connection included, or why there is none."""
+    """The duration of the login, connecting included, or the reason of its refusal."""
 
     milliseconds: float | None = None
     refusal: str | None = None
 
 
 async def try_login(settings: CommandSettings) -> LoginTrial | None:
-    """Log in and leave again; None if there is no token to do so with."""
+    """Log in and disconnect. Return None if there is no token."""
     agent = msgspec.structs.replace(
         settings, nats_url=_without_user(settings.nats_url), nats_user=None, nats_password=None, nats_creds=None
     )

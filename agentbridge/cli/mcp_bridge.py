@@ -1,7 +1,7 @@
 """The Model Context Protocol on standard input and output, for hosts that start their servers as programs.
 
-Each request is passed on to `/mcp` of an agent API, in the newest era, whichever era the host speaks. Only this module
-imports the library, which is an extra.
+Each request goes to `/mcp` of an agent API, in the newest revision of the protocol, whichever the host speaks. Only
+this module imports the `mcp` library, which is an optional extra.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ TokenNow = Callable[[], str | None]
 
 
 class _BearerNow(httpx2.Auth):
-    """Sends a token that is good now: a host runs for longer than one is."""
+    """Sends the present token with each request, because a host runs for longer than a token is valid."""
 
     def __init__(self, token_now: TokenNow) -> None:
         self._token_now = token_now
@@ -51,7 +51,7 @@ class _BearerNow(httpx2.Auth):
 
 
 class McpBridge:
-    """Passes requests on, and tells the host when the list has changed."""
+    """Passes requests on, and tells the host when the list of tools changes."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -89,11 +89,11 @@ class McpBridge:
             meta=meta or None,
         )
         if ctx.protocol_version < MODERN and not isinstance(result.structured_content, dict):
-            result.structured_content = None  # it had to be an object
+            result.structured_content = None  # older revisions allow only an object
         return result
 
     async def _follow(self) -> None:
-        """Tell the host of changes; a stream that is lost is opened anew, and may have missed one."""
+        """Tell the host of changes. After a lost stream tell it, too, because a change may have been missed."""
         while True:
             with contextlib.suppress(MCPError, RuntimeError, httpx2.HTTPError, TimeoutError):
                 async with self._client.listen(tools_list_changed=True) as changes:
@@ -128,7 +128,7 @@ async def serve(url: str, token_now: TokenNow) -> None:
 
 
 def sentence_of(group: BaseExceptionGroup[Exception]) -> str:
-    """Return the first reason of a failure."""
+    """Return the sentence of the first error in a group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""The login of an agent to NATS, as text to read and to copy from, for any language."""
+"""Prints how an agent logs in to NATS, with an example to copy, for a client in any language."""
 
 import datetime
 import shlex
@@ -22,7 +22,7 @@ class NatsLogin(NamedTuple):
         return f"_INBOX.{self.user}"
 
     def text(self) -> str:
-        """Return everything with an example, a request by NATS's own command line."""
+        """Return the fields and an example request with the `nats` command line."""
         until = datetime.datetime.fromtimestamp(self.expires_at, datetime.UTC)
         rows = {
             "URL": self.url,

@@ -1,7 +1,7 @@
 """The output of commands: aligned tables for people, JSON for programs.
 
-Names and values come from applications. Control and bidirectional characters in them, which could recolour, rewrite or
-reorder what a terminal shows, are written as escapes; in JSON that is the same value.
+Names and values come from applications. Their control and bidirectional characters could recolour, rewrite or reorder a
+terminal's text, so they are written as escapes. In JSON an escape is the same value.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,12 +48,12 @@ def sentence(error: BridgeError) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return JSON with its unprintable characters, which stand within texts only, as escapes."""
+    """Return JSON with its unprintable characters as escapes. They can only be inside strings."""
     return text if text.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:
-    """Return a character as JSON escapes it: by its one or two halves in UTF-16 (RFC 8259 section 7)."""
+    """Return a character's JSON escape, which is one or two UTF-16 code units (RFC 8259 section 7)."""
     halves = char.encode("utf-16-be")
     return "".join(f"\\u{halves[at : at + 2].hex()}" for at in range(0, len(halves), 2))
 

@@ -1,7 +1,7 @@
-"""How far a command has come, shown while it runs: a bar on a terminal, lines of JSON for programs, else nothing.
+"""Shows a command's progress while it runs: a bar on a terminal, lines of JSON for programs, else nothing.
 
-It goes to standard error, so that standard output holds the result alone, and is said aside: no command fails or waits
-because nobody looks at its progress.
+It goes to standard error, so that standard output has only the result. No command fails or waits because nobody reads
+its progress.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ GAP = "  "
 
 
 class Display:
-    """Shows no progress. `on_progress` is None if nothing can show it, so that nobody need send it."""
+    """Shows no progress. `on_progress` is None if there is no display, so that the application need not send any."""
 
     on_progress: OnProgress | None = None
 
@@ -38,7 +38,7 @@ class Display:
 
 
 class Lines(Display):
-    """Prints each message as it is, one a line."""
+    """Prints each progress message as one line of JSON."""
 
     def __init__(self, said: StderrWriter) -> None:
         super().__init__(said)
@@ -49,7 +49,7 @@ class Lines(Display):
 
 
 class Bar(Display):
-    """One line of the terminal that is written over. No escape sequences, which not every terminal understands."""
+    """A bar on one line of the terminal. It uses no escape sequences, because some terminals lack them."""
 
     def __init__(self, said: StderrWriter) -> None:
         super().__init__(said)
@@ -71,7 +71,7 @@ class Bar(Display):
 
 @contextlib.contextmanager
 def display(*, as_json: bool) -> Iterator[Display]:
-    """Give how progress is shown here; in the end nothing is left of it on a terminal."""
+    """Yield the display for this output. The exit clears it from the terminal."""
     with stderr_writer(sys.stderr.fileno()) as said:
         shown = _kind(as_json=as_json)(said)
         try:
@@ -87,7 +87,7 @@ def _kind(*, as_json: bool) -> type[Display]:
 
 
 def described(message: ProgressMessage, columns: int) -> str:
-    """Return a message on one line of at most so many columns. Characters that could move the cursor are escaped."""
+    """Return a message on one line, `columns` wide at most. Characters that could move the cursor are escaped."""
     text = GAP.join(filter(None, (_amount(message), output.printable(message.message or ""))))
     return _cut(text, columns)
 

@@ -1,4 +1,4 @@
-"""Asking the registries over NATS: which clients there are, page by page, as far as the token may see them."""
+"""Asks the registries over NATS: for the clients that the token may see, audit records, and disconnections."""
 
 from collections.abc import AsyncIterator
 
@@ -17,7 +17,7 @@ from protocol.subjects import ClientAddress
 
 PAGE = 200
 TIMEOUT_SECONDS = 5
-DISCONNECT_SECONDS = 15.0  # a registry looks at all NATS servers several times
+DISCONNECT_SECONDS = 15.0  # a registry asks all NATS servers for connections several times
 
 
 class _RecordPage(msgspec.Struct):
@@ -36,7 +36,10 @@ _error_decoder = msgspec.json.Decoder(ErrorResponse)
 
 
 class RegistryClient:
-    """The registries' view of one tenant. Its methods raise the `BridgeError` that a registry answers."""
+    """The registries' view of one tenant.
+
+    Its methods raise the `BridgeError` in a registry's answer, and `Unavailable` if no registry answers.
+    """
 
     def __init__(self, connection: Connection, tenant: str, token: str | None) -> None:
         self._connection = connection
@@ -44,7 +47,7 @@ class RegistryClient:
         self._headers = {AUTHORIZATION_HEADER: f"Bearer {token}"} if token else None
 
     async def clients(self, query: Query) -> AsyncIterator[ClientRecord]:
-        """Yield all clients that the query selects, however many pages that takes."""
+        """Yield all clients that the query selects, page by page."""
         after: str | None = None
         while True:
             wanted = msgspec.structs.replace(query, limit=PAGE, after=after)
@@ -64,11 +67,11 @@ class RegistryClient:
         return True
 
     async def audit(self, asked: AuditPageRequest) -> AuditPage:
-        """Return a page of the tenant's audit records; for administrators."""
+        """Return a page of the tenant's audit records. The token must be an administrator's."""
         return codec.decode(_audit_decoder, await self._ask("audit", codec.encode(asked)), Internal)
 
     async def disconnect(self, asked: DisconnectAgentRequest) -> DisconnectAgentResponse:
-        """End everything that an agent has open, and keep it out for a while; for administrators."""
+        """End all connections of an agent, and refuse it for `asked.seconds`. The token must be an administrator's."""
         answer = await self._ask("disconnect", codec.encode(asked), DISCONNECT_SECONDS)
         return codec.decode(_disconnect_decoder, answer, Internal)
 

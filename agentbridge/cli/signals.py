@@ -1,4 +1,4 @@
-"""Ending by a signal, so that a command can still say goodbye: Ctrl-C, `timeout`, a terminal that is closed."""
+"""Ends a command by a signal in an orderly way: Ctrl-C, `timeout`, or a terminal that is closed."""
 
 import asyncio
 import signal
@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SHELLS_ADD = 128  # plus the signal's number is the exit code
+SHELLS_ADD = 128  # the exit code is 128 plus the signal's number, as in shells
 
 R = TypeVar("R")
 
@@ -20,9 +20,9 @@ class Signalled(Exception):
 
 
 async def unless_signalled(work: Coroutine[Any, Any, R]) -> R:
-    """Return the result of `work`. A signal cancels it; then raise `Signalled`.
+    """Return the result of `work`. Raises `Signalled` if a signal cancelled it.
 
-    Further signals change nothing meanwhile. A signal that was ignored at the start, as `nohup` does, stays ignored.
+    Further signals have no effect. A signal that is ignored at the start, as under `nohup`, stays ignored.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work, name="until a signal")

@@ -1,8 +1,8 @@
 """Side messages on standard error: writing them never fails and never waits for a reader.
 
-A full pipe or a stopped terminal blocks its writer, so a thread writes, and nothing waits for that thread. Making the
-pipe non-blocking would change it for all programs that share it. The thread bypasses `sys.stderr`, which would keep
-unwritten text and write it again when the interpreter ends, with exit code 120.
+A full pipe or a stopped terminal blocks its writer. So a thread writes, and nothing waits for it. A non-blocking pipe
+is no alternative, because it would be so for all programs that share it. The thread bypasses `sys.stderr`, because that
+keeps unwritten text and writes it again when the interpreter ends, with exit code 120.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ LAST_SECONDS = 0.5
 
 
 class StderrWriter:
-    """Texts on their way to a file descriptor."""
+    """Writes texts to a file descriptor in a thread."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -25,7 +25,7 @@ class StderrWriter:
         self._writer.start()
 
     def say(self, text: str) -> None:
-        """Write a text soon; drop it if a hundred are waiting."""
+        """Queue a text, or drop it if a hundred texts are waiting."""
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(text)
 
@@ -37,7 +37,7 @@ class StderrWriter:
 
     def _write_all(self) -> None:
         while (text := self._waiting.get()) is not None:
-            with contextlib.suppress(OSError):  # nobody has it open, or the terminal is gone
+            with contextlib.suppress(OSError):  # the reader or the terminal is gone
                 self._write(text.encode(errors="replace"))
 
     def _write(self, data: bytes) -> None:
@@ -47,7 +47,7 @@ class StderrWriter:
 
 @contextlib.contextmanager
 def stderr_writer(descriptor: int) -> Iterator[StderrWriter]:
-    """Give a writer to a file descriptor, and finish it."""
+    """Yield a writer to a file descriptor. The exit waits up to half a second for its texts."""
     said = StderrWriter(descriptor)
     try:
         yield said

@@ -1,4 +1,4 @@
-"""`agentbridge audit`: who called what and how that ended, from the audit stream and as it happens."""
+"""`agentbridge audit`: commands, their callers and their outcomes, from the audit stream and live."""
 
 import asyncio
 import time
@@ -30,19 +30,21 @@ OUTCOMES = (SUCCESS, *(code.value for code in Code))
 
 
 @click.command(cls=TeachingCommand)
-@click.option("--client", help=f"Only commands for this client; {NO_CLIENT}: for no known one.")
-@click.option("--agent", help="Only this caller's: the `sub` of its token.")
+@click.option("--client", help=f"Only commands for this client; {NO_CLIENT} for those without a known client.")
+@click.option("--agent", help="Only commands of this caller, the `sub` of its token.")
 @click.option("--target", help="Only commands with this target.")
-@click.option("--outcome", type=click.Choice(OUTCOMES), help="Only commands that ended so.", metavar="OUTCOME")
+@click.option("--outcome", type=click.Choice(OUTCOMES), help="Only commands with this outcome.", metavar="OUTCOME")
 @click.option("--since", metavar="DURATION", help="Only the last 15m, 12h or 7d.")
-@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="At most so many.")
-@click.option("--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="The most records to show."
+)
+@click.option("--follow", is_flag=True, help="Also show new records as they come, until Ctrl-C.")
 @as_json
 @needs_settings(*TO_CALL)
 def audit(settings: CommandSettings, as_json: bool, limit: int, follow: bool, **choice: Any) -> None:
-    """Show who called what, and how that ended.
+    """Show commands, their callers and their outcomes.
 
-    The newest records of the token's tenant, the last one last. The token must be an administrator's.
+    Shows the newest records of the token's tenant, newest last. The token must be an administrator's.
 
     Examples:
       agentbridge audit
@@ -65,7 +67,7 @@ async def _show(settings: CommandSettings, wanted: AuditFilter, limit: int, *, a
 
 
 class _AuditView:
-    """The wanted records of a tenant, as they are printed."""
+    """Prints the wanted records of a tenant."""
 
     def __init__(
         self, connection: Connection, pages: AuditPages, tenant: str, wanted: AuditFilter, *, as_json: bool
@@ -77,14 +79,14 @@ class _AuditView:
         self._as_json = as_json
 
     async def past(self, limit: int, before: Position | None = None) -> bool:
-        """Show the newest, of those below the position `before` where it is given; return whether there are any."""
+        """Show the newest records, older than `before` if that is given. Return whether there are any."""
         past = await self._newest(limit, before)
         for found in past:
             self._print(found.data, found.record)
         return bool(past)
 
     async def follow(self, limit: int) -> None:
-        """Show the past up to the present end of the stream, and from there on what comes."""
+        """Show the newest records up to the present end of the stream, then all that are stored behind it."""
         subject = self._wanted.subject(self._tenant)
         follower = AuditFollower(self._connection, self._pages, subject)
         await follower.start()
@@ -100,7 +102,7 @@ class _AuditView:
                     self._print(message.data, record)
 
     async def _newest(self, limit: int, before: Position | None) -> list[FoundRecord]:
-        """Return the newest records, the last one last."""
+        """Return the newest records, oldest first."""
         found: list[FoundRecord] = []
         more = True
         while more and len(found) < limit:
@@ -113,14 +115,14 @@ class _AuditView:
         click.echo(output.one_line(codec.decode_value(data)) if self._as_json else describe(record))
 
     def _tell_of_gap(self) -> None:
-        """Say that records may be missing here, also to a program that reads standard output alone."""
-        click.echo(f"{GAP}: the audit stream does not hold all that followed the last one", err=True)
+        """Report a gap on standard error, and with `--json` on standard output, too, for programs."""
+        click.echo(f"{GAP}: the audit stream has lost records behind the last one", err=True)
         if self._as_json:
             click.echo(output.one_line({"gap": {"message": GAP}}))
 
 
 def _end_of(info: StreamInfo) -> Position | None:
-    """Return the position behind the last message of a stream, None if there is no stream."""
+    """Return the position behind the last message of a stream, or None if there is no stream."""
     return Position(epoch_of(info.created), info.state.last_seq + 1) if info.created else None
 
 
@@ -137,7 +139,7 @@ def _filter(
 
 
 def describe(record: AuditRecord) -> str:
-    """Return a record on one line: when, who, whom, what, and how it ended."""
+    """Return a record on one line: time, agent, client, target, outcome, duration."""
     did = (record.target or "?", record.action) if record.disconnected is None else ("disconnects", record.disconnected)
     what = output.printable(" ".join(filter(None, did)))
     whom = output.printable(" ".join(filter(None, (record.client_id or "-", record.app, record.user))))

@@ -1,4 +1,4 @@
-"""`agentbridge call`: have an application execute a command, directly over NATS."""
+"""`agentbridge call`: lets an application execute a command, directly over NATS."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _CANCELLED_UNHEARD = "cancelled, but NATS does not answer: the application may g
 
 @click.command(cls=TeachingCommand)
 @click.argument("words", nargs=-1, required=True, metavar="[CLIENT] TARGET [ACTION] [KEY=TEXT | KEY:=JSON]...")
-@click.option("--user", help="In place of CLIENT: the session of this user that the user sees, or saw last.")
+@click.option("--user", help="Instead of CLIENT: the session that this user sees, or saw last.")
 @click.option("--app", help="With --user: only sessions of this application.")
 @click.option(
     "--timeout",
@@ -40,10 +40,10 @@ _CANCELLED_UNHEARD = "cancelled, but NATS does not answer: the application may g
     metavar="DURATION",
     default="30s",
     show_default=True,
-    help="How long to wait; gateways cut a longer one to their maximum, which is 5m unless set otherwise.",
+    help="How long to wait. Gateways have a maximum, 5m by default, and cut longer ones.",
 )
-@click.option("--request-id", help="Your own id for the command, for logs and audit.")
-@click.option("--idempotency-key", help="A key under which the command is executed once, however often it is sent.")
+@click.option("--request-id", help="Your own id for the command, shown in logs and audit.")
+@click.option("--idempotency-key", help="Execute the command only once for this key, however often it is sent.")
 @as_json
 @needs_settings(*TO_CALL)
 def call(
@@ -55,12 +55,12 @@ def call(
     as_json: bool,
     **more: Any,
 ) -> None:
-    """Have an application do something.
+    """Call a function or an action of an application.
 
-    The application CLIENT, or one of --user, executes TARGET, and its result is printed. TARGET is a function, or a
-    component followed by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. On a terminal
-    a bar shows how far the application says that it has come; with --json each such message is a line on standard
-    error. Ctrl-C, like SIGTERM and SIGHUP, cancels the command, and the application is told.
+    The application CLIENT, or a session of --user, executes TARGET, and the result is printed. TARGET is a function, or
+    a component followed by its ACTION. Parameters follow: KEY=TEXT for text, KEY:=JSON for anything else. On a terminal
+    a bar shows the application's progress. With --json each progress message is a line on standard error. Ctrl-C,
+    SIGTERM and SIGHUP cancel the command, and the application gets the cancel.
 
     Examples:
       agentbridge call --user ann addTodo title=Milk
@@ -77,15 +77,15 @@ def call(
 
 
 def parse_words(words: Sequence[str], user: str | None, app: str | None) -> tuple[str | None, str, Sequence[str]]:
-    """Return the client, None if `user` is given in its place, the target, and the rest.
+    """Return the client (None if `user` is given instead), the target, and the remaining words.
 
-    Raises `click.UsageError` if one of them is missing.
+    Raises `click.UsageError` if the client or the target is missing.
     """
     if app is not None and user is None:
         raise click.UsageError("--app goes with --user")
     client, words = (words[0], words[1:]) if user is None else (None, words)
     if not words or "=" in words[0]:
-        raise click.UsageError("say CLIENT TARGET, or --user USER TARGET, before parameters")
+        raise click.UsageError("write CLIENT TARGET, or --user USER TARGET, before parameters")
     return client, words[0], words[1:]
 
 
@@ -105,13 +105,13 @@ def _parse_pair(pair: str) -> tuple[str, msgspec.Raw]:
     name, equals, value = pair.partition("=")
     key = name.removesuffix(":")
     if not equals or not key:
-        raise click.UsageError(f"{pair!r} is no parameter: say key=text, or key:=json")
+        raise click.UsageError(f"{pair!r} is not a parameter: write key=text or key:=json")
     if key == name:
         return key, msgspec.Raw(codec.encode(value))
     try:
         return key, msgspec.Raw(codec.encode(msgspec.json.decode(value)))
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise click.UsageError(f"the value of {key!r} is no JSON: for text say {key}=text") from exc
+        raise click.UsageError(f"the value of {key!r} is not JSON: for text write {key}=text") from exc
 
 
 def _command(client: str | None, **fields: Any) -> CommandRequest:
@@ -124,7 +124,7 @@ def _command(client: str | None, **fields: Any) -> CommandRequest:
 
 
 class _CallDone(Exception):
-    """Ends the task group of a call that has its answer; probes would otherwise sleep on for a second."""
+    """Ends the task group of an answered call at once, because its probes would sleep on for a second."""
 
 
 class _AddressedCommand(NamedTuple):
@@ -175,7 +175,7 @@ def _print(response: CommandResponse, *, as_json: bool) -> None:
 async def _converse(
     connection: Connection, addressed: _AddressedCommand, token: str | None, on_progress: OnProgress | None
 ) -> CommandResponse:
-    """Return the answer, or the error that took its place."""
+    """Send the command and return its answer, or its error as one."""
     response, directory = None, RegistryClient(connection, tenant_of(token), token)
     try:
         async with asyncio.TaskGroup() as tasks:

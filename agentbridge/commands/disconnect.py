@@ -1,4 +1,4 @@
-"""`agentbridge disconnect`: an administrator ends everything that an agent has open."""
+"""`agentbridge disconnect`: an administrator ends all connections of an agent."""
 
 import asyncio
 
@@ -20,16 +20,16 @@ from protocol.reports import DENIAL_SECONDS, MAX_DENIAL_SECONDS, DisconnectAgent
     default=f"{DENIAL_SECONDS}s",
     show_default=True,
     metavar="DURATION",
-    help="How long it stays out.",
+    help="How long its tokens are refused; 0 lets it back in at once.",
 )
 @as_json
 @needs_settings(*TO_CALL)
 def disconnect(settings: CommandSettings, as_json: bool, agent: str, seconds: str) -> None:
-    """End everything that an agent has open, and keep it out for a while.
+    """End all connections of an agent, and refuse it for a while.
 
-    AGENT is the `sub` of its tokens. Its WebSockets, streams and connections to NATS end, in all processes and on all
-    servers; until then its tokens are refused everywhere. With --for 0 it may come back at once, also one that is
-    kept out. The token must be an administrator's, of the agent's tenant.
+    AGENT is the `sub` of its tokens. Its WebSockets, streams and NATS connections end, in all processes and on all
+    servers, and its tokens are refused everywhere for the time given by --for. With --for 0 it may come back at once,
+    even if it is refused now. The token must be an administrator's, of the agent's tenant.
 
     Examples:
       agentbridge disconnect planner
@@ -48,7 +48,7 @@ def disconnect(settings: CommandSettings, as_json: bool, agent: str, seconds: st
 def _seconds(text: str) -> int:
     seconds = 0 if text == "0" else duration(text, "--for")
     if seconds > MAX_DENIAL_SECONDS:
-        raise click.BadParameter("at most 24h: for longer, have your issuer refuse it tokens", param_hint="--for")
+        raise click.BadParameter("at most 24h: for longer, let your issuer give it no tokens", param_hint="--for")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""`agentbridge events`: events of applications, and their arrivals and departures, live from NATS."""
+"""`agentbridge events`: events of applications and changes of clients, live from NATS."""
 
 import asyncio
 import fnmatch
@@ -16,17 +16,17 @@ from protocol.ids import is_token
 
 
 @click.command(cls=TeachingCommand)
-@click.option("--client", help="Only this client's.")
-@click.option("--event", "names", multiple=True, help="Only events so named; * matches any text. Repeatable.")
-@click.option("--changes", is_flag=True, help="Only clients connecting, changing and going.")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many.")
+@click.option("--client", help="Only events and changes of this client.")
+@click.option("--event", "names", multiple=True, help="Only events with this name; * matches any text. Repeatable.")
+@click.option("--changes", is_flag=True, help="Only changes of clients: connected, changed, gone.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many messages.")
 @as_json
 @needs_settings(*TO_CALL)
 def events(settings: CommandSettings, as_json: bool, **choice: Any) -> None:
-    """Watch applications, live.
+    """Watch applications live.
 
-    Shows their events, and how they come and go, until Ctrl-C. This is a live tap of the NATS subjects
-    agentbridge.TENANT.event.> and agentbridge.TENANT.client.>; with --json each message is printed as it is, one a
+    Shows their events, and clients that connect, change and go, until Ctrl-C. It subscribes to the NATS subjects
+    agentbridge.TENANT.event.> and agentbridge.TENANT.client.>. With --json each message is printed unchanged on one
     line.
 
     Examples:

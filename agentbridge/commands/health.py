@@ -1,4 +1,4 @@
-"""`agentbridge health`: NATS and every process of ours, as they answer for themselves (ADR-32)."""
+"""`agentbridge health`: the state of NATS and of our processes, from their own answers (ADR-32)."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ class _Endpoint(msgspec.Struct):
 
 
 class _Stats(msgspec.Struct):
-    """What a process answers to `$SRV.STATS`, as far as it is shown."""
+    """A process's answer to `$SRV.STATS`, reduced to the fields that we show."""
 
     name: str
     id: str
@@ -52,13 +52,13 @@ class _Stats(msgspec.Struct):
 
     @property
     def clock_skew_ms(self) -> int:
-        """How far its clock is ahead, which the process says itself, or one of its endpoints."""
+        """How far its clock is ahead, in ms. It stands in the `data` of the process or of one of its endpoints."""
         told = (data.get("clockSkewMs", 0) for data in (self.data, *(each.data for each in self.endpoints)) if data)
         return next(filter(None, told), 0)
 
 
 class Process(msgspec.Struct, frozen=True, rename="camel"):
-    """A process that answered; `answered_ms` is how long that took, `faults` what it says is wrong with streams."""
+    """A process that answered, within `answered_ms`. `faults` has a sentence for each stream that it finds at fault."""
 
     name: str
     id: str
@@ -74,10 +74,10 @@ class Process(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class HealthReport(msgspec.Struct, frozen=True, rename="camel"):
-    """The whole view; `missing` names the kinds of process that nobody answered for.
+    """The state of the whole deployment. `missing` names the kinds of process of which none answered.
 
-    `agent_login` is None if it was not tried: no registry lets agents in, or there is no token.
-    `faults` are sentences about streams that do not take messages, each once, whoever says them.
+    `agent_login` is None if it was not tried, because no registry lets agents in or there is no token.
+    `faults` are the sentences of all processes about streams that refuse messages, without repetition.
     """
 
     nats_url: str
@@ -97,14 +97,14 @@ _decoder = msgspec.json.Decoder(_Stats)
 @click.option(
     "--here",
     type=click.Choice([name.removeprefix("agentbridge-") for name in COMMANDS]),
-    help="Only ask whether a process of this kind answers on this host, as a container's health check does.",
+    help="Only check that a process of this kind answers on this host, for a container's health check.",
 )
 @needs_settings(*TO_CALL)
 def health(settings: CommandSettings, as_json: bool, here: str | None) -> None:
     """Show NATS and the processes on it, and try an agent's login.
 
-    Exits with 1 where a kind of process is missing, an agent cannot log in, or a stream of NATS does not take messages.
-    REQUESTS and ERRORS count what each process answered on its fixed NATS endpoints, not commands.
+    Exits with 1 if a kind of process is missing, an agent cannot log in, or a stream of NATS does not take messages.
+    REQUESTS and ERRORS count the requests to a process's fixed NATS endpoints. Commands are not counted.
 
     Examples:
       agentbridge health
@@ -130,25 +130,25 @@ def health(settings: CommandSettings, as_json: bool, here: str | None) -> None:
 
 
 def _problems(found: HealthReport) -> list[str]:
-    """Return what is wrong and what to do about it, a sentence each."""
+    """Return a sentence for each problem, with its mend."""
     problems = list(found.faults)
     if found.missing:
         starts = ", ".join(f"`{COMMANDS[name]}`" for name in found.missing)
-        problems.append(f"nobody answers for {', '.join(found.missing)}: start {starts}")
+        problems.append(f"no process answers as {', '.join(found.missing)}: start {starts}")
     if found.agent_login is not None and found.agent_login.refusal is not None:
         problems.append(f"an agent cannot log in to NATS: {found.agent_login.refusal}")
     return problems
 
 
 def _require_admin(settings: CommandSettings) -> None:
-    """Raise `PermissionDenied` for a token by which NATS would let nobody ask processes how they are."""
+    """Raise `PermissionDenied` unless the token is an admin's, because NATS lets only admins ask processes."""
     token = token_of(settings)
     if token is not None and logs_in_by_token(settings) and claims_of(token).get("role") != ADMIN:
         raise PermissionDenied("this needs a token with the role admin")
 
 
 async def _require_here(settings: CommandSettings, name: str) -> None:
-    """Raise `ConfigurationError` where no process of this name answers on this host."""
+    """Raise `ConfigurationError` if no process of this name answers on this host."""
     host = socket.gethostname()
     async with connected(settings) as connection:
         async for process in _answers(connection):
@@ -181,10 +181,8 @@ async def _round_trip_ms(connection: Connection) -> float:
 
 
 async def _answers(connection: Connection) -> AsyncIterator[Process]:
-    """Yield the processes that answer, until nobody has for a while; longer where a kind is missing.
-
-    How many there are is not known.
-    """
+    """Yield the processes that answer, until none has for 0.3 s, or for 2 s while a kind is missing."""
+    # The number of processes is unknown, so only silence can end the wait.
     queue: asyncio.Queue[tuple[Msg, float]] = asyncio.Queue()
     started = time.perf_counter()
 
@@ -207,7 +205,7 @@ async def _answers(connection: Connection) -> AsyncIterator[Process]:
 
 
 def _process(message: Msg, answered_ms: float) -> Process | None:
-    """Return one of our processes; other services may live on the same NATS, and nobody may (503)."""
+    """Decode one of our processes. Return None for another service on the same NATS, and for *no responders*."""
     if not message.data:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Help that teaches: lists of examples and variables in a docstring are shown as they were written."""
+"""Command help that keeps the line breaks in lists of examples and variables."""
 
 import inspect
 from typing import Any
@@ -15,6 +15,6 @@ class TeachingCommand(click.Command):
 
 
 def keep_lists(text: str) -> str:
-    """Mark the paragraphs that are lists, as click wants them marked."""
+    """Put click's mark, a line with a backspace, before each paragraph that is a list, so that it is not rewrapped."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.partition("\n")[0].endswith(":") else part for part in paragraphs)

@@ -22,11 +22,15 @@ Function = Callable[..., Any]
 
 def _filters(function: Function) -> Function:
     for option in (
-        click.option("--path", help="Only capabilities whose path begins so."),
-        click.option("--auth-level", help="Only capabilities of this level."),
+        click.option("--path", help="Only capabilities with a path that begins with this."),
+        click.option("--auth-level", help="Only capabilities with this `authLevel`."),
         click.option("--component-type", help="Only components of this type."),
-        click.option("--tag", "tags", multiple=True, help="Only capabilities with this tag, or another given one."),
-        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Only clients with this. Repeatable."),
+        click.option(
+            "--tag", "tags", multiple=True, help="Only capabilities with this tag. Repeatable: one of them is enough."
+        ),
+        click.option(
+            "--metadata", multiple=True, metavar="KEY=VALUE", help="Only clients with this metadata. Repeatable."
+        ),
         click.option("--name", help="Only clients that offer this capability."),
         click.option("--app", help="Only clients of this application."),
         click.option("--user", help="Only clients of this user."),
@@ -42,7 +46,7 @@ def _filters(function: Function) -> Function:
 def clients(settings: CommandSettings, as_json: bool, **filters: Any) -> None:
     """List the connected applications.
 
-    Those that the token may see.
+    Shows only those that the token may see.
 
     Examples:
       agentbridge clients
@@ -103,7 +107,7 @@ def _query(metadata: tuple[str, ...], **filters: Any) -> Query:
 
 
 def _narrowed(record: ClientRecord, query: Query) -> ClientRecord:
-    """Return a record with the capabilities that are asked for alone."""
+    """Return a record with only the capabilities that the query selects."""
     if not query.selects_capabilities:
         return record
     return replace(record, capabilities=narrowed(read_capabilities(record.capabilities), query))
@@ -125,7 +129,7 @@ def _offers(record: ClientRecord) -> str:
 
 
 def capability_rows(capability: dict[str, Any]) -> list[list[str]]:
-    """Return a row for a function, and one for each action of a component."""
+    """Return the table rows of a capability: one for a function, one for each action of a component."""
     description = str(capability.get("description") or "")
     if capability["type"] == "function":
         return [[capability["name"], "", _parameters(capability.get("parameters")), description]]
@@ -156,7 +160,7 @@ def _parameters(schema: Any) -> str:
 
 
 def _takes_nothing(schema: dict[str, Any]) -> bool:
-    """Tell whether a JSON Schema that names no property means that there is none, not that it does not care."""
+    """Tell whether a JSON Schema without named properties allows no parameters, rather than any."""
     if "patternProperties" in schema:
         return False
     others = schema.get("additionalProperties")

@@ -1,4 +1,4 @@
-"""`agentbridge mcp`: a server of the Model Context Protocol for desktop hosts."""
+"""`agentbridge mcp`: an MCP server for desktop hosts."""
 
 import asyncio
 import shutil
@@ -20,15 +20,17 @@ NOT_INSTALLED = "this needs the extra `mcp`: pip install 'agentbridge-nats[mcp]'
 
 
 @click.command(cls=TeachingCommand)
-@click.option("--url", help="Agent API, http://host:port; that of a running `agentbridge up` if left out.")
-@click.option("--name", default="agentbridge", show_default=True, help="What the host is to call this server.")
-@click.option("--print-config", "host", type=click.Choice(list(HOSTS)), help="Print what a host wants, and end.")
+@click.option("--url", help="Agent API, http://host:port.  [default: that of a running `agentbridge up`]")
+@click.option("--name", default="agentbridge", show_default=True, help="The host's name for this server.")
+@click.option(
+    "--print-config", "host", type=click.Choice(list(HOSTS)), help="Print the configuration for a host, and exit."
+)
 @needs_settings("token", "data_dir")
 def mcp(settings: CommandSettings, url: str | None, name: str, host: str | None) -> None:
     """Serve a desktop host of the Model Context Protocol.
 
-    The host starts this command and speaks with it on standard input and output. Each tool is something that a
-    connected application offers. Give servers of several tokens several names: hosts keep lists of tools by name.
+    The host starts this command and talks to it on standard input and output. Each tool is a capability of a connected
+    application. If you have servers for several tokens, give them different names, because hosts keep tools by name.
 
     Examples:
       agentbridge mcp --print-config claude
@@ -50,7 +52,7 @@ def mcp(settings: CommandSettings, url: str | None, name: str, host: str | None)
 
 
 def _place(settings: CommandSettings, url: str | None) -> str:
-    """Return where `/mcp` is. Raises `ConfigurationError` if nothing says so."""
+    """Return the URL of `/mcp`. Raises `ConfigurationError` if neither `url` nor a running `up` gives it."""
     running = data_folder.read(Path(settings.data_dir))
     if url is None and running is None:
         raise ConfigurationError(
@@ -62,7 +64,7 @@ def _place(settings: CommandSettings, url: str | None) -> str:
 
 
 def _own_command(settings: CommandSettings, url: str | None) -> list[str]:
-    """Return how a host, whose folder is another one, starts this command."""
+    """Return the command line for a host, with absolute paths because the host runs in another folder."""
     program = shutil.which(sys.argv[0]) or shutil.which("agentbridge") or "agentbridge"
     where = ["--data-dir", str(Path(settings.data_dir).resolve())] if url is None else ["--url", url]
     return [str(Path(program).absolute()), "mcp", *where]

@@ -1,4 +1,4 @@
-"""Options that several commands share: how to reach NATS and with which token, and JSON for programs."""
+"""Options of several commands: the NATS server, the token, and `--json`."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ _HELP = {
     "nats_user": "NATS user.",
     "nats_password": "NATS password.",
     "token": "Token to call with.",
-    "data_dir": "Folder of a running `agentbridge up`, to take what is missing from.",
+    "data_dir": "Folder of a running `agentbridge up`, which supplies missing options.",
 }
 
 _DURATION = re.compile(r"(\d{1,9})([smhd]?)")
@@ -29,18 +29,18 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 
 def duration(text: str, option: str | None = None) -> int:
-    """Return the seconds of `90s`, `15m`, `12h` or `7d`.
+    """Parse `90s`, `15m`, `12h` or `7d` into seconds.
 
-    Raises `click.BadParameter` that names the option, because click does not know it here.
+    Raises `click.BadParameter`. Pass `option` to name it in the error if click does not call this itself.
     """
     found = _DURATION.fullmatch(text)
     if found is None or int(found[1]) == 0:
-        raise click.BadParameter(f"{text!r} is no duration: say 90s, 15m, 12h or 7d", param_hint=option)
+        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 12h or 7d", param_hint=option)
     return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 def needs_settings(*fields: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Give a command its settings first: from flags for these fields, the environment, and a running `up`."""
+    """Pass a command its settings as the first argument: flags for `fields`, the environment, a running `up`."""
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         def with_settings(*args: Any, **kwargs: Any) -> R:

@@ -10,11 +10,11 @@ from protocol.runtime.settings import PREFIX
 
 
 def _help(what: str, command: str, example: str) -> str:
-    """Return the help of a process. Its settings are its own, unknown here: the README has them all."""
+    """Return the help of a process. It does not list the settings, because this package does not know them."""
     return (
         f"{what}\n\n"
-        f"Its settings are environment variables that begin with {PREFIX}, as the README lists them. One that is "
-        "wrong, or missing, ends it with a line that says what it should be.\n\n"
+        f"Its settings are environment variables that begin with {PREFIX}; the README lists them. If one is wrong or "
+        "missing, the process ends with a line that says what it should be.\n\n"
         f"Examples:\n  agentbridge {command}\n  {PREFIX}{example} agentbridge {command}"
     )
 
@@ -44,8 +44,8 @@ def registry() -> None:
 
 
 def _become(module: str) -> None:
-    """Replace this process by the other, so that signals and exit codes are its own.
+    """Replace this process by the other one, so that signals and exit codes are those of the other.
 
-    `-P` keeps a `registry.py` in the user's folder from being taken for ours.
+    `-P` keeps Python from importing a `registry.py` in the user's folder instead of ours.
     """
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606  our own module, no input of anybody's

@@ -15,17 +15,19 @@ from protocol.runtime.tokens import DEFAULT_TENANT, mint
 
 
 @click.command(cls=TeachingCommand)
-@click.option("--role", type=click.Choice([APP, AGENT, ADMIN]), default=AGENT, show_default=True, help="What it opens.")
-@click.option("--sub", help="Whom it speaks for: a user, an agent.  [default: the role]")
-@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="The tenant, one for all by default.")
 @click.option(
-    "--ttl", type=duration, metavar="DURATION", default="12h", show_default=True, help="How long it is good for."
+    "--role", type=click.Choice([APP, AGENT, ADMIN]), default=AGENT, show_default=True, help="The token's role."
+)
+@click.option("--sub", help="The user or the agent.  [default: the role]")
+@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="The tenant.")
+@click.option(
+    "--ttl", type=duration, metavar="DURATION", default="12h", show_default=True, help="How long the token is valid."
 )
 @click.option("--permission", multiple=True, help="A permission that capabilities ask for; * grants all. Repeatable.")
 @click.option("--user", multiple=True, help="Limit an agent to clients of this user. Repeatable.")
 @click.option("--app", multiple=True, help="Limit an agent to clients of this application. Repeatable.")
 @click.option("--client", multiple=True, help="Limit an agent to this client. Repeatable.")
-@click.option("--nats", "for_nats", is_flag=True, help="Print besides what an agent needs to log in to NATS with it.")
+@click.option("--nats", "for_nats", is_flag=True, help="Also print how an agent logs in to NATS with it.")
 @needs_settings("nats_url", "data_dir")
 def token(
     settings: CommandSettings,
@@ -40,7 +42,7 @@ def token(
     """Print a token.
 
     It is signed with the shared secret: AGENTBRIDGE_JWT_SECRET, or that of a running `agentbridge up`.
-    AGENTBRIDGE_JWT_AUDIENCE and AGENTBRIDGE_JWT_ISSUER are honoured.
+    AGENTBRIDGE_JWT_AUDIENCE and AGENTBRIDGE_JWT_ISSUER apply, too.
 
     Examples:
       agentbridge token --role app --sub ann

@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 def up() -> None:
     """Run everything on this machine.
 
-    Starts NATS, a registry, a gateway and an agent API. NATS listens on loopback, with JetStream in the data folder;
-    with AGENTBRIDGE_NATS_URL an existing server is used instead. URLs and tokens are printed when all are ready; other
-    commands find them in the data folder. A process that dies is restarted. Ctrl-C stops everything.
+    Starts NATS, a registry, a gateway and an agent API. NATS listens on loopback, with JetStream in the data folder. If
+    AGENTBRIDGE_NATS_URL is set, an existing server is used instead. URLs and tokens are printed when all are ready.
+    Other commands find them in the data folder. A process that dies is restarted. Ctrl-C stops everything.
 
     Environment:
-      AGENTBRIDGE_DATA_DIR        where it keeps its data (./.agentbridge)
+      AGENTBRIDGE_DATA_DIR        folder for its data (./.agentbridge)
       AGENTBRIDGE_NATS_URL        a NATS server that runs already
       AGENTBRIDGE_API_PORT        port of the agent API (8000; 0 takes any)
       AGENTBRIDGE_GATEWAY_PORT    port for applications (8001; 0 takes any)
       AGENTBRIDGE_NATS_PORT       port of its NATS (4222, or any if that is taken)
-      AGENTBRIDGE_JWT_SECRET      the key of tokens, 32 bytes or more (random)
+      AGENTBRIDGE_JWT_SECRET      secret for tokens, 32 bytes or more (random)
       AGENTBRIDGE_ALLOWED_ORIGINS web origins that may connect (this machine's)
     Every other setting of the processes is passed on to them.
 

@@ -1,6 +1,7 @@
-"""The folder of a running `agentbridge up`: a lock, and `run.json`, by which other commands reach it.
+"""The folder of a running `agentbridge up`: a lock, and `run.json`, with which other commands reach it.
 
-The lock goes with the process, however it ends. A kill may leave `run.json` behind, so it counts only with the lock.
+The lock ends with the process, however that ends. A killed process leaves `run.json` behind, so the file counts only
+while the folder is locked.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ class RunFile(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, k
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Make the folder and lock it for this process; raise `ConfigurationError` if another `up` has it."""
+    """Make the folder and lock it for this process. Raises `ConfigurationError` if another `up` has locked it."""
     with _open_lock(folder) as lock:
         if not _take(lock):
             raise ConfigurationError(
@@ -50,7 +51,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def _take(lock: TextIO) -> bool:
-    """Take the lock, and tell whether that succeeded. A process that only checks the lock holds it for an instant."""
+    """Take the lock, and return whether that succeeded. Try for 0.2 s, because a check of the lock holds it briefly."""
     for _ in range(LOCK_ATTEMPTS):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +73,7 @@ def _open_lock(folder: Path) -> TextIO:
 
 @contextlib.contextmanager
 def published(folder: Path, content: RunFile) -> Iterator[None]:
-    """Keep `run.json` there, readable by its owner alone."""
+    """Write `run.json` into the folder, readable by its owner alone, and remove it on exit."""
     path, new = folder / RUN_FILE, folder / f"{RUN_FILE}.new"
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -85,7 +86,10 @@ def published(folder: Path, content: RunFile) -> Iterator[None]:
 
 
 def read(folder: Path) -> RunFile | None:
-    """Return the run file of the `up` that runs in this folder, None if there is none."""
+    """Return the run file of the `up` that runs in this folder, or None if none runs.
+
+    Raises `ConfigurationError` if the file cannot be read.
+    """
     path = folder / RUN_FILE
     try:
         content = msgspec.json.decode(path.read_bytes(), type=RunFile)
@@ -97,7 +101,7 @@ def read(folder: Path) -> RunFile | None:
 
 
 def _held(folder: Path) -> bool:
-    """Tell whether an `up` holds the folder: a process id says nothing, for another process may have it by now."""
+    """Tell whether an `up` has locked the folder. A process id proves nothing, because ids are used again."""
     try:
         with (folder / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,12 +1,12 @@
-"""The one template of a NATS configuration: who may publish and subscribe to what, for `up` and for deployments.
+"""The template of the NATS configuration, for `up` and for deployments: users and the subjects that they may use.
 
-`python -m agentbridge.deployment.nats_config > nats.conf` prints the one for a deployment. Passwords never stand in the
-file: NATS reads them from the environment. They must begin with a letter, for NATS takes `12345678` and `7M` in a
-variable for numbers.
+`python -m agentbridge.deployment.nats_config > nats.conf` prints the one for a deployment. The file has no passwords:
+NATS reads them from its environment. They must begin with a letter, because NATS reads `12345678` or `7M` in a variable
+as a number.
 
-Only processes of ours have users here, each named in `auth_users`. Everybody else logs in with a token, about which the
-server asks a registry (auth callout). One user belongs to the system account, where alone servers are asked who is
-connected: a registry ends connections of agents as that user, and may do nothing else there.
+Only our own processes have users here, each named in `auth_users`. Everybody else logs in with a token, about which the
+server asks a registry (auth callout). One user belongs to the system account, because only there a client may ask
+servers for their connections. A registry uses it to end connections of agents; it may do nothing else there.
 """
 
 import json
@@ -29,17 +29,17 @@ from protocol.subjects import (
 )
 
 GATEWAY, REGISTRY, API = "gateway", "registry", "api"
-SYSTEM = "system"  # of the system account: a registry finds and ends agents' connections as this user
+SYSTEM = "system"  # user in the system account, with which a registry finds and ends agents' connections
 PASSWORD_VARIABLE = "AGENTBRIDGE_NATS_PASSWORD_"  # noqa: S105  the name of a variable
-# The public halves of the keys of agents' logins; the seeds are the registries'.
+# The public keys for agents' logins. Registries have the seeds.
 ACCOUNT_VARIABLE, CURVE_VARIABLE = "AGENTBRIDGE_NATS_ACCOUNT", "AGENTBRIDGE_NATS_XKEY"
-# After so long a server refuses a login that no registry has answered; nats-py's clients give up after 2 seconds, and
-# would take a later refusal for a server that is away.
+# A server refuses a login after this time if no registry has answered. It must be below the 2 s after which nats-py
+# gives up, because nats-py would then report that the server is away.
 LOGIN_SECONDS = 1.8
 DEPLOYED_STORE = "/data"  # NATS makes a folder `jetstream` in it
-# For everybody alike, because a file of users has no limits of one user (docs/scaling.md). Subscriptions are counted by
-# connection; a session is one of its gateway's.
-# A login with a token of 8,192 characters does not fit into the default line of 4 KB.
+# The limits hold for all users, because NATS's file of users has none per user (docs/scaling.md). Subscriptions are
+# counted per connection, and each session is one subscription of its gateway.
+# The default control line of 4 KB has no room for a login with a token of 8,192 characters.
 LIMITS = ("max_payload: 1MB", "max_control_line: 16KB", "max_connections: 10000", "max_subscriptions: 30000")
 
 SYSTEM_ACCOUNT = "SYS"
@@ -47,15 +47,16 @@ _INBOXES = "_INBOX.>"
 _SERVICES = "$SRV.>"
 _LOGINS, _LOGIN_REPLIES = "$SYS.REQ.USER.AUTH", "$SYS._INBOX.>"
 _REGISTRIES = f"{ROOT}._registry.>"
-# A tenant's stream can't be named in advance, and `*` stands for a whole token. These are narrow all the same: a direct
-# get with a subject reads the last message there, and a consumer whose subject says `agentbridge.` gets nothing else.
+# The names of tenants' streams are not known in advance, so these permissions have a `*` for the whole name. They are
+# narrow even so: a direct get with a subject reads only the last message there, and a consumer on `agentbridge.>` gets
+# no other subject.
 _KEYS = (ALL_KEYS, f"$JS.API.DIRECT.GET.*.{ALL_KEYS}")
 _TENANTS_CONSUMERS = f"$JS.API.CONSUMER.CREATE.*.*.{ROOT}.>"
 _RETIRED_KEYS = (f"$KV.{RETIRED_KEYS_BUCKET}.>", f"$JS.API.STREAM.MSG.GET.KV_{RETIRED_KEYS_BUCKET}")
 
 
 class User(NamedTuple):
-    """A NATS user: its name is also that of its inbox prefix, `_INBOX.<name>`."""
+    """A NATS user. Its inbox prefix is `_INBOX.<name>`."""
 
     name: str
     publish: tuple[str, ...]
@@ -63,12 +64,12 @@ class User(NamedTuple):
 
     @property
     def password_variable(self) -> str:
-        """The environment variable that NATS reads the password from."""
+        """The environment variable from which NATS reads the password."""
         return PASSWORD_VARIABLE + self.name.upper().replace("-", "_")
 
 
 class Server(NamedTuple):
-    """What differs between the servers that run this configuration. Port -1 takes any free one."""
+    """The server's own part of the configuration. Port -1 takes any free port."""
 
     listen: str
     store: str
@@ -80,17 +81,17 @@ DEPLOYED = Server("0.0.0.0:4222", DEPLOYED_STORE, monitoring="127.0.0.1:8222")
 
 
 def users() -> list[User]:
-    """Return every NATS user of a deployment and what it may publish and subscribe to."""
+    """Return all NATS users of a deployment with their permissions."""
     return [*_process_users(), _system()]
 
 
 def public_keys(keys: LoginKeys) -> dict[str, str]:
-    """Return the variables of the server's environment that name the keys of agents' logins."""
+    """Return the variables for the server's environment with the public keys for agents' logins."""
     return {ACCOUNT_VARIABLE: keys.account, CURVE_VARIABLE: keys.curve}
 
 
 def new_password() -> str:
-    """Return a random password that NATS cannot take for a number."""
+    """Return a random password that NATS cannot read as a number."""
     return f"p{secrets.token_urlsafe(32)}"
 
 
@@ -100,7 +101,7 @@ def render(server: Server) -> str:
 
 
 def authorization() -> str:
-    """Return the part that says who may log in; passwords and keys come from the server's environment."""
+    """Return the part with users and permissions. Passwords and keys come from the server's environment."""
     entries = [line for user in _process_users() for line in _user_lines(user)]
     return "\n".join(
         ["authorization {", *_callout_lines(), "  users: [", *entries, "  ]", "}", *_system_account_lines()]
@@ -186,7 +187,7 @@ def _inbox(user: str) -> str:
 
 
 def _server_lines(server: Server) -> list[str]:
-    """Return the settings of the server itself; its pings notice a lost host in seconds instead of minutes."""
+    """Return the settings of the server itself. Its pings notice a lost host within seconds instead of minutes."""
     lines = [
         "# Rendered by `python -m agentbridge.deployment.nats_config`: change it there. Passwords come from the",
         "# environment of nats-server; begin each with a letter, and use letters, digits, - and _ alone.",
@@ -201,7 +202,7 @@ def _server_lines(server: Server) -> list[str]:
 
 
 def _callout_lines() -> list[str]:
-    """Return how agents log in. A user that is not in `auth_users` would be asked about, and refused."""
+    """Return the lines for agents' logins. The server asks a registry about each user outside `auth_users`."""
     names = ", ".join(_quoted(user.name) for user in users())
     return [
         f"  timeout: {LOGIN_SECONDS}",
@@ -213,7 +214,7 @@ def _callout_lines() -> list[str]:
 
 
 def _system_account_lines() -> list[str]:
-    """Return the account of servers' own requests; all else is in the global one."""
+    """Return the system account, for requests to the servers themselves. Everything else is in the global account."""
     users = _user_lines(_system())
     return [
         f"system_account: {SYSTEM_ACCOUNT}",

@@ -1,1 +1,1 @@
-"""`agentbridge up`: NATS and one process of each kind on this machine, started, watched, restarted and stopped."""
+"""`agentbridge up`: starts, watches, restarts and stops NATS and one process of each kind on this machine."""

@@ -1,4 +1,4 @@
-"""A child process: started so that it cannot outlive `up`, followed until it is ready, restarted when it dies, stopped.
+"""A child process of `up`: started, awaited until it is ready, restarted when it dies, and stopped. It dies with `up`.
 
 Each child leads a process group of its own, so that Ctrl-C on the terminal reaches `up` alone, which stops its
 children in order.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Child(ABC):
-    """A process that is to run until it is stopped. `fail` is told when it will never serve as it is configured."""
+    """A process that runs until it is stopped. `fail` is called if it cannot serve with its configuration."""
 
     def __init__(self, name: str, fail: Callable[[str], None]) -> None:
         self.name = name
@@ -38,7 +38,7 @@ class Child(ABC):
         self._process: Process | None = None
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
-        self._failed_starts: int | None = 0  # None once it has served
+        self._failed_starts: int | None = 0  # None after it has once been ready
         self._pause = FIRST_PAUSE_SECONDS
 
     @abstractmethod
@@ -125,7 +125,7 @@ class Child(ABC):
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def _is_hopeless(self, code: int) -> bool:
-        """Tell whether a start that failed need not be repeated: settings must be mended, or it failed too often."""
+        """Tell whether to give up: the process was never ready, and its settings are wrong or it failed 3 times."""
         if self._failed_starts is None:
             return False
         self._failed_starts += 1

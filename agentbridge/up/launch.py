@@ -1,9 +1,9 @@
-"""Become a command that cannot outlive its parent; run as a script: `launch.py PARENT COMMAND…`.
+"""Become a command that cannot outlive its parent. Run as a script: `launch.py PARENT COMMAND…`.
 
-`up` can end its children only while it lives. The kernel can do it afterwards: a process that has asked by
-`prctl(PR_SET_PDEATHSIG)` is killed when its parent ends, kill -9 included, and `exec` keeps the request. A script asks,
-because `subprocess`'s `preexec_fn` may deadlock if the parent has threads. Only Linux has the call; elsewhere children
-outlive an `up` that was killed with -9.
+`up` can end its children only while it lives. After a kill -9 the kernel does it: it kills a process that has called
+`prctl(PR_SET_PDEATHSIG)` when the parent ends, and `exec` keeps that request. A script makes the call, because
+`subprocess`'s `preexec_fn` may deadlock if the parent has threads. Only Linux has the call. Elsewhere children outlive
+an `up` that was killed with -9.
 """
 
 import ctypes

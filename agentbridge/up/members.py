@@ -1,4 +1,4 @@
-"""The processes of ours: `python -m gateway`, `registry` and `agent_api`, each with its own NATS user."""
+"""Our processes as children of `up`: `python -m gateway`, `registry` and `agent_api`, each with its own NATS user."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Member(Child):
-    """One of our processes. It keeps its first port through restarts, because people have been told that one."""
+    """One of our processes. It keeps its first port through restarts, because the greeting has shown that port."""
 
     def __init__(
         self, module: str, environment: Mapping[str, str], port_field: str | None, fail: Callable[[str], None]
@@ -29,7 +29,7 @@ class Member(Child):
         self._port_field = port_field
 
     def command(self) -> list[str]:
-        """Run the module; `-P` keeps a `registry.py` in the user's folder from being taken for ours."""
+        """Run the module. `-P` keeps Python from importing a `registry.py` in the user's folder instead of ours."""
         return [sys.executable, "-P", "-m", self.name]
 
     def environment(self) -> dict[str, str]:
@@ -37,7 +37,7 @@ class Member(Child):
         return self._environment
 
     async def follow(self, process: Process) -> None:
-        """Wait for the announcement, then for `/readyz`. All other output of the process goes to the log."""
+        """Wait for the announced URL, then for `/readyz`. All other output of the process goes to the log."""
         assert process.stdout is not None
         async for line in process.stdout:
             announced = read_announcement(line)

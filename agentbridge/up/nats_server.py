@@ -30,7 +30,7 @@ REMEDY = "pip install -e '.[embedded]' in AgentBridge's folder"
 log = logging.getLogger(__name__)
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
 _LOG_LINE = re.compile(r"\[\d+\] [\d/]+ [\d:.]+ \[(?P<level>[A-Z]{3})\] ?(?P<text>.*)")
-_EXPECTED_WARNING = "Plaintext passwords detected"  # they are in its environment and as random as any hash
+_EXPECTED_WARNING = "Plaintext passwords detected"  # ours are random and only in the server's environment
 _LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
 
 
@@ -41,7 +41,7 @@ class _Ports(msgspec.Struct):
 
 
 class NatsServer(Child):
-    """nats-server with a random password for each user; the file holds none, it reads them from its environment."""
+    """nats-server with a random password for each user, which it reads from its environment, not from its file."""
 
     def __init__(self, binary: Path, folder: Path, fail: Callable[[str], None], port: int | None = None) -> None:
         super().__init__("nats-server", fail)
@@ -58,7 +58,7 @@ class NatsServer(Child):
         return self._passwords[user]
 
     def command(self) -> list[str]:
-        """Write the configuration and run the server with it; after a first start, on the same port."""
+        """Write the configuration, and return the command that runs it. A restart keeps the first start's port."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for stale in self._folder.glob("*.ports"):
             stale.unlink()
@@ -67,7 +67,7 @@ class NatsServer(Child):
         return [str(self._binary), "-c", str(config)]
 
     def environment(self) -> dict[str, str]:
-        """Return the passwords and the public keys, and nothing else of ours."""
+        """Return the passwords and the public keys, and no other variable."""
         keys = LoginKeys(self.account_seed, self.xkey_seed)
         passwords = {user.password_variable: self._passwords[name] for name, user in self._users.items()}
         return passwords | nats_config.public_keys(keys)
@@ -100,7 +100,7 @@ class NatsServer(Child):
 
 
 def find() -> Path:
-    """Return the path of a nats-server that is new enough; else raise `ConfigurationError` with the remedy."""
+    """Return the path of a nats-server 2.11 or newer. Raises `ConfigurationError` with the remedy if there is none."""
     found = next(filter(None, map(shutil.which, _candidates())), None)
     if found is None:
         raise ConfigurationError(f"no nats-server here: {REMEDY}, or set AGENTBRIDGE_NATS_URL to one that runs")

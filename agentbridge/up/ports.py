@@ -12,9 +12,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def require_free(settings: UpSettings) -> None:
-    """Raise `ConfigurationError` that names the variable to set if the gateway, the API or NATS could not listen.
+    """Raise `ConfigurationError`, with the variable to set, if the gateway, the API or NATS cannot listen.
 
-    NATS has a port of its own choice unless one is set.
+    The port of NATS is tried only if one is set, because NATS otherwise takes any free one.
     """
     wanted = [
         (kind, getattr(settings, f"{kind}_host"), getattr(settings, f"{kind}_port")) for kind in ("api", "gateway")
@@ -35,7 +35,7 @@ def _remedy(error: OSError, kind: str) -> str:
 
 
 def _hold(held: contextlib.ExitStack, host: str, port: int) -> None:
-    """Listen like the process will, and keep the port until both have been tried."""
+    """Listen on a port, and keep it until all are tried, so that two processes with one port are noticed."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     probe = held.enter_context(socket.socket(family, kind))
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,7 +12,7 @@ KEY_FIELDS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 
 
 class UpSettings(Settings, frozen=True, kw_only=True):
-    """The settings of the children that `up` itself must know."""
+    """The children's settings that `up` itself needs."""
 
     data_dir: Text = DATA_DIR
     gateway_host: Text = "127.0.0.1"
@@ -25,7 +25,7 @@ class UpSettings(Settings, frozen=True, kw_only=True):
 
     @property
     def ending_seconds(self) -> float:
-        """How long a child may take from the signal to its goodbyes."""
+        """How many seconds a child may take to end after the signal."""
         return self.linger_seconds + super().ending_seconds
 
 

@@ -1,6 +1,6 @@
-"""The life of `up`: NATS first, then the processes; ready, told, watched; stopped in order, NATS last.
+"""The life of `up`: it starts NATS, then the processes, greets the user when all are ready, and stops NATS last.
 
-The first signal stops everything, a second changes nothing. Whatever goes wrong, the same order ends the children.
+The first signal stops everything; further ones have no effect. After a failure the children end in the same order.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ Announce = Callable[[RunFile], None]
 
 
 class Supervisor:
-    """Runs everything: NATS if there is a `nats_binary`, and the processes.
+    """Runs the processes, and NATS if there is a `nats_binary`.
 
-    `environment` is the children's, complete with defaults.
+    The children get `environment`, which is complete with defaults.
     """
 
     def __init__(self, settings: UpSettings, environment: dict[str, str], nats_binary: Path | None) -> None:
@@ -46,7 +46,7 @@ class Supervisor:
         self._started: list[Child] = []
 
     async def run(self, announce: Announce) -> str | None:
-        """Run until a signal and return None, or return the child that has failed for good."""
+        """Run until a signal, and return None. If a child fails for good, stop all and return a sentence about it."""
         self._listen_for_signals()
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -90,14 +90,14 @@ class Supervisor:
         return not self._stop.is_set()
 
     async def _stop_all(self) -> None:
-        """Stop the agent API, the gateway, the registry, and NATS when nobody needs it any more."""
+        """Stop the agent API, the gateway, the registry, and NATS last, because the others need it to end."""
         patience = self._settings.ending_seconds + STOP_MARGIN_SECONDS
         for child in reversed(self._started):
             await child.stop(patience)
 
     def _member(self, module: str, user: str, port_field: str | None = None) -> Member:
         environment = dict(self._environment)
-        if user != nats_config.REGISTRY:  # it alone says which agents may log in, and ends their connections
+        if user != nats_config.REGISTRY:  # only a registry decides agents' logins and ends their connections
             _remove(environment, REGISTRY_FIELDS)
         if self._nats is not None:
             _remove(environment, NATS_FIELDS)
@@ -148,5 +148,5 @@ def _remove(environment: dict[str, str], fields: Sequence[str]) -> None:
 
 
 def _with_embedded(found: RunFile, nats: NatsServer) -> RunFile:
-    """Return the file with the embedded server, where the command line logs in by its token like any agent."""
+    """Return the run file for the embedded server. It has no NATS user, because commands log in by token there."""
     return msgspec.structs.replace(found, nats_url=nats.url, nats_user=None, nats_password=None)

@@ -1,7 +1,7 @@
 """The greeting of `up`: URLs, tokens, and commands to try.
 
-Tokens go to a terminal only. A file or a pipe may be somebody's log, so there the greeting shows the command that makes
-a token.
+Tokens are shown on a terminal only. A file or a pipe may be a log, so there the greeting shows the command that makes a
+token.
 """
 
 import shlex
@@ -16,7 +16,7 @@ TOKEN_HOURS = 24
 
 
 def text(found: RunFile, folder: str, program: str, *, terminal: bool) -> str:
-    """Return the welcome; `program` is how the user calls us, `terminal` whether secrets may be shown."""
+    """Return the greeting. `program` is the command that the user typed; secrets are shown only on a `terminal`."""
     command = _Example(program, folder)
     return "\n".join(
         [*_places(found, folder), *_credentials(found, command, terminal), *_first_steps(found, command), ""]
@@ -24,7 +24,7 @@ def text(found: RunFile, folder: str, program: str, *, terminal: bool) -> str:
 
 
 class _Example(NamedTuple):
-    """How to type a command that finds this `up`."""
+    """Formats commands that find this `up`."""
 
     program: str
     folder: str

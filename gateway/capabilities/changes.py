@@ -1,4 +1,4 @@
-"""Changes to a list of capabilities that is registered already: some join it, some take the place of former ones."""
+"""Changes to a registered list of capabilities: new ones are added, and others replaced."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def merged(registered: msgspec.Raw, changes: Sequence[msgspec.Raw]) -> list[msgspec.Raw]:
-    """Return a list with changes: by their names and ids, in the places of the former ones or at the end."""
+    """Return a list with changes: a capability with a known name or id is replaced, a new one is appended."""
     items = codec.decode(_list_decoder, codec.raw_bytes(registered))
     places = {_key_of(item): place for place, item in enumerate(items)}
     for change in changes:
@@ -33,7 +33,7 @@ def merged(registered: msgspec.Raw, changes: Sequence[msgspec.Raw]) -> list[msgs
 
 
 def with_properties(registered: msgspec.Raw, changes: Mapping[str, Properties]) -> list[msgspec.Raw]:
-    """Return the list with these properties merged into the components, which are found by their ids."""
+    """Return the list with properties merged into the components with these ids."""
     items = codec.decode(_list_decoder, codec.raw_bytes(registered))
     return [_changed(item, changes) for item in items]
 
@@ -49,12 +49,12 @@ def _changed(item: msgspec.Raw, changes: Mapping[str, Properties]) -> msgspec.Ra
 
 
 def _fields_of(value: msgspec.Raw) -> Properties:
-    """Return the fields of an object, none of anything else."""
+    """Return the fields of an object; for any other value, none."""
     return codec.decode(_fields_decoder, codec.raw_bytes(value)) if codec.is_object(value) else {}
 
 
 def _key_of(item: msgspec.Raw) -> str:
-    """Return the name of a function or the id of a component; of anything else, all of it."""
+    """Return the name of a function or the id of a component; for any other value, the value."""
     try:
         named = codec.decode(_named_decoder, codec.raw_bytes(item), InvalidFrame)
     except InvalidFrame:

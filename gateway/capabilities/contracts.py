@@ -1,4 +1,4 @@
-"""Capability lists, read and compiled once for each content, because thousands of clients run one application."""
+"""Capability lists, compiled once for each content, because thousands of clients run the same application."""
 
 import weakref
 from collections.abc import Generator
@@ -19,7 +19,7 @@ from protocol.shares import Holder, Shares
 # ten; a principal takes 3 % of a processor at most. Content that another client has sent is free.
 EFFORT = Rate(per_second=5_000, burst=100_000)
 MAX_OWNERS = 10_000
-MAX_BYTES = 64 * 1024 * 1024  # of different lists; one that many clients send counts once
+MAX_BYTES = 64 * 1024 * 1024  # of different lists; a list of many clients counts once
 
 
 class Contract:
@@ -96,11 +96,13 @@ class Contracts:
     def steps(self, items: list[msgspec.Raw], owner: Holder, now: float) -> Generator[None, None, Contract]:
         """Read a capability list in steps of some milliseconds, and return its contract.
 
-        A list that another client sent before costs its `owner` nothing, and takes no step. One that is being read for
-        another client is waited for, because thousands of clients of one application come at once. An unusable
-        capability is left out and listed in `refused`. Raises `InvalidFrame` for too many capabilities, `RateLimited`
-        if the owner's clients have lately made this process read more than their share, `Overloaded` if the owner's or
-        the tenant's lists have used up their share of the bytes.
+        A list that another client has sent before costs its `owner` nothing and takes no step. If the same list is
+        being read for another client, wait for that, because thousands of clients of one application may come at once.
+        An unusable capability is left out and listed in `refused`.
+
+        Raises `InvalidFrame` for too many capabilities, `RateLimited` if the owner's clients have made this process
+        read more than their rate allows, and `Overloaded` if the lists of the owner or the tenant have used up their
+        share of the bytes.
         """
         key = fingerprint(items)
         while key in self._under_way:

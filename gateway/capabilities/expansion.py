@@ -125,7 +125,7 @@ class Expansion:
         self.nodes += 1
         self.weight += 1
         if self.nodes > MAX_NODES:
-            raise self._refusal(f"larger than {MAX_NODES} nodes when its references are followed")
+            raise self._refusal(f"larger than {MAX_NODES} nodes with its references replaced")
 
     def _weigh(self, data: Any) -> None:
         """Count the constants that values are compared with."""
@@ -146,7 +146,7 @@ class Expansion:
         self.program_bytes += sum(pattern.program_bytes for pattern in found if not pattern.parts)
         self.pattern_bytes += sum(pattern.memory_bytes for pattern in found)
         if self.pattern_bytes > MAX_PATTERN_BYTES:
-            raise self._refusal("its patterns are too large together")
+            raise self._refusal("all its patterns together are too large")
         backtracks = any(pattern.parts for pattern in found)
         self.backtracks = self.backtracks or backtracks
         return backtracks

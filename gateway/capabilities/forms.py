@@ -1,7 +1,7 @@
-"""The forms in which applications write a capability, put into one: other names for our fields, and other types.
+"""Brings the various forms of a capability into one: other names for our fields, and other types.
 
-A field that is nearly one of those that restrict its use leaves a capability out, because it would be open otherwise.
-So does one that is nearly that of a JSON Schema, because nothing would be checked.
+A capability with a near miss of a field that restricts its use is refused, because it would be open otherwise. So is
+one with a near miss of a schema's field, because nothing would be checked.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ _FIELDS = ("type", "name", "id", "description", "title", "tags", "parameters", "
 _KNOWN = frozenset((*_FIELDS, "componentType", "properties", *PARAMETERS, *RESULT, *RESTRICTIONS))
 _GUARDS = (*RESTRICTIONS, "parameters", "inputSchema")
 _OTHER_PARAMETERS = frozenset((*ALIASES, "schema"))
-# Stricter than with a command: `approved` is no misspelt `approval`, but somebody's own.
+# Stricter than for commands, because `approved` may be the application's own field, not a misspelt `approval`.
 _LETTERS_A_FAULT = 5
 _RATE_ALIASES: Mapping[str, str] = {
     **dict.fromkeys(("max", "requests", "calls", "count", "maxcalls"), "maxRequests"),
@@ -55,7 +55,7 @@ def normal_form(item: msgspec.Raw, spend: Spend) -> msgspec.Raw:
 
 
 def name_of(item: msgspec.Raw) -> str:
-    """Return the name or id of a capability that cannot be used, if it has one."""
+    """Return the name or id of an unusable capability, if it has one."""
     try:
         value = codec.decode_value(item, InvalidFrame)
     except InvalidFrame:
@@ -70,14 +70,14 @@ def _with_component_type(value: dict[str, Any]) -> dict[str, Any]:
     if kind in ("function", "component") or not isinstance(kind, str) or "actions" not in value:
         return value
     if value.get("componentType", kind) != kind:
-        raise InvalidFrame("`type` and `componentType` say it in two ways that differ")
+        raise InvalidFrame("`type` and `componentType` contradict each other")
     return {**value, "type": "component", "componentType": kind}
 
 
 def _component(value: dict[str, Any], spend: Spend) -> dict[str, Any]:
-    """Return a component in our words. Raises `InvalidFrame` for a schema that checks none of its actions."""
+    """Return a component with our names. Raises `InvalidFrame` for a schema that would check none of its actions."""
     if value.get("parameters") is not None:
-        raise InvalidFrame("`parameters`: this is said of each action of a component, not of the component")
+        raise InvalidFrame("`parameters`: belongs to each action of a component, not to the component")
     return _with(value, "actions", _actions(value["actions"], spend)) if "actions" in value else value
 
 
@@ -112,7 +112,7 @@ def _action(action: Any, name: str, spend: Spend) -> Any:
     where = f"actions[{name[:40]}]."
     for restriction in RESTRICTIONS:
         if restriction in action:
-            raise InvalidFrame(f"`{where}{restriction}`: this is said of a component, not of one of its actions")
+            raise InvalidFrame(f"`{where}{restriction}`: belongs to a component, not to one of its actions")
     spend(_UNKNOWN_FIELD_NODES * _require_no_near_miss(action, where))
     return _with_schemas(action)
 
@@ -123,7 +123,7 @@ def _renamed(value: dict[str, Any], name: str, aliases: tuple[str, ...]) -> dict
     if not any(alias in value for alias in aliases):
         return value
     if any(value[alias] != value[present[0]] for alias in present):
-        raise InvalidFrame(f"`{present[0]}` and `{present[-1]}` say it in two ways that differ")
+        raise InvalidFrame(f"`{present[0]}` and `{present[-1]}` contradict each other")
     rest = {field: inner for field, inner in value.items() if field != name and field not in aliases}
     return {**rest, name: value[present[0]]} if present else rest
 
@@ -133,10 +133,10 @@ def _with(value: dict[str, Any], name: str, inner: Any) -> dict[str, Any]:
 
 
 def _require_no_near_miss(value: dict[str, Any], where: str) -> int:
-    """Raise `InvalidFrame` for a field that is nearly one that must not be missed; return how many are unknown."""
+    """Raise `InvalidFrame` for a near miss of a restricting field. Return the number of unknown fields."""
     unknown = list(_unknown(value))
     if len(unknown) > MAX_FIELDS:
-        raise InvalidFrame(f"more than {MAX_FIELDS} fields that are not known here")
+        raise InvalidFrame(f"more than {MAX_FIELDS} unknown fields")
     for name in unknown:
         meant = _meant(name)
         if meant is None and name in _OTHER_PARAMETERS and isinstance(value[name], dict):
@@ -152,7 +152,7 @@ def _unknown(value: dict[str, Any]) -> Iterator[str]:
 
 @lru_cache(maxsize=1024)
 def _meant(name: str) -> str | None:
-    """Return the field that a name is nearly; also one of the restrictions if the name has it as a part."""
+    """Return the field that a name nearly is, or a restricting field that is a part of the name."""
     if len(name) > MAX_NAME_CHARS:
         return None
     written = plain(name)

@@ -1,7 +1,7 @@
-"""Which values of a JSON Schema are schemas themselves (draft 4 to 2020-12), and which are data that look like one.
+"""The keywords of JSON Schema (draft 4 to 2020-12) with schemas as values.
 
-The values of `default`, `const`, `enum`, `examples` and of all keywords that are not named here are never read as
-schemas, unless a `$ref` names them.
+The values of all other keywords, such as `default`, `const`, `enum` and `examples`, are data, even if they look like
+schemas, unless a `$ref` leads to them.
 """
 
 from collections.abc import Container, Iterator
@@ -12,7 +12,7 @@ DEFINITIONS = ("$defs", "definitions")
 _HERE = ("not", "if", "then", "else")
 _HERE_LISTS = ("allOf", "anyOf", "oneOf")
 _HERE_MAPS = ("dependentSchemas", "dependencies")
-# Apply to what the value holds.
+# Apply to the items or properties of the value.
 _EACH_PROPERTY = ("additionalProperties", "unevaluatedProperties")
 _EACH_ITEM = ("items", "additionalItems", "contains", "unevaluatedItems")
 _BELOW = (*_EACH_PROPERTY, *_EACH_ITEM, "propertyNames")
@@ -28,7 +28,7 @@ Schema = dict[str, Any] | bool
 
 
 def schemas_within(name: str, value: Any) -> Iterator[tuple[str | int | None, Schema]]:
-    """Yield the schemas that a keyword holds, each with its key or place if there are several."""
+    """Yield the schemas in a keyword's value, each with its key or index if there are several."""
     if name in MAPS and isinstance(value, dict):
         yield from ((key, each) for key, each in value.items() if _is_schema(each))
     elif name in LISTS and isinstance(value, list):
@@ -38,7 +38,7 @@ def schemas_within(name: str, value: Any) -> Iterator[tuple[str | int | None, Sc
 
 
 def applies_here(name: str) -> bool:
-    """Tell whether the schemas of a keyword are about the same value as the keyword."""
+    """Tell whether the schemas of a keyword apply to the same value as the keyword."""
     return name in _APPLIED_HERE
 
 

@@ -1,6 +1,6 @@
 """Reads one capability list in steps: usable capabilities are kept, the others are left out and reported.
 
-A capability is never offered with its schema unchecked, so one whose schema cannot be used is left out as a whole.
+A capability is never offered without its schema. If the schema is unusable, the whole capability is left out.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class ListReading:
         self._spent = self._compiled = self._nodes = self._pattern_bytes = 0.0
 
     def steps(self, items: list[msgspec.Raw]) -> Iterator[None]:
-        """Read all; yield whenever that has taken a millisecond or two."""
+        """Read the list, and yield after every millisecond or two."""
         at_step = 0.0
         for index, item in enumerate(items):
             try:
@@ -64,7 +64,7 @@ class ListReading:
         self._kept[offer.target], self._offers[offer.target] = raw, offer
 
     def _checkers_of(self, offer: Offer) -> dict[tuple[str, str | None], Checker]:
-        """Compile the schemas of a capability. Once all together have taken too much, none is looked at any more."""
+        """Compile the schemas of a capability. Raises `InvalidFrame` if the whole list's schemas are too large."""
         schemas = {action: schema for action, schema in offer.schemas.items() if schema is not None}
         found: dict[tuple[str, str | None], Checker] = {}
         for action, schema in schemas.items():

@@ -1,7 +1,8 @@
-"""Schemas with backtracking patterns: the backtrack limit for the texts that meet them in a command's parameters.
+"""Schemas with backtracking patterns: chooses the backtrack limit for each command's parameters.
 
-The texts are found by walking the schema and the parameters together, so that a long text beside an address costs
-nothing. The engine ends a match that backtracks too often, and then refuses the parameters, even below an alternative.
+It finds the texts that meet a pattern by walking the schema and the parameters together. So a long text that meets no
+pattern costs nothing. The engine ends a match that backtracks too often, and then refuses the parameters, even inside
+an alternative.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Patterns of JSON Schemas: how large they are when compiled, and how long a match of one may take.
+"""Patterns of JSON Schemas: their compiled size, and the longest time of a match.
 
-Nearly all run without backtracking, in a time that is at most their size times the length of the text. Those that look
-around or refer back need an engine that backtracks. It may do so 10,000 times, 1,000 or 100: as often as all
-the texts that meet such a pattern, and their lengths, leave room for in 20 milliseconds.
+Nearly all patterns run without backtracking, in at most their size times the length of the text. Patterns with
+look-around or back-references need an engine that backtracks. Its limit is 10,000, 1,000 or 100 steps: the highest with
+which all matches of a command take 20 milliseconds at most.
 """
 
 from functools import lru_cache
@@ -24,32 +24,32 @@ Options = jsonschema_rs.RegexOptions | jsonschema_rs.FancyRegexOptions
 
 
 class Pattern(NamedTuple):
-    """A pattern's size; `parts` is into how many the engine that backtracks cuts it, at most, 0 if it is not needed."""
+    """A pattern's size. `parts`: into how many parts the backtracking engine splits it at most; 0 if unneeded."""
 
     part_bytes: int
     parts: int = 0
 
     @property
     def program_bytes(self) -> int:
-        """About how large it is when compiled."""
+        """The approximate compiled size in bytes."""
         return self.part_bytes * max(1, self.parts)
 
     @property
     def memory_bytes(self) -> int:
-        """The approximate memory with the caches of searches. A backtracking pattern is kept for two limits."""
+        """The approximate bytes with the caches of searches. A backtracking pattern is compiled for two limits."""
         if self.parts:
             return 2 * (self.program_bytes + _PART_CACHE_BYTES * self.parts)
         return self.program_bytes + TYPICAL_CACHE_BYTES
 
     def nanoseconds(self, text_bytes: int, backtrack_limit: int) -> float:
-        """How long a match may take. Measured: from each step of the engine on, each part may read all of the text."""
+        """Return the longest time of a match. Measured: at each backtrack, each part may read the whole text again."""
         each_byte = 1 + self.part_bytes / _BYTES_A_NANOSECOND
         return (backtrack_limit + text_bytes) * (_STEP_NANOSECONDS + self.parts * text_bytes * each_byte)
 
 
 @lru_cache(maxsize=4096)
 def measured(pattern: str) -> Pattern:
-    """Return a pattern's size, doubling the limit until it fits; one that cannot be compiled counts as the largest."""
+    """Measure a pattern's size by doubling the limit until it compiles. If it never does, it counts as the largest."""
     for size in _sizes():
         if _compiles(pattern, linear_options(size)):
             return Pattern(size)
@@ -65,7 +65,7 @@ def linear_options(size_bytes: int = LARGEST_PATTERN_BYTES) -> jsonschema_rs.Reg
 
 
 def backtracking_options(limit: int, size_bytes: int = LARGEST_PATTERN_BYTES) -> jsonschema_rs.FancyRegexOptions:
-    """Return the options of the engine that may backtrack so often."""
+    """Return the options of the engine with a backtrack limit."""
     return jsonschema_rs.FancyRegexOptions(
         backtrack_limit=limit, size_limit=size_bytes, dfa_size_limit=_SEARCH_CACHE_BYTES
     )

@@ -1,10 +1,9 @@
 """JSON Schemas of parameters: refused at registration if they could do harm, compiled once for each content.
 
-Both sides are strangers: an application's schema must not read files, recurse without end or blow up when it is
-expanded, and an agent's parameters must not make a harmless schema expensive. So references stay inside the schema, its
-expanded size and depth are bounded, patterns run without backtracking or with little of it, and a check is refused
-beforehand if others could feel its cost. Only the first fault is searched for, because collecting all took 82 s on a
-crafted body.
+Neither side is trusted. An application's schema must not read files, recurse without end or explode when it is
+expanded. An agent's parameters must not make a harmless schema expensive. So references stay inside the schema, its
+expanded size and depth are bounded, patterns backtrack little or not at all, and a check is refused beforehand if its
+cost would delay others. Only the first fault is searched for, because collecting all took 82 s on a crafted body.
 """
 
 import hashlib
@@ -83,14 +82,14 @@ class Checker:
                 compiled.validate(value)
         except jsonschema_rs.ValidationError as exc:
             raise _fault(exc) from exc
-        except ValueError as exc:  # a value that Python can hold and JSON cannot, such as half a surrogate pair
+        except ValueError as exc:  # a value that JSON cannot express, such as half a surrogate pair
             raise InvalidParameters("`parameters`: not valid Unicode or too deep") from exc
 
     def _check_tree(self, compiled: _Compiled, value: Any, size: int) -> None:
-        """Check against a schema that leads back to itself.
+        """Check against a recursive schema.
 
-        For a yes or no, the engine checks each value once against each target. For a description of the fault, it goes
-        through all alternatives again on each level: 19 s for 16 levels of two.
+        For yes or no, the engine checks each value once against each target. To describe the fault it tries all
+        alternatives again on each level: 19 s for 16 levels with two alternatives.
         """
         if compiled.is_valid(value):
             return
@@ -142,7 +141,7 @@ class Schemas:
 def compile_schema(schema: Schema, where: str, spend: Spend = lambda nodes: None) -> Checker:
     """Compile a schema, and report the cost to `spend`, in nodes, even if the schema is refused.
 
-    Raises `InvalidFrame` if it is no schema, refers to the outside, recurses in place or is too large.
+    Raises `InvalidFrame` if it is not a schema, refers outside itself, recurses in place or is too large.
     """
     schema = as_json_schema(schema)
     size = Expansion(schema, where)
@@ -164,7 +163,7 @@ def _fault(error: jsonschema_rs.ValidationError) -> InvalidParameters:
 
 
 def _depth(value: Any) -> int:
-    """Return how many levels of objects and lists a value has."""
+    """Return the nesting depth of a value."""
     levels, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         levels += 1
@@ -173,7 +172,7 @@ def _depth(value: Any) -> int:
 
 
 def _pointer(path: Sequence[str | int]) -> str:
-    """Return the place of a fault in the parameters, as a JSON Pointer (RFC 6901): empty for the whole."""
+    """Return the path of a fault in the parameters as a JSON Pointer (RFC 6901); empty for the whole."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 

@@ -15,12 +15,12 @@ _BRACKETS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\]", re.DOTALL)  # an escape, 
 
 
 def is_draft_4(schema: Any) -> bool:
-    """Tell whether a schema is of draft 4, by its own word: there `exclusiveMinimum` is a boolean, and `id` a name."""
+    """Tell whether a schema's `$schema` is draft 4. There `exclusiveMinimum` is a boolean, and `id` a name."""
     return isinstance(schema, dict) and _DRAFT_4 in str(schema.get("$schema"))
 
 
 def as_json_schema(schema: Schema) -> Schema:
-    """Return a schema in the words of JSON Schema; one that says which draft it is of has no `nullable`."""
+    """Translate a schema into JSON Schema. If it has `$schema`, it cannot have `nullable`."""
     if not isinstance(schema, dict):
         return schema
     return _translated(schema, with_bounds=not is_draft_4(schema), with_nullable="$schema" not in schema)

@@ -1,1 +1,1 @@
-"""Commands under an idempotency key."""
+"""Commands with an idempotency key."""

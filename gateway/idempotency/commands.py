@@ -1,8 +1,8 @@
-"""Commands under an idempotency key: reserved in the bucket, then executed, then remembered with their outcome.
+"""Commands with an idempotency key: the key is reserved, the command executed, and its outcome stored.
 
-A request is known as waiting before anything here awaits, so a probe finds it in flight, a cancel withdraws it, and its
-deadline ends it while its key is still being reserved. A command that nobody waits for any more by then is not sent.
-Whatever refuses a command before it is sent to the client frees its key.
+A request is registered as waiting before anything here awaits. So even while its key is being reserved, a probe finds
+it in flight, a cancel ends it, and its deadline ends it. If nobody waits any more when the key is reserved, the command
+is not sent. Every refusal before the command is sent frees the key.
 """
 
 import asyncio
@@ -44,20 +44,20 @@ from protocol.runtime.streams.jetstream import WrongRevision
 POLL_SECONDS = 0.25
 DRAIN_POLL_SECONDS = 0.02
 RECORDING_SECONDS = 2.0
-RESERVE_SECONDS = 2.5  # JetStream has two; a later answer means that this process was frozen
-ENTRY_SECONDS = 60  # by which an entry outlives the longest command
+RESERVE_SECONDS = 2.5  # JetStream has 2 s, so a later answer means that this process was frozen
+ENTRY_SECONDS = 60  # how much longer than the longest command an entry is kept
 
 log = logging.getLogger(__name__)
 
 
 class KeyedRequest(msgspec.Struct, frozen=True):
-    """A request under a key, and its caller."""
+    """A request with a key, and its caller."""
 
     session: LiveSession
     caller: Principal
     command: CommandRequest
     call: Call
-    held_up: bool = False  # it may be left over from a freeze: it may get its key's outcome, and begins nothing
+    held_up: bool = False  # it may be left over from a freeze, so it may get its key's outcome, but starts no command
 
 
 class _Refused(Exception):
@@ -69,7 +69,7 @@ class _Refused(Exception):
 
 
 class Idempotency:
-    """Takes the commands of this gateway that have a key."""
+    """Executes the commands of this gateway that have an idempotency key."""
 
     def __init__(
         self,
@@ -93,7 +93,10 @@ class Idempotency:
     # --- from the sessions' subjects; nothing here waits ---
 
     def take(self, request: KeyedRequest) -> None:
-        """Let a request wait for its command. Raises `Conflict`, `Overloaded` or `ClientNotFound`."""
+        """Let a request wait for the command of its key, which starts if it is the first.
+
+        Raises `Conflict`, `Overloaded` or `ClientNotFound`.
+        """
         core, key = request.session.core, request.command.idempotency_key
         assert key is not None
         require(request.caller, core.view)
@@ -109,7 +112,7 @@ class Idempotency:
             self._tasks.create_task(self._pursue(reservation, request), name="reserve an idempotency key")
 
     def require_unused(self, client_id: str, sub: str, request_id: str) -> None:
-        """Raise `Conflict` if a request with a key waits under the id of one without."""
+        """Raise `Conflict` if a request with a key already uses the id of a new one without."""
         if self._reservations.waiting and (client_id, sub, request_id) in self._reservations.waiting:
             raise Conflict("a command with this requestId is already in flight; use another id")
 
@@ -118,7 +121,7 @@ class Idempotency:
         return (client_id, sub, request_id) in self._reservations.waiting
 
     def cancel(self, session: LiveSession, caller: Principal, request_id: str, reason: str) -> bool:
-        """Withdraw a request, and its command if nobody else waits for it; return whether there was one."""
+        """Cancel a request, and its command if nobody else waits for it. Return whether there was one."""
         core = session.core
         if caller.tenant != core.view.tenant:
             return False
@@ -136,7 +139,7 @@ class Idempotency:
     # --- from the process ---
 
     def counters(self) -> dict[str, int]:
-        """Return the counters since the start: `outcomesNotRecorded` are known to their first callers only."""
+        """Return the counters of `/metrics`. `outcomesNotRecorded`: outcomes that only their first callers got."""
         return {
             "keyedCommands": self._executed,
             "replayedAnswers": self._replayed,
@@ -145,7 +148,7 @@ class Idempotency:
 
     @contextlib.asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
-        """At the orderly end wait until every outcome is written and every key is reserved or free, or for 2 s."""
+        """On a regular exit wait up to 2 s until every outcome is written and no key is being reserved."""
         yield
         give_up = self._loop.time() + RECORDING_SECONDS
         while (
@@ -158,7 +161,7 @@ class Idempotency:
     # --- one reservation ---
 
     async def _pursue(self, reservation: Reservation, request: KeyedRequest) -> None:
-        """Reserve the key, then execute the command; or give all waiters the stored outcome or the error."""
+        """Reserve the key and execute the command, or give all waiters the stored outcome or the error."""
         with logs.about(request.session.core.client_id, request.call.own_id):
             try:
                 ended = await self._reserve(reservation, request)
@@ -167,7 +170,7 @@ class Idempotency:
                 else:
                     self._give_up(reservation, partial(_replay, ended))
             except _Refused as exc:
-                self._reservations.close(reservation)  # later requests may have the permission that these lacked
+                self._reservations.close(reservation)  # later requests may have the permission that these lack
                 await self._recording.free(
                     reservation
                 )  # before the answer, so that the key can be used again right after
@@ -181,9 +184,9 @@ class Idempotency:
                 self._give_up(reservation, _refusal(Internal("the gateway failed; its log says why")))
 
     async def _reserve(self, reservation: Reservation, request: KeyedRequest) -> IdempotencyEntry | None:
-        """Make the entry and return None, or return the ended one that is there.
+        """Make the entry and return None, or return the existing ended entry.
 
-        Raises `Conflict` if the key is another command's, `Unavailable` if the store does not answer.
+        Raises `Conflict` if the key belongs to another command, `Unavailable` if the store does not answer.
         """
         expected = NOTHING
         await self._store.prepare(reservation.key)
@@ -193,7 +196,7 @@ class Idempotency:
                     reservation.revision = await self._create(reservation, expected)
                     return None
             except WrongRevision:
-                pass  # there is an entry, or there was one: it is read
+                pass  # there is an entry, or there was one; read it
             stored = await self._store.read(reservation.key)
             if stored.entry is None or self._recording.is_void(stored.entry.reservation):
                 if request.held_up:
@@ -207,7 +210,7 @@ class Idempotency:
         raise Cancelled("nobody waits for the command any more")
 
     async def _outcome(self, reservation: Reservation, stored: StoredEntry) -> IdempotencyEntry | None:
-        """Return the entry that another attempt has left, ended; None while that is under way elsewhere."""
+        """Return the ended entry of another attempt, or None if that is still running elsewhere."""
         assert stored.entry is not None
         if stored.ended is None:
             owner = stored.entry.gateway_id
@@ -216,7 +219,7 @@ class Idempotency:
         return stored.ended
 
     async def _create(self, reservation: Reservation, expected: int) -> int:
-        """Write a new reservation's entry. If that takes longer than JetStream may, nothing is executed."""
+        """Write a new reservation's entry. If that takes longer than 2.5 s, nothing is executed."""
         asked = self._loop.time()
         try:
             longest = self._limits.max_command_timeout_ms / 1000 + ENTRY_SECONDS
@@ -224,7 +227,7 @@ class Idempotency:
         except WrongRevision:
             raise
         except Exception:
-            self._recording.free_soon(reservation)  # it may have been written nevertheless
+            self._recording.free_soon(reservation)  # the entry may have been written nevertheless
             raise
         if self._loop.time() - asked > RESERVE_SECONDS:
             self._recording.free_soon(reservation)
@@ -232,7 +235,7 @@ class Idempotency:
         return revision
 
     def _dispatch(self, reservation: Reservation, request: KeyedRequest) -> None:
-        """Send the command to the client, unless nobody waits any more."""
+        """Send the command to the client if somebody still waits."""
         if not reservation.waiters:
             self._recording.free_soon(reservation)
             raise Cancelled("nobody waits for the command any more")
@@ -242,13 +245,13 @@ class Idempotency:
         deadline = reservation.deadline
         for waiter in reservation.waiters:
             if waiter.call.deadline == deadline and waiter.timer is not None:
-                waiter.timer.cancel()  # the session keeps the command's deadline, and tells all
+                waiter.timer.cancel()  # the session has the command's deadline, and answers all waiters
         request.session.perform(effects)
 
     def _call(self, reservation: Reservation, request: KeyedRequest) -> list[Effect]:
-        """Have the session take the command for the longest waiter that may call it; refuse the others.
+        """Pass the command to the session for the longest waiter that may call it, and refuse the others.
 
-        Raises `_Refused` if none may, or for a reason other than a token.
+        Raises `_Refused` if none may, or if the session refuses it for another reason.
         """
         while True:
             lead = reservation.waiters[0]
@@ -266,7 +269,7 @@ class Idempotency:
         return core.call(lead.caller, request.command, call, now, nonce)
 
     def ended(self, effect: Answer) -> None:
-        """Give the outcome to all waiters, and store it."""
+        """Send the outcome to all waiters, and store it."""
         reservation = self._reservations.end(effect.reservation, effect.response)
         self._tell(reservation, effect.response)
         self._recording.remember(reservation, effect.response)
@@ -279,7 +282,7 @@ class Idempotency:
             self._answer(waiter, own if waiter is reservation.first else replayed(response, waiter.call.request_id))
 
     def _give_up(self, reservation: Reservation, answer: Callable[[Waiter], CommandResponse]) -> None:
-        """Answer all waiters of a failed reservation, unless its command is at the client already."""
+        """Answer all waiters of a failed reservation with its error, unless the command is at the client already."""
         if reservation.stage is ReservationStage.RESERVING:
             for waiter in self._reservations.drop(reservation):
                 self._answer(waiter, answer(waiter))

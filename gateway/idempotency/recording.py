@@ -1,7 +1,7 @@
-"""Stores the outcomes of reservations, with repetition while the store is away, and frees unused keys.
+"""Stores the outcomes of reservations, with retries while the store is away, and frees unused keys.
 
-Callers have their answers before that. An outcome that cannot be stored within a minute is counted. A later request
-under that key hears `client_lost` and is never executed again.
+Callers get their answers before. An outcome that cannot be stored within a minute is counted. Then a later request with
+that key gets `client_lost`, and is never executed again.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Recording:
-    """Writes to the bucket in tasks of their own; `unwritten` counts them, `not_recorded` those that were given up."""
+    """Writes entries in tasks of their own. `unwritten` counts these, `not_recorded` the outcomes that it gave up."""
 
     def __init__(
         self, store: IdempotencyStore, reservations: Reservations, tasks: asyncio.TaskGroup, max_outcome_bytes: int
@@ -44,18 +44,18 @@ class Recording:
         self.not_recorded = 0
 
     def remember(self, reservation: Reservation, response: CommandResponse) -> None:
-        """Write an outcome down; until that is done, twins get it from the reservation."""
+        """Store an outcome. Until that is done, requests with the same key get it from the reservation."""
         entry = reservation.entry.end(response, self._max_outcome_bytes)
         size = len(codec.encode(entry))
         if self._unwritten_bytes + size > MAX_UNWRITTEN_BYTES:
-            self._not_recorded(reservation, "too much waits to be written already")
+            self._not_recorded(reservation, "too many outcomes wait to be written already")
             self._reservations.drop(reservation)
             return
         self._unwritten_bytes += size
         self._start(self._remember(reservation, entry, size))
 
     async def free(self, reservation: Reservation) -> None:
-        """Remove the entry of a reservation that was not executed; keep trying if that fails."""
+        """Remove the entry of a reservation that was not executed. Retry if that fails."""
         self._mark_void(reservation)
         try:
             await self._store.remove(reservation.key, reservation.revision)
@@ -65,7 +65,7 @@ class Recording:
             self._start(self._free(reservation))
 
     def free_soon(self, reservation: Reservation) -> None:
-        """Take back the entry of a reservation that was not executed, if it was written at all, in a task."""
+        """Remove the entry of a reservation that was not executed, in a task. It may not have been written at all."""
         self._mark_void(reservation)
         self._start(self._free(reservation))
 
@@ -100,7 +100,7 @@ class Recording:
             self._not_recorded(reservation, why)
 
     async def _write(self, reservation: Reservation, entry: IdempotencyEntry) -> str:
-        """Write an ended entry over the reservation's; return why that cannot be done, or nothing."""
+        """Replace the reservation's entry by an ended one. Return why that failed, or ""."""
         expected = reservation.revision
         for pause in _pauses():
             try:
@@ -115,15 +115,15 @@ class Recording:
             if stored is None:
                 await asyncio.sleep(pause)
             elif stored.entry is None:
-                expected = stored.revision  # NATS came back empty, or a replica that lags behind has answered
+                expected = stored.revision  # NATS came back empty, or an old value came from a replica
                 await asyncio.sleep(pause)
             else:
-                done = codec.encode(stored.entry) == codec.encode(entry)  # an acknowledgement was lost
-                return "" if done else "it was declared lost by somebody who could not reach this gateway"
+                done = codec.encode(stored.entry) == codec.encode(entry)  # only the acknowledgement was lost
+                return "" if done else "another process, which could not reach this gateway, has recorded it as lost"
         return "the bucket was away for too long"
 
     def _without_outcome(self, reservation: Reservation, entry: IdempotencyEntry) -> IdempotencyEntry:
-        """Return the entry that says only that there was an outcome: the store has room for that."""
+        """Return the entry without its outcome, only with the fact that there was one. The store has room for that."""
         assert isinstance(entry.outcome, msgspec.Raw)
         return reservation.entry.end(entry.answer(reservation.entry.request_id), 0)
 
@@ -142,7 +142,7 @@ class Recording:
                 await asyncio.sleep(pause)
 
     async def _read(self, reservation: Reservation) -> StoredEntry | None:
-        """Return the entry under a reservation's key, None if it cannot be read now."""
+        """Return the entry of a reservation's key, or None if it cannot be read now."""
         try:
             return await self._store.read(reservation.key)
         except BridgeError:

@@ -1,11 +1,11 @@
-"""The requests that wait for a command under an idempotency key. Sans-I/O.
+"""The requests that wait for the command of an idempotency key. Sans-I/O.
 
     RESERVING ──begin──▶ RUNNING ──end──▶ ENDED
         └──────────close or drop─────────▶ (forgotten)
 
-A reservation is one attempt to execute a command at most once. Its waiters are the requests that asked for it, the
-first one and its twins. They come and go without touching the command, until the last one cancels or has waited long
-enough.
+A reservation is one attempt to execute a command at most once. Its waiters are the requests with its key: the first one
+and its twins. A waiter may come or go without effect on the command. If the last one cancels or reaches its deadline,
+the command is cancelled.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _Share = tuple[str, ...]
 
 
 class ReservationStage(enum.Enum):
-    """How far a reservation has come: its entry is being made, its command is with the client, its outcome is known."""
+    """The stage of a reservation: its entry is being made, its command is with the client, or its outcome is known."""
 
     RESERVING = "reserving"
     RUNNING = "running"
@@ -37,7 +37,7 @@ class ReservationStage(enum.Enum):
 
 
 class Waiter(msgspec.Struct, eq=False):
-    """A request that waits for the command of its key; `timer` is the shell's."""
+    """A request that waits for the command of its key. Only the caller of this module uses `timer`."""
 
     client: ClientView
     caller: Principal
@@ -68,7 +68,7 @@ class Reservation(msgspec.Struct, eq=False):
 
     @property
     def hangs_on_one(self) -> bool:
-        """Whether the command is with the client for one request alone, so that it ends with that one's wait."""
+        """Whether the command is with the client and has only one waiter, so that it ends with that wait."""
         return self.stage is ReservationStage.RUNNING and len(self.waiters) == 1
 
     @property
@@ -77,12 +77,12 @@ class Reservation(msgspec.Struct, eq=False):
         return max(waiter.call.deadline for waiter in self.waiters)
 
     def waiter(self, key: WaiterKey) -> Waiter | None:
-        """Return the longest waiting request that goes by this key; a twin may have been sent under the same id."""
+        """Return the longest waiting request with this key. Twins may have the same id."""
         return next((waiter for waiter in self.waiters if waiter.key == key), None)
 
 
 class Reservations:
-    """The reservations of this gateway, by the keys of their entries; `waiting` tells which one a request waits for."""
+    """The reservations of this gateway, by the keys of their entries. `waiting` maps a request to its reservation."""
 
     def __init__(self) -> None:
         self._reservations: dict[str, Reservation] = {}
@@ -95,10 +95,10 @@ class Reservations:
         return len(self._reservations)
 
     def join(self, key: str, entry: IdempotencyEntry, waiter: Waiter) -> Reservation:
-        """Let a request wait for the command under this key. If there is no reservation, its `entry` becomes one.
+        """Let a request wait for the command of this key. If there is no reservation, make one from its `entry`.
 
-        Raises `Conflict` for another command under the key and for a request id that waits already, `Overloaded` if too
-        many wait, `PermissionDenied` if the waiter may not hear the outcome.
+        Raises `Conflict` for another command with the key and for a request id that waits already, `Overloaded` if too
+        many wait, and `PermissionDenied` if the waiter may not read the outcome.
         """
         reservation = self._reservations.get(key)
         self._require_room(waiter, reservation)
@@ -114,7 +114,7 @@ class Reservations:
         return reservation
 
     def leave(self, waiter: Waiter) -> None:
-        """Let a request wait no more."""
+        """Remove a waiting request."""
         reservation = self.waiting[waiter.key]
         reservation.waiters.remove(waiter)
         if reservation.waiter(waiter.key) is None:
@@ -125,7 +125,7 @@ class Reservations:
                 del self._by_share[share]
 
     def begin(self, reservation: Reservation, lead: Waiter) -> None:
-        """Note that the command is with the client, in the name of a request that still waits."""
+        """Note that the command is with the client, sent for a request that still waits."""
         assert reservation.stage is ReservationStage.RESERVING
         reservation.first = lead
         reservation.stage = ReservationStage.RUNNING
@@ -139,7 +139,7 @@ class Reservations:
         return reservation
 
     def close(self, reservation: Reservation) -> None:
-        """Let nobody join a reservation any more. The next request for its key opens another one."""
+        """Close a reservation to new waiters. The next request for its key makes another one."""
         if self._reservations.get(reservation.key) is not reservation:
             return
         del self._reservations[reservation.key]
@@ -147,7 +147,7 @@ class Reservations:
             self._reserving -= 1
 
     def drop(self, reservation: Reservation) -> list[Waiter]:
-        """Forget a reservation; return its remaining waiters."""
+        """Forget a reservation. Return its remaining waiters."""
         self.close(reservation)
         return self.dismiss(reservation)
 

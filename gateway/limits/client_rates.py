@@ -1,8 +1,8 @@
-"""How fast one application, and all of a tenant together, may send events, progress and registrations.
+"""The rates at which one application, and all of a tenant together, may send events, progress and registrations.
 
-Metadata counts as a registration, because the registry writes a record for either. Frames and bytes are one bucket,
-which is counted in seconds: a frame takes as long as at the slower of the two rates, and a second's worth may come at
-once. A full bucket lets in a larger frame, and then owes the rest.
+Metadata counts as a registration, because the registry writes a record for either. Frames and bytes share one token
+bucket, in seconds: a frame costs its time at the slower of the two rates, and one second's worth may come at once. A
+full token bucket admits a larger frame, and then owes the rest.
 """
 
 from collections.abc import Hashable
@@ -19,11 +19,11 @@ SECOND = Rate(per_second=1.0, burst=1.0)
 
 
 class TooManyBytes(RateLimited):
-    """A frame is refused for its bytes: to refuse them costs reading them, so the socket should be read more slowly."""
+    """A frame is above the byte rate. Even refusing it costs its reading, so the socket should be read more slowly."""
 
 
 class FrameRate(NamedTuple):
-    """So many frames and so many bytes of them a second; 0 for any number."""
+    """Frames and bytes a second; 0 means no limit."""
 
     per_second: float
     bytes_per_second: float
@@ -41,7 +41,7 @@ class FrameLimits(NamedTuple):
 
 
 class FrameBuckets:
-    """A bucket for each owner, all of one rate."""
+    """A token bucket for each owner, all with the same rate."""
 
     def __init__(self, rate: FrameRate, max_owners: int) -> None:
         self._frame_seconds = 1 / rate.per_second if rate.per_second else 0.0
@@ -49,12 +49,12 @@ class FrameBuckets:
         self._buckets = TokenBuckets(max_owners)
 
     def draw(self, owner: Hashable, size: int, now: float) -> float:
-        """Take a frame of so many bytes and return 0, or return in how many seconds there will be room for it."""
+        """Take a frame of `size` bytes and return 0, or return in how many seconds there will be room for it."""
         seconds = max(size * self._byte_seconds, self._frame_seconds)
         return self._buckets.draw(owner, SECOND, now, seconds) if seconds else 0.0
 
     def counts_bytes(self, size: int) -> bool:
-        """Tell whether a frame of so many bytes counts by its bytes, and not as one frame."""
+        """Tell whether a frame of this size counts by its bytes instead of as one frame."""
         return size * self._byte_seconds > self._frame_seconds
 
 
@@ -69,7 +69,7 @@ class FrameLimit:
         self._tenant_sentence = f"{kind}: all clients of this tenant may send {limits.tenant} a second here"
 
     def keep(self, client: ClientView, size: int, now: float) -> None:
-        """Count a frame. Raises `RateLimited`, or `TooManyBytes`, if it is above one of the two rates."""
+        """Count a frame. Raises `RateLimited` above the frame rate, and `TooManyBytes` above the byte rate."""
         if wait := self._sessions.draw(client.client_id, size, now):
             self.refused += 1
             kind = TooManyBytes if self._sessions.counts_bytes(size) else RateLimited
@@ -89,7 +89,7 @@ class ClientRates:
         self.registrations = FrameLimit("registrations and metadata", registrations)
 
     def counters(self) -> dict[str, int]:
-        """Return how many frames came above their rate since the start."""
+        """Return the counters of `/metrics`: frames above their rate since the start."""
         return {
             "eventsRateLimited": self.events.refused,
             "progressRateLimited": self.progress.refused,

@@ -1,7 +1,8 @@
-"""Drops floods of messages to clients' subjects, and leaves a subject if even dropping takes too long.
+"""Drops floods of messages to clients' subjects, and unsubscribes a subject if even dropping takes too long.
 
-Messages without a good token are verified up to a rate. Above it they are dropped, soon before they are decoded. If
-NATS brings more than can be dropped, the subjects of the flooded tenant's clients are left for a while.
+Messages without a known good token are verified up to a rate. Above it they are dropped, and after the first drop even
+without being decoded. If NATS delivers more than can be dropped, the flooded tenant's clients are unsubscribed for a
+while.
 """
 
 import logging
@@ -29,11 +30,11 @@ class Reachable(Protocol):
         """The client of the subject."""
 
     def leave_subject(self, seconds: float) -> bool:
-        """Take no messages for a while; return whether that is new."""
+        """Take no messages for a while. Return False if that is so already."""
 
 
 class FloodGuard:
-    """The messages of one gateway that are dropped. `lag` returns at an instant how many seconds late NATS is."""
+    """Decides which messages of one gateway are dropped. `lag(now)` returns the lag of NATS's messages in seconds."""
 
     def __init__(self, verifier: Verifier, clock: Callable[[], float], lag: Callable[[float], float]) -> None:
         self._verifier = verifier
@@ -41,7 +42,7 @@ class FloodGuard:
         self._unverified = UnverifiedMessages()
         self._sieve = Sieve(verifier, clock, self._on_sieved)
         self._floods = SubjectFloods(lag)
-        self._closed: dict[str, Reachable] = {}  # by the subjects that the sieve knows
+        self._closed: dict[str, Reachable] = {}  # by subject
         self._left = 0
         self._refused = 0
         self._dropped_before = 0
@@ -50,7 +51,7 @@ class FloodGuard:
 
     @property
     def drops(self) -> Drops:
-        """What drops messages of a flood before they are decoded."""
+        """The function that drops messages of a flood before they are decoded."""
         return self._sieve.drops
 
     def admits(self, client: Reachable, standing: Standing, subject: str, token: str | None) -> bool:
@@ -69,7 +70,7 @@ class FloodGuard:
         return self._unverified.admits_refusal(client.address, self._clock())
 
     def drop(self, client: Reachable, subject: str, token: str | None) -> None:
-        """Drop a message of an agent that has more than its share waiting, and has been told so."""
+        """Drop a message of an agent that has used up its share and has got enough refusals."""
         self._refused += 1
         self._closed[subject] = client
         self._sieve.close(subject, token)
@@ -83,16 +84,16 @@ class FloodGuard:
         self._leave(client, self._floods.used_up(client.address.tenant, self._clock()))
 
     def counters(self) -> dict[str, int]:
-        """Return what is counted since the start."""
+        """Return the counters of `/metrics` since the start."""
         return {"messagesDropped": self._dropped, "subjectsLeft": self._left}
 
     def log_dropped(self) -> None:
-        """Say how much was dropped, once a second at most; call this every now and then."""
+        """Log how many messages were dropped, once a second at most. Call this regularly."""
         since, self._dropped_before = self._dropped - self._dropped_before, self._dropped
         if count := self._dropped_lines.due(since):
             client_id = self._unverified.last_client
             log.warning("dropped %d messages without a good token or reply, the last for client %s", count, client_id)
-        self._closed.clear()  # a flood that goes on closes its subjects again
+        self._closed.clear()  # an ongoing flood closes its subjects again
 
     @property
     def _dropped(self) -> int:
@@ -104,7 +105,7 @@ class FloodGuard:
             self._count(client, count)
 
     def _count(self, client: Reachable, count: int) -> None:
-        """Leave a client's subject for a while, if its tenant's are flooded faster than messages can be dropped."""
+        """Count a dropped message, and unsubscribe the client for a while if its tenant's subjects are flooded."""
         seconds = self._floods.dropped(client.address.tenant, self._clock(), count)
         if seconds:
             self._leave(client, seconds)
@@ -113,5 +114,5 @@ class FloodGuard:
         if client.leave_subject(seconds):
             self._left += 1
             if lines := self._left_lines.due():
-                sentence = "left the subjects of %d clients, the last one %s for %.1f s: they are flooded"
+                sentence = "unsubscribed %d clients, the last one %s for %.1f s: their subjects are flooded"
                 log.warning(sentence, lines, client.address.client_id, seconds)

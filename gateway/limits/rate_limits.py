@@ -1,7 +1,7 @@
 """Rate limits of commands: an agent's at this gateway, and a capability's for all agents together.
 
-Each is a limit of this process alone: an agent that reaches clients at three gateways has three buckets, while a
-capability belongs to one client, which is at one gateway.
+Both apply to this process alone. So an agent that calls clients at three gateways has three token buckets. A capability
+has one, because its client is at one gateway.
 """
 
 from protocol.access import Principal
@@ -24,7 +24,7 @@ class RateLimits:
     def keep(self, caller: Principal, client_id: str, offer: Offer, now: float) -> None:
         """Count a command. Raises `RateLimited`, and counts nothing, if one of the two limits is used up."""
         agent = (caller.tenant, caller.sub)
-        capability = (client_id, offer.target, offer.rate)  # a client that registers another rate begins anew
+        capability = (client_id, offer.target, offer.rate)  # another rate in a new registration begins anew
         if self.per_agent is not None and (wait := self._agents.wait(agent, self.per_agent, now)):
             told = f"this agent may send {_told(self.per_agent)} through this gateway"
             raise RateLimited.for_seconds(wait, told, AGENT_LIMIT)

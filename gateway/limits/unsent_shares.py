@@ -1,8 +1,8 @@
-"""Shares of the buffer in front of NATS for events: each tenant has one, and each user a part of the tenant's.
+"""Shares of the send buffer to NATS for events: each tenant has one, and each user a part of the tenant's.
 
-Without shares one tenant's events fill the buffer, and then nobody can publish. Counting begins at 256 KiB, so an event
-costs nothing here while NATS keeps up. Sans-I/O: an event is known by its position in all bytes that were written, and
-is released when NATS has taken the bytes up to there.
+Without shares one tenant's events could fill the buffer, and then nobody could publish. Counting begins at 256 KiB, so
+events cost nothing here while NATS keeps up. Sans-I/O: an event is identified by its position in the stream of written
+bytes, and released when NATS has read up to there.
 """
 
 from collections import deque
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from protocol.errors import Overloaded
 
-UNCOUNTED_BYTES = 256 * 1024  # a few writes of a turn, which are nobody's
+UNCOUNTED_BYTES = 256 * 1024  # a few writes of a turn of the loop, counted for nobody
 EVENT_BYTES = 4 * 1024 * 1024  # of events, shared by the tenants whose events wait
-MAX_UNSENT_BYTES = 8 * 1024 * 1024  # of everything; an event may not go beyond, because the rest is for answers
+MAX_UNSENT_BYTES = 8 * 1024 * 1024  # of all messages; events stay below it, because the rest is for answers
 ALONE = 0.75  # the share of a single holder, so that the next one finds room
 
 
@@ -31,7 +31,7 @@ class UnsentShares:
         self._tenants: dict[str, dict[str, int]] = {}
 
     def take(self, owner: tuple[str, str], size: int, written: int, unsent: int) -> None:
-        """Count an event of a tenant's user, after so many bytes were `written`, of which so many are `unsent`.
+        """Count an event of a tenant's user. `written` bytes were published before it, and `unsent` of them still wait.
 
         Raises `Overloaded` if that exceeds a share. A user without a waiting event may add one of any size.
         """
@@ -54,7 +54,7 @@ class UnsentShares:
                 raise Overloaded("too many of your events wait to be written to NATS; send this one again in a moment")
 
     def _release(self, taken_up_to: int) -> None:
-        """Forget the events that NATS has taken."""
+        """Forget the events that NATS has read."""
         while self._waiting and self._waiting[0].ends_at <= taken_up_to:
             gone = self._waiting.popleft()
             users = self._tenants[gone.tenant]

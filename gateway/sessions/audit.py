@@ -1,4 +1,4 @@
-"""The gateway's records: one for every command that reached it, whether it was executed or refused."""
+"""The gateway's audit records: one for every command that reached it, executed or refused."""
 
 import time
 
@@ -13,7 +13,7 @@ from protocol.runtime.commands.audit_log import AuditLog
 
 
 class GatewayAudit:
-    """Records outcomes; without a trail, none."""
+    """Records outcomes, if there is an audit log."""
 
     def __init__(self, trail: AuditLog | None = None, *, with_parameters: bool = False) -> None:
         self._trail = trail
@@ -21,7 +21,7 @@ class GatewayAudit:
 
     @property
     def is_behind(self) -> bool:
-        """Whether records of answers wait to be sent: those answers must not be told again before."""
+        """Whether records wait to be sent. Until they are, their answers must not be sent again for a probe."""
         return self._trail is not None and self._trail.is_behind
 
     def publish(self, client: ClientView, effect: Answer, answer: bytes) -> bool:
@@ -63,10 +63,10 @@ class GatewayAudit:
         command: CommandRequest | None = None,
         request_id: str | None = None,
     ) -> None:
-        """Record a command that the client did not get to see.
+        """Record a command that was refused before it reached the client.
 
-        The tenant is the caller's: a stranger's attempt is told to the stranger's own administrators. Where the token
-        is no good, it is that of the client that was asked for.
+        The tenant is the caller's, so that its own administrators see the attempt. If the token is bad, it is that of
+        the client.
         """
         if self._trail is None:
             return
@@ -93,7 +93,7 @@ class GatewayAudit:
         )
 
     def counters(self) -> dict[str, int]:
-        """Return what is counted of records since the start."""
+        """Return the counters of the audit log."""
         return {} if self._trail is None else self._trail.counters()
 
 

@@ -1,7 +1,7 @@
-"""The shell around one session: performs the core's effects, on its WebSocket and for its callers.
+"""The shell around one session: it performs the core's effects, on the client's WebSocket and for callers.
 
-Everything here that reacts to a frame or a message runs without yielding, so that effects reach the socket and NATS in
-the order in which the core decided them.
+A frame or a message is handled without yielding to the event loop, so that effects reach the socket and NATS in the
+core's order.
 """
 
 import asyncio
@@ -39,10 +39,10 @@ class Socket(Protocol):
         """Write a text frame, or abort a connection that does not read."""
 
     def send_ping(self, on_pong: Callable[[], None]) -> None:
-        """Write a ping; call `on_pong` when its answer comes."""
+        """Write a ping. Call `on_pong` when its pong comes."""
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Start to close the connection; give up on a peer that does not answer."""
+        """Start the closing handshake, and abort the connection if the peer does not answer."""
 
     def hold(self) -> None:
         """Hand over no more messages, and stop reading from the socket."""
@@ -51,13 +51,13 @@ class Socket(Protocol):
         """Hand over messages again."""
 
     def require_room(self, size: int) -> None:
-        """Raise `Overloaded` if so many bytes more may not wait to be read, beside answers and control frames."""
+        """Raise `Overloaded` if `size` more bytes of commands do not fit into the send buffer."""
 
     def count_queued(self, size: int) -> None:
-        """Count so many bytes of commands that wait for their turn as output that waits."""
+        """Count `size` bytes of queued commands as unread output."""
 
     def check_reading(self) -> bool:
-        """Abort if the client reads too slowly; return whether it has read since the last call."""
+        """Abort the connection if the client reads too slowly. Return whether it has read since the last call."""
 
 
 class Nowhere:
@@ -95,11 +95,11 @@ MAX_TOLD = 256  # replies, which have 256 bytes at most
 
 
 class HeldBack(Protocol):
-    """Something that a client's messages and frames wait for."""
+    """Something for which a client's messages and frames have to wait, such as the reading of its capabilities."""
 
     @property
     def held_back(self) -> list[Callable[[], None]]:
-        """The handling of each, in the order in which they came."""
+        """The waiting messages and frames, as calls that handle them, in order."""
 
 
 class Handlers(NamedTuple):
@@ -115,7 +115,7 @@ class Handlers(NamedTuple):
 
 
 class Grace:
-    """The time that a session waits for its client, and the memory that it takes meanwhile."""
+    """The time for which a session waits for its client, and its share of memory meanwhile."""
 
     __slots__ = ("alarm", "place", "until")
 
@@ -182,7 +182,7 @@ class Part:
         self.told = (*self.told, *replies)[-MAX_TOLD:]
 
     def let_go(self) -> None:
-        """Give back the room of the messages that waited."""
+        """Release the room of waiting messages."""
         for piece in self.kept:
             piece.release()
         self.kept.clear()
@@ -203,7 +203,7 @@ class LiveContext(NamedTuple):
 
 
 class LiveSession:
-    """A session with its socket, the dialect that it speaks, its timers and its subscription."""
+    """A session with its socket, its dialect, its timers and its subscription."""
 
     __slots__ = (
         "_alarms",
@@ -289,7 +289,7 @@ class LiveSession:
 
     @property
     def gateway_limits(self) -> ConnectionLimits:
-        """The limits that the client is told."""
+        """The limits that are sent to the client."""
         return self._context.limits
 
     def snapshot(self) -> SessionSnapshot | None:
@@ -301,7 +301,7 @@ class LiveSession:
         return self.core.snapshot(self.connected_at, self.focused_at, grace_ms, now)
 
     def take_connection(self, socket: Socket, dialect: Dialect) -> None:
-        """Go on with another socket; the former one, if it is open, is closed."""
+        """Go on with another socket, and close the former one if it is open."""
         former, self.socket = self.socket, socket
         say_farewell(former, self.dialect, CloseCode.REPLACED, "replaced by a newer connection of this session")
         self.dialect = dialect
@@ -341,27 +341,27 @@ class LiveSession:
             self.socket.count_queued(self.dialect.queue.waiting_bytes)
 
     def close(self, code: int, reason: str, end: EndReason) -> None:
-        """Start to close the socket; the session ends when it is closed, for the first `end` that was given."""
+        """Start to close the socket. The session ends when it is closed, with the first `end` as its reason."""
         self.end_reason = self.end_reason or end
         say_farewell(self.socket, self.dialect, code, reason)
 
     def switch(self, dialect: Dialect) -> None:
-        """Speak another dialect from now on."""
+        """Use another dialect from now on."""
         self.dialect = dialect
         if dialect.queue is not None:
             self.core.require_room_besides(dialect.queue.require_room)
 
     def leave(self, farewell: Farewell) -> None:
-        """Start to close the socket as the client has asked in its own words."""
+        """Start to close the socket, because the client has said goodbye in its dialect."""
         self.end_reason = self.end_reason or EndReason.CLOSED
         _say(self.socket, farewell)
 
     def watch_expiry(self) -> None:
-        """Close the socket when its token ends, without leeway."""
+        """Close the socket exactly when its token expires."""
         self._expiry.watch(self.core.principal.expires_at, self._token_ended)
 
     def tick(self, now: float) -> None:
-        """Check that the client is still there. If it reads, it is: its pong waits behind unread output."""
+        """Check that the client is still there. Reading counts, because its pong waits behind unread output."""
         if self.socket.check_reading():
             self.core.heard(now)
         self.perform(self.core.tick(now))
@@ -373,7 +373,7 @@ class LiveSession:
             self._beat(self.dialect.heartbeat, now)
 
     def leave_subject(self, seconds: float) -> bool:
-        """Take no messages from agents for a while; their callers hear `unavailable`. Return whether that is new."""
+        """Unsubscribe for `seconds`; callers get `unavailable`. Return False if that is so already."""
         if self.has_left_subject or self.core.state is SessionState.ENDED:
             return False
         self.has_left_subject = True
@@ -381,7 +381,7 @@ class LiveSession:
         return True
 
     def end_grace(self) -> None:
-        """Wait for the client no longer."""
+        """Stop waiting for the client."""
         grace, self.grace = self.grace, None
         if grace is not None:
             grace.end()
@@ -398,7 +398,7 @@ class LiveSession:
         self._context.handlers.on_changed(self)
 
     def _ping(self) -> None:
-        """Ping by the dialect's own frame, or by the WebSocket's if it has none; a frame is answered by a frame."""
+        """Ping with the dialect's own frame, which a frame answers, or with a WebSocket ping if it has none."""
         data = self.dialect.ping()
         if data is None:
             self.socket.send_ping(self._heard)

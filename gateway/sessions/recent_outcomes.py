@@ -1,4 +1,4 @@
-"""Outcomes of ended commands, kept for a while, because a caller whose reply was lost asks by its next probe."""
+"""Outcomes of ended commands, kept for 30 s, so that a caller whose reply was lost gets the outcome by a probe."""
 
 from collections import OrderedDict
 
@@ -9,7 +9,7 @@ OutcomeKey = tuple[str, str, str]  # client id, the caller's `sub`, its request 
 
 
 class RecentOutcomes:
-    """Responses as they were sent, the oldest forgotten first, by age and by total size. `now` is monotonic."""
+    """Sent responses. The oldest are dropped first, by age and by total size. `now` is monotonic, in seconds."""
 
     def __init__(self, keep_seconds: float = KEEP_SECONDS, max_bytes: int = MAX_BYTES) -> None:
         self._keep_seconds = keep_seconds
@@ -19,7 +19,7 @@ class RecentOutcomes:
         self._bytes = 0
 
     def put(self, key: OutcomeKey, response: bytes, now: float) -> None:
-        """Keep an outcome; a later one under the same key replaces it. `expire()` removes old ones."""
+        """Keep an outcome. A later one with the same key replaces it. `expire()` removes old ones."""
         if key in self._kept:
             self._forget(key)
         self._kept[key] = (now, response)
@@ -33,7 +33,7 @@ class RecentOutcomes:
         return kept[1] if kept and now - kept[0] <= self._keep_seconds else None
 
     def expire(self, now: float) -> None:
-        """Remove outcomes that are too old, and the oldest while there are too many bytes."""
+        """Remove outcomes that are too old, and then the oldest ones until the rest is small enough."""
         while self._kept:
             key, (at, _) = next(iter(self._kept.items()))
             if now - at <= self._keep_seconds and self._bytes <= self._max_bytes:

@@ -32,7 +32,7 @@ class Replies:
         self._durations = Durations("commandDurationSeconds")
 
     def answer(self, client: ClientView, effect: Answer) -> None:
-        """Record a command and send its one answer, which is kept in case the caller does not get it."""
+        """Record a command and send its one answer, which is kept for a probe because the caller may not get it."""
         call, response = effect.call, effect.response
         self._answered += 1
         self.count(response)
@@ -46,7 +46,7 @@ class Replies:
             self._send(client, effect._replace(response=failed))
 
     def progress(self, progress: PublishProgress) -> None:
-        """Publish progress. A message that cannot be published is missing from the caller's count."""
+        """Publish progress. If that fails, the caller sees a missing `seq`."""
         try:
             self._connection.publish_now(progress.subject, codec.encode(progress.message))
         except (Unavailable, PayloadTooLarge) as exc:
@@ -58,11 +58,11 @@ class Replies:
         return {"commandsAnswered": self._answered, **outcomes, **self._durations.counters(), **self.audit.counters()}
 
     def count(self, response: CommandResponse) -> None:
-        """Count the outcome of a command, be it refused before any application was sent it."""
+        """Count the outcome of a command, including refusals before it was sent to an application."""
         self._by_outcome["success" if response.error is None else response.error.code] += 1
 
     def _send(self, client: ClientView, effect: Answer) -> None:
-        """Send an answer, behind its record and in the same write. Raises `PayloadTooLarge`, having done nothing."""
+        """Send an answer behind its record, in the same write. If it raises `PayloadTooLarge`, nothing was sent."""
         call, response = effect.call, effect.response
         body = codec.encode(response)
         headers = None if response.error is None else error_headers(response.error)

@@ -1,4 +1,4 @@
-"""The sessions of a gateway by client id: opened, found, looked after and ended."""
+"""The sessions of a gateway by client id: it opens, finds, checks and ends them."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from protocol.runtime.alarms import Alarms
 from protocol.runtime.nats.connection import Connection
 
 LINGER_SECONDS = 1.0
-LAST_LINGER_SECONDS = 0.1  # of a process that ends: nothing new is sent to it, and what is queued is answered
+LAST_LINGER_SECONDS = 0.1  # when the process ends, because then only queued commands can still arrive
 TICK_SECONDS = 1.0
 CREDIT = 2_000  # messages to a client that NATS may send before they are handled: some 10 ms of a flood
 DRAIN_POLL_SECONDS = 0.05
@@ -78,7 +78,7 @@ class SessionTable:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Look after the sessions; at the orderly end wait until none is left, those included that linger."""
+        """Check the sessions once a second. On a regular exit wait until all have ended and none lingers."""
         self._tasks.create_task(self._run_clock(), name="clock")
         yield
         await self._gone.wait()
@@ -89,21 +89,21 @@ class SessionTable:
         return session if session is not None and session.core.principal.tenant == tenant else None
 
     async def open(self, principal: Principal, socket: Socket, dialect: Dialect) -> LiveSession:
-        """Begin a session, reachable for agents when this returns.
+        """Begin a session. Agents can reach it when this returns.
 
-        Raises `Unavailable` while NATS is away, `Overloaded` if it takes no more subscriptions of this gateway.
+        Raises `Unavailable` while NATS is away, and `Overloaded` if NATS takes no more subscriptions of this gateway.
         """
         session = self.make(new_client_id(), principal, socket, dialect)
         await self.begin(session)
         return session
 
     def make(self, client_id: str, principal: Principal, socket: Socket, dialect: Dialect) -> LiveSession:
-        """Return a session that is not in the table yet."""
+        """Make a session, without adding it to the table."""
         core = Session(client_id, principal, self._limits, self._loop.time(), self._rate_limits, socket.require_room)
         return LiveSession(core, socket, dialect, self._context)
 
     async def begin(self, session: LiveSession) -> None:
-        """Take in a session, and return when agents can reach it. Raises what `open()` raises."""
+        """Add a session, and return when agents can reach it. Raises as `open()` does."""
         if not self._connection.connected:
             raise Unavailable("NATS is away; try again in a moment")
         self._live[session.core.client_id] = session
@@ -116,7 +116,7 @@ class SessionTable:
         self.enter(session)
 
     def enter(self, session: LiveSession) -> None:
-        """Count a session, which agents can reach, among those of this gateway, and report it."""
+        """Add a session that agents can reach already, and report it to the registry."""
         self._live[session.core.client_id] = session
         self._gone.clear()
         self._opened += 1
@@ -125,7 +125,7 @@ class SessionTable:
         self._handlers.on_changed(session)
 
     def depart(self, session: LiveSession) -> None:
-        """Let a session go that another gateway holds; its subject is heard for a second more, and not answered."""
+        """Remove a session that another gateway has taken over. Its subject lingers for a second, without answers."""
         if self._live.get(session.core.client_id) is session:
             del self._live[session.core.client_id]
             self._keep_counts(session)
@@ -133,13 +133,13 @@ class SessionTable:
         self.linger(session)
 
     def linger(self, session: LiveSession) -> None:
-        """Hear a session's subject for a second more."""
+        """Keep a session's subscription for one more second."""
         self._lingering += 1
         self._gone.clear()
         self._tasks.create_task(self._linger(session), name=f"end {session.core.client_id}")
 
     def end(self, session: LiveSession, reason: EndReason) -> None:
-        """End a session: answer what waits, tell the registry, and answer latecomers for a second more."""
+        """End a session: fail its commands, tell the registry, and answer late commands for one more second."""
         if session.core.state is SessionState.ENDED:
             return
         if self._live.get(session.core.client_id) is session:
@@ -163,16 +163,16 @@ class SessionTable:
 
     @property
     def told_limits(self) -> ConnectionLimits:
-        """The limits that clients are told."""
+        """The limits that are sent to clients."""
         return self._context.limits
 
     @property
     def commands_in_flight(self) -> int:
-        """How many commands wait for an application."""
+        """The number of commands that wait for an application."""
         return sum(session.core.commands_in_flight for session in self)
 
     def counters(self) -> dict[str, int]:
-        """Return what is counted since the start; what is late came after its command was answered."""
+        """Return the counters of `/metrics`. A late response or progress came after its command was answered."""
         return {
             "sessions": len(self._live),
             "connectionsOpened": self._opened,
@@ -192,12 +192,12 @@ class SessionTable:
         return sum(core.commands_in_flight for core in connected)
 
     async def _run_clock(self) -> None:
-        """Look after silent clients, callers who have died and old outcomes, for ever."""
+        """Once a second, for ever: check silent clients, cancel commands of dead callers, drop old outcomes."""
         ticked, running_since = self._loop.time(), 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
-            if now - ticked > 2 * TICK_SECONDS:  # this process was held up: what was said meanwhile comes now
+            if now - ticked > 2 * TICK_SECONDS:  # this process was frozen, and probes sent meanwhile arrive only now
                 running_since = now
             ticked, reachable_since = now, max(running_since, now - self._connection.unbroken_seconds())
             for session in self:
@@ -206,16 +206,16 @@ class SessionTable:
             self._replies.outcomes.expire(now)
 
     async def subscribe(self, session: LiveSession) -> None:
-        """Have a session's messages come from now on. Raises what `open()` raises."""
+        """Subscribe to a session's subject. Raises as `open()` does."""
         subject = subjects.command(session.core.principal.tenant, session.core.client_id)
-        # Claims bring no token, so a flood's filter would take them for a part of it.
+        # A resumable session gets claims, which carry no token. The filter against floods would drop them.
         drops = self._handlers.drops if session.part is None else None
         handler = partial(session.on_message, session)
         used_up = partial(self._handlers.on_used_up, session)
         session.subscription = await self._connection.subscribe_confirmed(subject, handler, drops, CREDIT, used_up)
 
     def _leave_subject(self, session: LiveSession, seconds: float) -> None:
-        """Unsubscribe a session for a while. What NATS has sent before is handled: commands may be among it."""
+        """Unsubscribe a session for `seconds`. Commands that NATS has already sent are still handled."""
         self._tasks.create_task(self._stay_away(session, seconds), name=f"leave {session.core.client_id}")
 
     async def _stay_away(self, session: LiveSession, seconds: float) -> None:
@@ -229,9 +229,9 @@ class SessionTable:
                 await asyncio.sleep(TICK_SECONDS)
         session.has_left_subject = False
         if session.part is not None:
-            session.part.verified = NEVER  # it may have missed a claim
+            session.part.verified = NEVER  # the session may have missed a claim
         if session.core.client_id not in self._live:
-            await self._unsubscribe(session)  # it may have ended, and its lingering too, while it subscribed
+            await self._unsubscribe(session)  # the session ended, and stopped lingering, while this subscribed
 
     async def _unsubscribe(self, session: LiveSession) -> None:
         former, session.subscription = session.subscription, None
@@ -239,10 +239,9 @@ class SessionTable:
             await self._connection.leave_subscriptions([former])
 
     async def _linger(self, session: LiveSession) -> None:
-        """Keep the subject answered for a second, then drain it: unsubscribing loses what is queued without a word.
+        """Answer the subject for one more second, then drain it, because unsubscribing would lose queued commands.
 
-        While NATS is away nothing is queued, and a subscription that is not taken back now is made again when NATS
-        returns.
+        Do it even while NATS is away, because the library repeats all subscriptions after a reconnect.
         """
         try:
             # The one to whom it has moved may have to be told again.
@@ -255,7 +254,7 @@ class SessionTable:
         finally:
             if session.part is not None:
                 session.part.let_go()
-            # It holds the session by its handler: a circle that only a collection would free.
+            # Break the reference cycle: the subscription's handler refers to the session.
             session.subscription = session.part = None
             self._lingering -= 1
             if not self._live and not self._lingering:

@@ -1,8 +1,7 @@
 """Serves the library for applications, and tells pages whether they may connect.
 
-This comes before the check of `Origin`, because a page of any origin may load the library; what it may do then is
-decided when it connects. A browser tells a script no difference between a refused origin and a dead gateway, so
-`/agentbridge.json` does.
+`Origin` is not checked here, because a page of any origin may load the library. It is checked when the page connects.
+To a script in a browser a refused origin looks like a dead gateway, so `/agentbridge.json` tells the difference.
 """
 
 import gzip
@@ -29,14 +28,14 @@ OPEN_TO_ALL = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy
 
 
 class Representation(NamedTuple):
-    """The bytes of a file in one encoding, and their tag."""
+    """The bytes of a file in one encoding, and their entity tag."""
 
     body: bytes
     etag: str
 
 
 class LibraryFile(NamedTuple):
-    """A file as it is, and gzipped."""
+    """A file, plain and gzipped."""
 
     content_type: str
     plain: Representation
@@ -63,7 +62,7 @@ class LibraryFiles:
         return _response(connection, http.HTTPStatus.OK, body, headers)
 
     def _file(self, connection: ServerConnection, request: Request, path: str) -> Response:
-        """Return a file, or 304 if the browser has it: `no-cache` makes it ask each time."""
+        """Return a file, or 304 if the browser has it. `no-cache` makes the browser ask each time."""
         file = self._files[path]
         zipped = _accepts_gzip(request)
         body, etag = file.gzipped if zipped else file.plain
@@ -84,7 +83,7 @@ def _read(path: str, content_type: str) -> LibraryFile:
 
 
 def _accepts_gzip(request: Request) -> bool:
-    """Tell whether gzip is named and not refused by `q=0`; browsers write it without any weight."""
+    """Tell whether `Accept-Encoding` names gzip without `q=0`. Other weights are ignored: browsers send none."""
     codings = ",".join(request.headers.get_all("Accept-Encoding")).lower().split(",")
     return any(
         coding.strip() == "gzip" and not weight.replace(" ", "").rstrip("0.").endswith("q=")

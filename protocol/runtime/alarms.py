@@ -1,19 +1,19 @@
-"""Alarms that hardly ever go off, such as deadlines of commands: nearly all commands are answered long before.
+"""Alarms that rarely go off, such as deadlines of commands, most of which are answered long before.
 
-A timer of the event loop takes about two microseconds to set and to cancel, and a command would pay for several. Here
-alarms wait in slots of 20 ms, and one timer looks at the slots. Setting and cancelling an alarm costs a fifth of that,
-and it goes off up to 20 ms late.
+A timer of the event loop takes about 2 µs to set and cancel, and a command needs several. Here alarms wait in slots of
+20 ms, and one timer checks the slots. Setting and cancelling an alarm costs a fifth of that, and it goes off up to 20
+ms late.
 """
 
 import asyncio
 from collections.abc import Callable
 
 TICK_SECONDS = 0.02
-ROUNDING_SECONDS = 0.001  # uvloop's clock; a look that came early would be repeated until the tick is there
+ROUNDING_SECONDS = 0.001  # of uvloop's clock; without it an early check would be repeated until the time has come
 
 
 class Alarm:
-    """A call that will be made unless it is cancelled before."""
+    """A scheduled call that can be cancelled."""
 
     __slots__ = ("_arguments", "_buckets", "_callback", "_tick")
 
@@ -38,7 +38,7 @@ class Alarm:
 
     def cancel(self) -> None:
         """Do not make the call. Does nothing if it has been made."""
-        self._callback, self._arguments = None, ()  # they may know their alarm, and only a collection breaks circles
+        self._callback, self._arguments = None, ()  # break the reference cycle, if the callback refers to the alarm
         bucket = self._buckets.get(self._tick)
         if bucket is not None:
             bucket.discard(self)
@@ -56,7 +56,7 @@ class Alarms:
         self._timer: asyncio.TimerHandle | None = None
 
     def at(self, when: float, callback: Callable[..., object], *arguments: object) -> Alarm:
-        """Call `callback` soon after a time, which may have passed."""
+        """Call `callback` at `when` or up to 20 ms later; soon, if `when` has passed."""
         if self._timer is None:
             self._past = int(self._loop.time() / TICK_SECONDS)
             self._wait()
@@ -69,14 +69,14 @@ class Alarms:
         return alarm
 
     def after(self, seconds: float, callback: Callable[..., object], *arguments: object) -> Alarm:
-        """Call `callback` after a while."""
+        """Call `callback` after `seconds`, or up to 20 ms later."""
         return self.at(self._loop.time() + seconds, callback, *arguments)
 
     def _wait(self) -> None:
         self._timer = self._loop.call_at((self._past + 1) * TICK_SECONDS + ROUNDING_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Have the event loop make the calls that are due, each on its own."""
+        """Pass the due calls to the event loop, one by one, so that an error in one does not stop the others."""
         now = int(self._loop.time() / TICK_SECONDS)
         for tick in range(self._past + 1, now + 1):
             for alarm in self._buckets.pop(tick, ()):

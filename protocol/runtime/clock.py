@@ -13,7 +13,7 @@ from protocol.runtime.log_throttle import LogThrottle
 
 LOGGED_MS = 1000
 LOG_SECONDS = 60.0
-MAX_ROUND_TRIP_SECONDS = 0.25  # beyond that half of it, by which a comparison may be wrong, is too much
+MAX_ROUND_TRIP_SECONDS = 0.25  # a comparison may be wrong by half of it; slower ones are ignored
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def wall_ms() -> int:
 
 
 def skew_of(theirs_ms: int, sent_ms: int, answered_ms: int) -> int | None:
-    """Return how far another clock is ahead of this one, by an answer to a request; None if it took too long."""
+    """Return how far another clock is ahead of ours, from its answer to a request; None if that took too long."""
     if not theirs_ms or answered_ms - sent_ms > MAX_ROUND_TRIP_SECONDS * 1000:
         return None
     return theirs_ms - (sent_ms + answered_ms) // 2
@@ -43,7 +43,7 @@ class SharedClock:
         return self._wall() - self.skew_ms
 
     def is_ahead_by(self, skew_ms: int) -> None:
-        """Note a comparison; one beyond a second is logged, once a minute."""
+        """Note a comparison. A difference above a second is logged, once a minute at most."""
         self.skew_ms = skew_ms
         if abs(skew_ms) > LOGGED_MS and self._lines.due():
             way = "ahead of" if skew_ms > 0 else "behind"

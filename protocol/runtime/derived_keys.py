@@ -1,7 +1,7 @@
-"""Keys for one purpose, made of the deployment's secrets: the first one signs, all of them verify.
+"""Keys for one purpose, derived from the deployment's secrets: the first one signs, all of them verify.
 
-So a secret is rotated without a break: processes with the new secret in front accept what others sign with the old one,
-and the other way round.
+So secrets can be rotated without an interruption, because processes with the new secret first and processes with the
+old one first accept each other's signatures.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ SIGNATURE_BYTES = 16
 
 
 class DerivedKeys:
-    """Signs and verifies for one purpose. What another purpose signs is not valid here."""
+    """Signs and verifies for one purpose. A signature for another purpose is not valid."""
 
     def __init__(self, secrets: Sequence[str], purpose: str) -> None:
         self._keys = [hmac.digest(secret.encode(), b"agentbridge " + purpose.encode(), "sha256") for secret in secrets]
@@ -22,7 +22,7 @@ class DerivedKeys:
         return _signature(self._keys[0], data)
 
     def verify(self, data: bytes, signature: bytes) -> bool:
-        """Tell whether a signature is one of these keys'."""
+        """Tell whether one of the keys has made a signature."""
         return any(hmac.compare_digest(_signature(key, data), signature) for key in self._keys)
 
 

@@ -1,4 +1,4 @@
-"""Calls back when a token expires, to the moment and without leeway."""
+"""Calls back exactly when a token expires, without leeway."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ MAX_TIMER_SECONDS = 86_400.0
 
 
 class Expiry:
-    """A watch over one token at a time. It holds nobody once it is stopped."""
+    """Watches one token at a time. It keeps no reference after `stop()`."""
 
     __slots__ = ("_loop", "_timer")
 
@@ -17,7 +17,7 @@ class Expiry:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, expires_at: float, on_end: Callable[[], None]) -> None:
-        """Call `on_end` at this Unix time, or at once if it has passed. This replaces the former watch."""
+        """Call `on_end` at a Unix time, or soon if that has passed. This replaces the former token."""
         self.stop()
         remaining = expires_at - time.time()
         if remaining <= 0:

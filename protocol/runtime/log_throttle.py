@@ -1,4 +1,4 @@
-"""Log lines that strangers can cause: at most one per period, each with the count of all that it stands for.
+"""Throttles log lines that peers can cause: at most one per period, with the number of occurrences since the last.
 
     if count := self._refusals.due():
         log.warning("refused %d messages", count)
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class LogBudget:
-    """Lets so many lines a second through, and says how many it kept back. `clock` returns seconds."""
+    """Admits a number of lines a second, and counts the ones that it keeps back. `clock` returns seconds."""
 
     def __init__(self, lines_a_second: int, clock: Callable[[], float]) -> None:
         self._lines_a_second = lines_a_second
@@ -31,13 +31,13 @@ class LogBudget:
         return False
 
     def take_kept_back(self) -> int:
-        """Return how many lines were kept back since the last call."""
+        """Return the number of lines that were kept back since the last call."""
         count, self._kept_back = self._kept_back, 0
         return count
 
 
 class LogThrottle:
-    """Says when a line is due. The first is due at once; `clock` returns seconds."""
+    """Decides when a line is due. The first is due at once. `clock` returns seconds."""
 
     def __init__(self, period_seconds: float, clock: Callable[[], float]) -> None:
         self._period_seconds = period_seconds
@@ -46,9 +46,9 @@ class LogThrottle:
         self._count = 0
 
     def due(self, count: int = 1) -> int:
-        """Add `count` occurrences. Return the number that the line to write now stands for, or 0 if no line is due.
+        """Add `count` occurrences. If a line is due, return the number of occurrences since the last line, else 0.
 
-        A count of 0 asks for a line about the occurrences that the last period left out.
+        With `count` 0 it is due only if occurrences have no line yet.
         """
         self._count += count
         now = self._clock()
@@ -59,6 +59,6 @@ class LogThrottle:
         return told
 
     def flush(self) -> int:
-        """Return how many occurrences no line has told of; the caller writes the last one now."""
+        """Return the number of occurrences without a line, for a last line at the end."""
         told, self._count = self._count, 0
         return told

@@ -1,7 +1,7 @@
-"""Logging: the client and the request that a line is about come from context, the format from settings.
+"""Logging. A line gets its client and request from the context (`about()`), and its format from the settings.
 
-Console lines are for people (coloured only on a terminal), JSON lines for collectors. Tokens never reach a log: URLs
-with queries, headers and frames are not logged.
+Console lines are for people (coloured only on a terminal), JSON lines for collectors. Tokens never reach a log, because
+URLs with queries, headers and frames are not logged.
 """
 
 import datetime
@@ -20,7 +20,7 @@ _RESET = "\x1b[0m"
 
 
 class about:  # noqa: N801  used like a function
-    """Mark log lines inside a `with` as concerning a client, a request, or both."""
+    """Add a client, a request, or both to all log lines inside the `with`."""
 
     __slots__ = ("_client", "_marks", "_request")
 
@@ -49,7 +49,7 @@ def configure(process: str, log_format: str, level: str, stream: TextIO | None =
 
 
 def say_why_it_ends(process: str, why: str, as_json: bool) -> None:
-    """Write the one line that an operator needs to mend a setting, whether logs are configured by then or not."""
+    """Write one line that tells the operator which setting to mend, even if logs are not configured yet."""
     if not as_json:
         print(f"{process}: {why}", file=sys.stderr)  # noqa: T201  no log is configured yet
         return
@@ -58,14 +58,14 @@ def say_why_it_ends(process: str, why: str, as_json: bool) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as a JSON object on one line."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON; fields without a value are left out."""
+        """Return the record as JSON, without empty fields."""
         line = {
             "at": _instant(record).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

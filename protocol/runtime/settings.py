@@ -1,7 +1,7 @@
-"""Settings from the environment: one table a process, read once, checked before anything starts.
+"""Settings from the environment: read once per process and checked before anything starts.
 
-A setting is a field of a frozen struct. Its type and bounds are msgspec's; the error line of a wrong value quotes its
-`description`. Only this module reads the environment.
+Each setting is a field of a frozen struct. msgspec checks its type and bounds, and the error line for a wrong value
+quotes its `description`. Only this module reads the environment.
 """
 
 import os
@@ -71,7 +71,7 @@ LogLevel = Annotated[
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of every process: NATS, tokens, logs, drain."""
+    """The settings of every process: NATS, tokens, logs, draining."""
 
     nats_url: Urls = "nats://127.0.0.1:4222"
     nats_user: Text | None = None
@@ -121,17 +121,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def more_secrets(self) -> list[str]:
-        """The secrets by which tokens may be signed besides `jwt_secret`, while one takes another's place."""
+        """Further secrets besides `jwt_secret` that may sign tokens, while one replaces another."""
         return split_list(self.jwt_secrets_also or "")
 
     @property
     def audiences(self) -> list[str]:
-        """What tokens may be made out to; our own are made out to the first."""
+        """The accepted audiences of tokens. Our own tokens have the first one."""
         return split_list(self.jwt_audience)
 
     @property
     def ending_seconds(self) -> float:
-        """How long a process may take from the signal to its goodbyes."""
+        """How many seconds a process may take to end after the signal."""
         return self.drain_seconds
 
     @property
@@ -158,7 +158,7 @@ class ServingSettings(Settings, frozen=True, kw_only=True):
 
     @property
     def most_connections(self) -> int:
-        """How many connections may be open at a time: as many as there may be open files, less those of the process."""
+        """The most open connections: by default the limit of open files, less the process's own."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return self.max_connections or max(MIN_CONNECTIONS, min(files, MAX_FILES) - OWN_FILES)
 
@@ -172,7 +172,7 @@ class ServingSettings(Settings, frozen=True, kw_only=True):
         return own or ([self.jwt_secret, *self.more_secrets] if self.jwt_secret else [])
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for values that are sound alone but not together, and for ill origins."""
+        """Raise `ConfigurationError` for values that are valid alone but not together, and for malformed origins."""
         super().check()
         origins.Origins(self.allowed_origins)
         if any(len(secret.encode()) < MIN_SECRET_BYTES for secret in split_list(self.resume_secret or "")):
@@ -188,7 +188,7 @@ class ServingSettings(Settings, frozen=True, kw_only=True):
 
 
 def variable(field_name: str) -> str:
-    """Return the environment variable of a field."""
+    """Return the name of a field's environment variable."""
     return PREFIX + field_name.upper()
 
 
@@ -211,7 +211,7 @@ def environment() -> dict[str, str]:
 
 
 def wants_json() -> bool:
-    """Tell whether log lines are to be JSON, before the settings are known to be sound."""
+    """Tell whether log lines should be JSON, before the settings are checked."""
     return os.environ.get(variable("log_format"), "").strip() == "json"  # noqa: TID251  the one place that may
 
 
@@ -247,7 +247,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _without_credentials(text: str) -> str:
-    """Return a value as an error line may show it: URLs without the user and password in them."""
+    """Return a value for an error line, without user and password in URLs."""
     return re.sub(r"[^/,\s]*@", "…@", text)
 
 

@@ -1,22 +1,22 @@
-"""What is dropped of a flood before it is decoded, by the bytes of its subject and headers alone.
+"""Drops messages of a flood before they are decoded, by the raw bytes of their subject and headers.
 
-To decode a message, to verify its token and to count it takes some 10 µs. So a subject is closed for some milliseconds
-as soon as a message there is dropped. Until then those without a good token cost 2 to 4 µs each.
+Decoding a message, verifying its token and counting it takes some 10 µs. So as soon as a message on a subject is
+dropped, the subject is closed for 20 ms. While it is closed, messages without a good token cost 2 to 4 µs each.
 """
 
 from collections.abc import Callable
 
 from protocol.runtime.tokens import Standing, Verifier
 
-CLOSED_SECONDS = 0.02  # less than a bad token takes to be answered again
+CLOSED_SECONDS = 0.02  # shorter than the time until the next bad token may be answered
 MAX_SUBJECTS = 10_000
-TOLD_EVERY = 50  # dropped messages
+TOLD_EVERY = 50  # dropped messages per report
 _AUTHORIZATION = b"\r\nAuthorization: Bearer "
 _NAME = b"authorization"
 
 
 class Sieve:
-    """The closed subjects of one process. `on_dropped` hears of a subject, and of how many messages were dropped there.
+    """The closed subjects of one process. `on_dropped` gets a subject and the number of messages dropped there.
 
     `clock` counts seconds.
     """
@@ -27,11 +27,11 @@ class Sieve:
         self._clock = clock
         self._on_dropped = on_dropped
         self._closed: dict[bytes, float] = {}
-        self._muted: dict[str, float] = {}  # until when, by the tokens of agents that send far more than their share
+        self._muted: dict[str, float] = {}  # by token of agents far above their share: when the token is heard again
         self._untold = 0
 
     def close(self, subject: str, token: str | None = None) -> None:
-        """Drop messages without a good token there for some milliseconds, and those with this one."""
+        """Drop messages on a subject without a good token for 20 ms, and those with this token."""
         if len(self._closed) >= MAX_SUBJECTS or len(self._muted) >= MAX_SUBJECTS:
             self._closed.clear()
             self._muted.clear()
@@ -40,7 +40,7 @@ class Sieve:
             self._muted[token] = until
 
     def drops(self, subject: bytes, block: bytes) -> bool:
-        """Tell whether a message is dropped, and count it."""
+        """Tell whether to drop a message, and count it if so."""
         until = self._closed.get(subject)
         if until is None:
             return False
@@ -58,7 +58,7 @@ class Sieve:
         return True
 
     def _may_be_looked_at(self, block: bytes, now: float) -> bool:
-        """Tell whether a block of headers may hold a good token; only the whole parser reads unusual forms of it."""
+        """Tell whether raw headers may contain a good token. In an unusual form only the parser can tell: then True."""
         start = block.find(_AUTHORIZATION)
         if start < 0:
             return _NAME in block.lower()

@@ -1,8 +1,8 @@
 """Streams that refuse this process's writes, each with the reason and the operator's remedy. Sans-I/O.
 
-A stream is faulty from its first refusal until it takes a message again; without another refusal for five seconds it is
-forgotten, because then nobody here writes any more. Silence counts if NATS itself answers: after a failed write to its
-disk NATS keeps a stream dead, which answers to everything but publishes.
+A stream is faulty from its first refusal until it takes a message again. Without another refusal for five seconds it is
+forgotten, because then this process no longer writes to it. Silence counts as a refusal if NATS itself answers: after a
+failed write to its disk NATS keeps a stream dead, which answers everything except publishes.
 """
 
 import logging
@@ -13,11 +13,11 @@ from protocol.runtime.log_throttle import LogThrottle
 
 FORGOTTEN_AFTER_SECONDS = 5.0
 SILENCES = 2
-CREDIBLE_AFTER_SECONDS = 4.5  # of an unbroken connection: a frozen server has been noticed by then
+CREDIBLE_AFTER_SECONDS = 4.5  # of an unbroken connection, because by then a frozen server has been noticed
 LOG_SECONDS = 1.0
 LASTING_LOG_SECONDS = 60.0
 MAX_TOLD = 20
-JETSTREAM = "JetStream"  # stands for all streams, if JetStream as a whole is not to be had
+JETSTREAM = "JetStream"  # in the place of a stream, if JetStream as a whole is unavailable
 _STORAGE = "free space on its disk, or raise max_file_store in its jetstream settings"
 _CURES = {
     10002: "raise the limits of the NATS account",
@@ -36,7 +36,7 @@ class _StoreFault(NamedTuple):
 
 
 class StoreFaults:
-    """The accepted and refused writes of a process, by stream. `clock` returns seconds."""
+    """Tracks the accepted and refused writes of a process, by stream. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -62,13 +62,13 @@ class StoreFaults:
         self._note(stream, f"the stream {stream} refuses messages ({why}); {cure}")
 
     def refused_one(self, stream: str, why: str) -> None:
-        """Note that a stream has refused one message for its content or size; it would take another."""
+        """Note that a stream has refused one message for its content or size. The stream itself is not at fault."""
         self._refused_writes += 1
         if count := self._single_lines.due():
             log.warning("the stream %s refused %d messages, the last because: %s", stream, count, why)
 
     def silent(self, stream: str, unbroken_seconds: float) -> None:
-        """Note that a stream has not answered within two seconds; the connection has held for `unbroken_seconds`."""
+        """Note that a stream has not answered within two seconds. The connection has been up for `unbroken_seconds`."""
         if unbroken_seconds < CREDIBLE_AFTER_SECONDS:
             return
         self._silences[stream] = self._silences.get(stream, 0) + 1
@@ -81,18 +81,18 @@ class StoreFaults:
             )
 
     def not_ready(self, why: str) -> None:
-        """Note that JetStream as a whole is not to be had, though NATS is there; `took(JETSTREAM)` ends it."""
-        self._note(JETSTREAM, f"JetStream is not to be had ({why}); {_OTHERWISE}, and at its disk")
+        """Note that JetStream as a whole is unavailable although NATS is there. `took(JETSTREAM)` ends that."""
+        self._note(JETSTREAM, f"JetStream is not available ({why}); {_OTHERWISE}, and at its disk")
 
     def sentences(self) -> list[str]:
-        """Return a sentence for each faulty stream; above 20 of them, only the number."""
+        """Return a sentence for each faulty stream, 20 at most, and one with the number of the others."""
         self._forget_old()
         told = [fault.sentence for fault in self._faults.values()]
         more = len(told) - MAX_TOLD
         return told if more <= 0 else [*told[:MAX_TOLD], f"{more} more streams refuse messages"]
 
     def counters(self) -> dict[str, int]:
-        """Return how many messages were refused since the start, and how many streams refuse them now."""
+        """Return the counters of `/metrics`: refused messages since the start, and streams that refuse messages now."""
         self._forget_old()
         return {"storeWritesRefused": self._refused_writes, "storesRefusing": len(self._faults)}
 

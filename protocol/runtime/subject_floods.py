@@ -1,17 +1,19 @@
-"""When a process leaves a tenant's subjects for a while, because of the messages there that it drops. Sans-I/O.
+"""Decides when a process unsubscribes a tenant's subjects for a while, because they are flooded. Sans-I/O.
 
-To drop a message costs some microseconds, so a process keeps up with 100,000 a second on a quiet machine. Above that
-NATS queues what it has for this process, and the messages of all tenants wait in that queue. Only those who may publish
-in a tenant can flood its subjects, so the tenant pays: its callers hear `unavailable` for a while. Two things show such
-a flood: more messages than can be dropped, or many while the queue is long, because the machine has less time for us.
+Dropping a message costs some microseconds, so a process can drop 100,000 a second on a quiet machine. Above that, NATS
+queues messages for this process, and those of all tenants wait in that queue. Only somebody who may publish in a tenant
+can flood its subjects, so that tenant pays: its callers get `unavailable` for a while.
+
+There are two signs of such a flood: more messages than can be dropped, or many messages while the queue is long,
+because the machine has less time for this process.
 """
 
 from collections.abc import Callable
 
 WINDOW_SECONDS = 0.05
 MAX_IN_WINDOW = 5_000
-MAX_IN_WINDOW_AGAIN = 500  # of a tenant that was flooded lately: it is the same flood, and NATS queues it at once
-SUSPECT_IN_WINDOW = 500  # from here on we look how long the queue is
+MAX_IN_WINDOW_AGAIN = 500  # for a tenant that was flooded a moment ago, because it is probably the same flood
+SUSPECT_IN_WINDOW = 500  # from here on the length of the queue is measured
 MAX_LAG_SECONDS = 0.1
 FIRST_LEAVE_SECONDS = 1.0
 MAX_LEAVE_SECONDS = 8.0
@@ -19,7 +21,7 @@ CALM_SECONDS = 10.0  # after that the next flood counts as the first
 
 
 class _Flood:
-    """What is known of a tenant. `until` is when its subjects are taken up again."""
+    """The flood of one tenant. Its subjects are subscribed again at `until`."""
 
     __slots__ = ("leave_seconds", "messages", "until", "used_up_at", "window_from")
 
@@ -31,11 +33,11 @@ class _Flood:
         self.leave_seconds = 0.0
 
     def was_flooded(self, now: float) -> bool:
-        """Tell whether the last flood is so short a time ago that this one counts as its continuation."""
+        """Tell whether the last flood ended less than ten seconds ago, so that this one continues it."""
         return self.leave_seconds > 0 and now - self.until <= CALM_SECONDS
 
     def begin(self, now: float) -> float:
-        """Leave for longer each time, as long as the flood goes on; return for how long."""
+        """Return for how many seconds to unsubscribe: longer each time while the flood goes on."""
         again = self.was_flooded(now)
         self.leave_seconds = min(2 * self.leave_seconds, MAX_LEAVE_SECONDS) if again else FIRST_LEAVE_SECONDS
         self.until = now + self.leave_seconds
@@ -46,7 +48,7 @@ class _Flood:
 class SubjectFloods:
     """The floods at one process, by tenant. `now` is a monotonic time in seconds.
 
-    `lag` is called with it, and returns how many seconds late the messages of NATS are.
+    `lag(now)` returns how many seconds late NATS's messages are.
     """
 
     def __init__(self, lag: Callable[[float], float] = lambda now: 0.0) -> None:
@@ -87,7 +89,7 @@ class SubjectFloods:
         return self._lag(now) >= MAX_LAG_SECONDS
 
     def _forget(self, now: float) -> None:
-        """Forget tenants that have been calm, so that there are no more than were flooded lately."""
+        """Forget tenants whose last flood is over, so that memory is bounded by the floods of the last seconds."""
         calm = [
             name
             for name, flood in self._tenants.items()

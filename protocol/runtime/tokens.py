@@ -1,8 +1,8 @@
-"""Tokens: JSON Web Tokens (RFC 7519) verified, cached for a while, turned into principals; and minted for development.
+"""Verifies JSON Web Tokens (RFC 7519), caches them, and turns them into principals. Mints tokens for development.
 
-One algorithm family is pinned by the kind of key: HS256 for a secret, RS/PS/ES/EdDSA for a public key or a JWKS URL, so
-that a public key can never be taken for a secret. `exp` and `aud` are required. A token ends at `exp` to the second;
-`nbf` may lie 2 s ahead, because clocks differ; `iat` is not read, because it limits nothing. Tokens are never logged.
+The kind of key decides the algorithms: HS256 for a secret, RS/PS/ES/EdDSA for a public key or a JWKS URL. So a public
+key can never be used as a secret. `exp` and `aud` are required. A token ends exactly at `exp`. `nbf` may lie 2 s ahead,
+because clocks differ. `iat` is ignored, because it limits nothing. Tokens are never logged.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ SECRET_ALGORITHMS = ["HS256"]
 PUBLIC_KEY_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 JWKS_TIMEOUT_SECONDS = 5
 JWKS_PAUSE_SECONDS = 2
-JWKS_COOLDOWN_SECONDS = 30  # before a token that no key of the set has signed makes us fetch the set anew
+JWKS_COOLDOWN_SECONDS = 30  # between fetches of the key set for tokens with an unknown key
 NOT_BEFORE_LEEWAY_SECONDS = 2
 MAX_NAME_CHARS = 128
-MAX_EXPIRY = 253_402_300_799  # the end of the year 9999: neither NaN nor infinity, which Python's JSON lets through
+MAX_EXPIRY = 253_402_300_799  # the end of the year 9999; also excludes NaN and infinity, which Python's JSON accepts
 
 log = logging.getLogger(__name__)
 _Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=1000)]
@@ -49,7 +49,7 @@ _Instant = Annotated[float, msgspec.Meta(ge=0, le=MAX_EXPIRY)]
 
 
 class _TokenClaims(msgspec.Struct, frozen=True):
-    """A limit is left out or a list: an issuer that writes null for it may mean no client as well as every client."""
+    """The claims. A limit is absent or a list; null is refused, because it could mean no client or every client."""
 
     sub: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     role: str
@@ -64,7 +64,7 @@ class _TokenClaims(msgspec.Struct, frozen=True):
 
 
 class TokenOwner(NamedTuple):
-    """Whom a token names, and whether a good token has named the same before."""
+    """The tenant and `sub` in a token, and whether a good token has named the same before."""
 
     tenant: str
     sub: str
@@ -79,7 +79,7 @@ class _ClaimNames(msgspec.Struct):
 _claim_decoder = msgspec.json.Decoder(_ClaimNames)
 _NOBODY = TokenOwner("", "", is_known=False)
 _NAMES = "a list of at most 1000 short texts"
-_LIMIT = f"{_NAMES}; left out, it limits nothing"
+_LIMIT = f"{_NAMES}; if it is left out, there is no limit"
 _INSTANT = "a number, the seconds since 1970"
 _SHAPES = {
     "sub": "text of 1 to 256 characters",
@@ -106,18 +106,19 @@ ANYONE = Principal("anonymous", ADMIN, DEFAULT_TENANT, float("inf"), frozenset({
 
 
 class Standing(Enum):
-    """A verifier's knowledge of a token before any decoding."""
+    """What a verifier knows of a token without decoding it."""
 
-    GOOD = "good"  # its signature was good, and it has not expired
-    EXPIRED = "expired"  # its signature was good
+    GOOD = "good"  # verified before, and not expired
+    EXPIRED = "expired"  # verified before, and expired
     NEW = "new"
-    BAD = "bad"  # none, no token by its form, or one that was refused lately
+    BAD = "bad"  # missing, malformed, or refused a moment ago
 
 
 class Verifier:
-    """Turns tokens into principals, by the key that the settings name.
+    """Turns tokens into principals, with the key in the settings.
 
-    `require_admitted` raises `PermissionDenied` for those whom an administrator keeps out, whose tokens are good.
+    `require_admitted` raises `PermissionDenied` for an agent that an administrator has disconnected, although its token
+    is good.
     """
 
     def __init__(self, settings: Settings, require_admitted: Callable[[Principal], None] | None = None) -> None:
@@ -135,14 +136,14 @@ class Verifier:
 
     @property
     def off(self) -> bool:
-        """Whether authentication is off: everybody is an anonymous administrator, on loopback."""
+        """Whether authentication is off. Then every caller is an anonymous administrator, on loopback only."""
         return self._off
 
     def standing(self, token: str | None) -> Standing:
-        """Return the verifier's knowledge of a token, for the cost of a table lookup.
+        """Return what is known of a token, at the cost of a table lookup.
 
-        With a secret the signature of a new token is checked, too: that takes 3 µs, so forged tokens never take the
-        room of new good ones. A good token stays known after its five minutes in the cache, until it is verified again.
+        If the key is a secret, the signature of a new token is checked, too. That takes 3 µs, and keeps forged tokens
+        from using up the rate of new good ones. A good token stays known after its five minutes in the cache.
         """
         if self._off:
             return Standing.GOOD
@@ -154,17 +155,17 @@ class Verifier:
         return Standing.BAD if hash(token) in self._refused or self._is_forged(token) else Standing.NEW
 
     def _is_forged(self, token: str) -> bool:
-        """Tell whether no secret has signed a token; of public keys, whose signatures take long, never."""
+        """Tell whether none of our secrets has signed a token. With a public key return False, because that is slow."""
         if self._algorithms is not SECRET_ALGORITHMS:
             return False
         signed, _, signature = token.encode().rpartition(b".")
         return not any(hmac.compare_digest(_signature(key, signed), signature) for key in (self._key, *self._more_keys))
 
     def claimed(self, token: str | None) -> TokenOwner | None:
-        """Return whom a new token claims to speak for, unverified; None if its signature is known to be good.
+        """Return the owner that a new token claims, unverified; None if its signature is known to be good.
 
-        Forged tokens that name one `sub` then take none of the room of others, and invented ones none of the room of an
-        agent that is known and has a fresh token.
+        The rate of new tokens is shared by claimed owner. So forged tokens with one `sub` do not use up the shares of
+        others, and those with invented `sub`s not the share of a known agent with a fresh token.
         """
         if token is None or self._algorithms is SECRET_ALGORITHMS:
             return None
@@ -176,7 +177,7 @@ class Verifier:
         return TokenOwner(named.tenant, named.sub, (named.tenant, named.sub) in self._agents)
 
     def known(self, token: str | None) -> Principal | None:
-        """Return whom a token speaks for if its signature was good before; it may have expired since."""
+        """Return the principal of a token that was verified before. It may have expired since."""
         if self._off:
             return ANYONE
         entry = None if token is None else self._cache.get(token)
@@ -185,8 +186,10 @@ class Verifier:
     def verify_now(self, token: str | None, *, expired_too: bool = False) -> Principal | None:
         """Return the token's principal, or None if the key set must be fetched first, as `verify()` does.
 
-        Raises `Unauthenticated` for a missing or bad one, `PermissionDenied` for an agent that is kept out.
-        `expired_too` accepts an expired token whose signature is good (cancel and probe outlive a token).
+        With `expired_too` an expired token with a good signature is accepted, because cancel and probe outlive a token.
+
+        Raises `Unauthenticated` for a missing or bad token, `PermissionDenied` for an agent that an administrator has
+        disconnected.
         """
         if self._off:
             return ANYONE
@@ -201,7 +204,7 @@ class Verifier:
         return self._admitted(self._decode(token, self._key), now, expired_too)
 
     async def verify(self, token: str | None, *, expired_too: bool = False) -> Principal:
-        """Return the token's principal; fetch the key set if needed.
+        """Return the token's principal. Fetch the key set if needed.
 
         Raises `Unauthenticated` as `verify_now()` does, `Unavailable` if the key set cannot be fetched.
         """
@@ -230,7 +233,7 @@ class Verifier:
         except Unauthenticated as exc:
             if kid is not None or not isinstance(exc.__cause__, jwt.InvalidSignatureError):
                 raise
-            fresh = await self._signing_key(kid, refresh=True)  # the only key may have been replaced under no name
+            fresh = await self._signing_key(kid, refresh=True)  # the set's only key may have changed
             if fresh is key:
                 raise
         return self._decode(token, fresh)
@@ -243,7 +246,7 @@ class Verifier:
         except jwt.PyJWKClientConnectionError as exc:
             raise Unavailable("the key set that verifies tokens cannot be fetched; try again in a moment") from exc
         except _UnnamedKey as exc:
-            raise Unauthenticated("the token names no key (`kid`), and the key set has not just one") from exc
+            raise Unauthenticated("the token names no key (`kid`), and the key set has several") from exc
         except jwt.PyJWTError as exc:
             raise Unauthenticated("the token is not signed by a key of this deployment") from exc
 
@@ -301,10 +304,10 @@ def _signature(secret: str, signed: bytes) -> bytes:
 
 
 def bearer(*headers: str | None) -> str | None:
-    """Return the token of the `Authorization` headers (RFC 6750 section 2.1), None if there is none.
+    """Return the token in the `Authorization` headers (RFC 6750 section 2.1), or None if there is none.
 
-    Another scheme is passed over, because a proxy's own `Basic` may come along. Raises `Unauthenticated` for two
-    tokens, because a proxy and the process behind it must not each believe another one.
+    Other schemes are ignored, because a proxy may add its own `Basic`. Raises `Unauthenticated` for two tokens, because
+    a proxy might check one of them and the process behind it the other.
     """
     if len(headers) == 1 and headers[0] is not None and headers[0].startswith(_BEARER):  # as nearly always
         return headers[0][len(_BEARER) :].strip()
@@ -320,10 +323,10 @@ def bearer(*headers: str | None) -> str | None:
 
 
 def token_of(msg: Msg) -> str | None:
-    """Return the token of a message on NATS, None if there is none. Raises `Unauthenticated` for two tokens.
+    """Return the token of a message on NATS, or None if there is none. Raises `Unauthenticated` for two tokens.
 
-    NATS tells the cases of header names apart, but HTTP-minded clients write them in lower case. The values of a name
-    that comes twice stand in one text, a line each.
+    Header names on NATS are case-sensitive, but some clients write them in lower case, so both are read. If a header
+    comes twice, its values are joined by line breaks (`parse_headers()`).
     """
     headers = msg.headers
     if not headers:
@@ -352,9 +355,9 @@ def mint(
     permissions: Iterable[str] = (),
     limits: dict[str, list[str]] | None = None,
 ) -> str:
-    """Sign a token with the shared secret; for development, tests and the `token` command.
+    """Sign a token with the shared secret, for development, tests and the `token` command.
 
-    Of several audiences with commas between, it is made out to the first.
+    If `audience` lists several with commas between, the token has the first one.
     """
     claims: dict[str, Any] = {
         "sub": sub,
@@ -369,17 +372,17 @@ def mint(
 
 
 class _KeySet(jwt.PyJWKClient):
-    """A key set behind a URL. After a failed fetch it waits a moment before the next one."""
+    """A key set at a URL. After a failed fetch it waits a moment before the next one."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, timeout=JWKS_TIMEOUT_SECONDS, cooldown_duration=JWKS_COOLDOWN_SECONDS)
         self._fetch_next = self._fetched = 0.0
 
     def find(self, kid: str | None, refresh: bool = False) -> Any:
-        """Return the key with this id; without an id, the only key for signatures.
+        """Return the key with this id, or without an id the only signing key.
 
-        `refresh` fetches the set before, unless that was done within 30 s. Raises `PyJWTError`, of which `_UnnamedKey`
-        if there is no id and not just one key.
+        With `refresh` the set is fetched first, unless it was fetched within 30 s. Raises `PyJWTError`; that is
+        `_UnnamedKey` if there is no id and the set has several keys.
         """
         if kid is not None:
             return self.get_signing_key(kid).key
@@ -404,11 +407,11 @@ class _KeySet(jwt.PyJWKClient):
 
 
 class _UnnamedKey(jwt.PyJWTError):
-    """A token names no key, and there is not just one."""
+    """A token names no key, and the set has several."""
 
 
 class _WrongClaim(ValueError):
-    """A claim that means nothing here."""
+    """A claim has a value that is not allowed."""
 
 
 class _TooEarly(ValueError):
@@ -416,7 +419,7 @@ class _TooEarly(ValueError):
 
 
 def _key_id(token: str) -> str | None:
-    """Return the id of the key that a token says it is signed with, None if it does not say."""
+    """Return the key id in a token's header, or None if it has none."""
     try:
         kid: str | None = jwt.get_unverified_header(token).get("kid")
         return kid
@@ -475,7 +478,7 @@ def _principal(claims: _TokenClaims) -> Principal:
 
 
 def _shown_name(name: Any) -> str | None:
-    """Return a name that can be shown to people; anything else is none, because issuers write what they like here."""
+    """Return a name that can be shown to people, or None, because issuers may write anything into this claim."""
     return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARS and name.isprintable() else None
 
 
@@ -489,7 +492,7 @@ def _require_unexpired(principal: Principal, now: float, expired_too: bool) -> N
 
 
 def _reason(error: Exception) -> str:
-    """Return a sentence about a bad token that names the remedy and nothing about keys."""
+    """Return a sentence about a bad token. It names the remedy, and tells nothing about keys."""
     match error:
         case jwt.MissingRequiredClaimError(claim=claim):
             return f"the token lacks the claim `{claim}`"

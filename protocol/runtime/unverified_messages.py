@@ -1,11 +1,14 @@
-"""How many messages without a token that is known to be good are looked at. Sans-I/O; `now` is a monotonic time.
+"""Bounds the messages without a known good token that a process looks at. Sans-I/O; `now` is monotonic, in seconds.
 
-A NATS user can send 90,000 messages a second to a subject. To decode, verify, answer and record one costs more than
-0.1 ms, so a process looks at a few and drops the others unread. Messages with a good token are never counted here.
-The three other standings have buckets of their own, so that messages without a token leave room for the first message
-of a good one. If only a public key tells a forged token from a new good one, each `sub` that new tokens name has a
-bucket, too, and fresh tokens of known agents have room of their own. The buckets of one client bound a flood at that
-client, those of its tenant a flood at all its clients; other tenants feel neither.
+A NATS user can send 90,000 messages a second to a subject. Decoding, verifying, answering and recording one costs more
+than 0.1 ms. So a process looks at some, and drops the others unread. Messages with a known good token are not counted.
+
+- Each other standing of a token has token buckets of its own, so that messages without a token leave room for the first
+  message with a new good one.
+- With a public key, forged tokens cannot be told cheaply from new good ones. So each `sub` in new tokens has a token
+  bucket, too, and fresh tokens of known agents have room of their own.
+- The token buckets of a client bound a flood at that client, and those of its tenant a flood at all its clients. Other
+  tenants notice neither.
 """
 
 from typing import NamedTuple
@@ -23,22 +26,22 @@ class _Rates(NamedTuple):
     tenant: Rate
 
 
-RENEWED = "renewed"  # new, and names an agent that is known
+RENEWED = "renewed"  # new, with the `sub` of a known agent
 _Kind = Standing | str
-CLAIM = Rate(per_second=100, burst=200)  # new tokens that name the same `sub` at one client
+CLAIM = Rate(per_second=100, burst=200)  # new tokens with the same `sub` at one client
 _RATES: dict[_Kind, _Rates] = {
-    # Refusals of any kind: an answer and a record each.
+    # Refusals of any kind, each with an answer and a record.
     Standing.BAD: _Rates(client=Rate(per_second=20, burst=50), tenant=Rate(per_second=100, burst=500)),
-    # Good for `cancel` and `probe` alone: each caller sends one probe a second.
+    # Expired tokens are good for `cancel` and `probe` alone; each caller sends one probe a second.
     Standing.EXPIRED: _Rates(client=Rate(per_second=100, burst=200), tenant=Rate(per_second=500, burst=2000)),
-    # To verify one takes 20 µs by a secret, 45 to 85 µs by a public key: 1,000 a second are 2 to 9 % of a core.
+    # Verifying a token takes 20 µs with a secret, 45 to 85 µs with a public key: 1,000 a second are 2 to 9 % of a core.
     Standing.NEW: _Rates(client=Rate(per_second=500, burst=1000), tenant=Rate(per_second=1000, burst=5000)),
     RENEWED: _Rates(client=Rate(per_second=500, burst=1000), tenant=Rate(per_second=1000, burst=5000)),
 }
 
 
 class UnverifiedMessages:
-    """Counts the messages to the clients of one gateway, or to one registry, and those that were dropped."""
+    """Counts the messages to the clients of one gateway, or to one registry, and the dropped ones."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -48,11 +51,12 @@ class UnverifiedMessages:
         self._claims = TokenBuckets(MAX_KEYS)
 
     def admits(self, standing: Standing, address: ClientAddress, now: float, claim: TokenOwner | None = None) -> bool:
-        """Tell whether to look at a message to this client; if not, it counts as dropped.
+        """Tell whether to look at a message to this client. If not, it counts as dropped.
 
-        `claim` is whom a new token names whose signature nobody has looked at yet.
+        `claim` is the owner in a new token with an unchecked signature.
 
-        A bad token is charged when its message is refused, as a new one that turns out to be bad is.
+        A message with a bad token is counted when it is refused, and so is one with a new token that turns out to be
+        bad.
         """
         if standing is Standing.GOOD:
             return True
@@ -68,7 +72,7 @@ class UnverifiedMessages:
         return admitted
 
     def admits_refusal(self, address: ClientAddress, now: float) -> bool:
-        """Tell whether to answer and record the refusal of such a message; if not, it counts as dropped."""
+        """Tell whether to answer and record the refusal of such a message. If not, it counts as dropped."""
         admitted = self._has_room(Standing.BAD, address, now)
         if admitted:
             self._take(Standing.BAD, address, now)

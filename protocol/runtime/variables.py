@@ -1,6 +1,6 @@
-"""Every environment variable of the product by its name, so that a mistyped one can be told from another process's.
+"""The names of all environment variables of the product, so that a mistyped one can be told from another process's.
 
-Each process reads its own settings; all are started with one environment. The names below are those that the base
+Each process reads its own settings, but all may have the same environment. The names below are those that the base
 settings do not have. A test compares them with the settings of all processes.
 """
 
@@ -25,19 +25,19 @@ FAMILIES = (f"{PREFIX}NATS_PASSWORD_", f"{PREFIX}TEST_")
 
 
 def known() -> frozenset[str]:
-    """Return the variables that mean something to any part of the product."""
+    """Return the variables that some part of the product reads."""
     base = (field.name for field in msgspec.structs.fields(ServingSettings))
     return frozenset(map(variable, (*base, *OTHER_SETTINGS, *OF_DEPLOYMENTS)))
 
 
 def unknown(environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable with our prefix that nothing reads; its value is not shown."""
+    """Return a sentence for each variable with our prefix that nothing reads. It does not show the value."""
     names = known()
     return [_sentence(name, names) for name in sorted(environment) if _is_unknown(name, names)]
 
 
 def without_unknown(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for children, which need not warn of the same names again."""
+    """Return the environment without unknown variables, so that children do not warn about them again."""
     names = known()
     return {name: value for name, value in environment.items() if not _is_unknown(name, names)}
 
@@ -49,4 +49,4 @@ def _is_unknown(name: str, names: frozenset[str]) -> bool:
 def _sentence(name: str, names: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8)
     meant = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{name} is no setting, and changes nothing{meant}"
+    return f"{name} is not a setting, and has no effect{meant}"

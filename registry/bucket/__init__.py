@@ -1,1 +1,1 @@
-"""The clients bucket: its entries, the writing of them, and the announcement of changes."""
+"""The clients bucket: writes its entries and announces their changes."""

@@ -1,12 +1,12 @@
 """Announces on `client.C.CHANGE` that a client has connected, changed or gone; stored with the tenant's events.
 
-Every write to the bucket is announced, in the order of writes for each client. Announcements wait in a bounded queue
-and are repeated until the stream has them. Their message id names the bucket's revision and the change, so that a
-repeat is stored once, even by another registry. The session's own revision would not do, because a client that was
-withdrawn and returns has the same one.
+Every write to the bucket is announced, for each client in the order of its writes. Announcements wait in a bounded
+queue, and are repeated until the stream has them. Their message id contains the bucket's revision and the change, so
+that a repeat is stored once, even from another registry. The session's own revision would not be unique, because a
+client that was withdrawn and returns has the same one.
 
-If an application changes its name, it is also announced under the former one, because a reader that may see only that
-name would otherwise never hear that the client is gone.
+An application that changes its name is also announced under its former name. Otherwise a reader that may see only the
+former name would never learn that the client is gone.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from registry.stores.tenants import TenantStreams
 MAX_WAITING = 50_000
 BATCH = 500
 RETRY_SECONDS = 0.25
-RENAMED = "renamed"  # why there is an announcement under a former name
+RENAMED = "renamed"  # the reason in an announcement under a former name
 Change = Literal["connected", "updated", "detached", "resumed", "disconnected"]
 Client = ClientRecord | Removal
 
@@ -67,20 +67,20 @@ class Announcer:
         self._parked: Parked[_ClientAnnouncement] = Parked(self._store)
 
     async def announce(self, change: Change, client: Client, revision: int, reason: str | None = None) -> None:
-        """Queue an announcement of the bucket's `revision`; wait if too many are queued."""
+        """Queue an announcement of the bucket's `revision`. Wait if the queue is full."""
         await self._queue(change, client, client.app_name, revision, reason)
 
     async def announce_update(self, former: str, after: ClientRecord, revision: int, change: Change) -> None:
-        """Queue an announcement of a change; if the application's name changed, first one under the former name."""
+        """Queue an announcement of a change. If the application's name has changed, the old name gets one first."""
         if former not in ("", after.app_name):
             await self._queue("updated", after, former, revision, RENAMED)
         await self._queue(change, after, after.app_name, revision, None)
 
     @contextlib.asynccontextmanager
     async def announcing(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Publish the queue; at the orderly end wait until everything in it is stored.
+        """Publish the queue. On a regular exit wait until everything in it is stored.
 
-        If NATS is away, it does not wait: the report is not acknowledged, so another registry gets it.
+        If NATS is away, it does not wait. Then the reports are not acknowledged, and another registry gets them.
         """
         tasks.create_task(self.run(), name="announce")
         tasks.create_task(self._parked.run(), name="announce to stuck stores")
@@ -107,7 +107,7 @@ class Announcer:
         key = subjects.client_key(client.tenant, client.client_id)
         # No tenant begins with `_`, so no application can take this id with an event's.
         message_id = f"_client.{key}.{revision}.{change}" + (f".{_hash(app)}" if reason == RENAMED else "")
-        if message_id not in self._ids:  # a repeated report's first one may still be waiting
+        if message_id not in self._ids:  # the announcement of the same report, sent before, may still be waiting
             subject = subjects.client_change(client.tenant, client.client_id, change)
             body = codec.encode(_message(change, client, app, reason))
             await self._waiting.put(_ClientAnnouncement(key, events_of(client.tenant), subject, body, message_id))
@@ -121,7 +121,7 @@ class Announcer:
             self._progress.notify_all()
 
     async def _publish(self, batch: list[_ClientAnnouncement]) -> None:
-        """Store a batch, each client's announcements in order; repeat from the first failed one of a client."""
+        """Store a batch, each client's announcements in order. After a failure repeat from that announcement on."""
         chains: defaultdict[str, deque[_ClientAnnouncement]] = defaultdict(deque)
         for announcement in batch:
             chains[announcement.key].append(announcement)
@@ -131,7 +131,7 @@ class Announcer:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _store_all(self, chain: deque[_ClientAnnouncement]) -> None:
-        """Store the announcements of one client; those that remain could not be stored now."""
+        """Store the announcements of one client. Those that cannot be stored now stay in `chain`."""
         while chain:
             store = chain[0].store
             if self._parked.holds(store) or self._stuck.is_stuck(store, self._loop.time()):
@@ -162,12 +162,12 @@ class Announcer:
         except NoStream:
             self._streams.forget(store)
             raise
-        except (JetStreamError, PayloadTooLarge) as exc:  # of this message alone: another try would end alike
+        except (JetStreamError, PayloadTooLarge) as exc:  # the fault is in this message, so another try cannot help
             log.error("the stream %s refused %s: %s", store.stream, announcement.subject, exc)
 
 
 def _hash(app: str) -> str:
-    """Return a hash of a name for the message id: one change may be announced under several former names."""
+    """Return a hash of a name for the message id, because one change may be announced under several former names."""
     return hashlib.blake2b(app.encode(), digest_size=8).hexdigest()
 
 

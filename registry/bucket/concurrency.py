@@ -1,4 +1,4 @@
-"""Do the same to many things at once, but not to all of them."""
+"""Bounded concurrency: one coroutine for each of many items, 128 at a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Await `work(item)` for every item, 128 at a time. The first error ends it all and is raised as it is."""
+    """Await `work(item)` for every item, 128 at a time. The first error cancels the rest and is raised unchanged."""
     waiting = iter(items)
     try:
         async with asyncio.TaskGroup() as tasks:

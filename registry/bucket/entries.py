@@ -1,7 +1,7 @@
 """One client's entry in the bucket: written if it is newer, removed if it is unchanged, and announced.
 
-Every write names the revision it replaces. Only a higher session revision replaces a record, from any gateway. So a
-stale gateway never overwrites a client's new owner.
+Every write names the revision that it replaces, and only a higher session revision replaces a record, from whichever
+gateway. So a stale gateway never overwrites a client's new gateway.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class _StoredRecord(msgspec.Struct, frozen=True):
         return self.record.app_name if self.record else None
 
     def change_to(self, after: ClientRecord) -> Change:
-        """Return the change that a new record means: the client came back, was detached, or changed."""
+        """Return the change between two records: the client came back, was detached, or was updated."""
         before = self.record
         moved = before is not None and before.gateway_id != after.gateway_id and not after.is_detached
         return _change(after, was_away=moved or (before is not None and before.is_detached))
@@ -54,17 +54,17 @@ class ClientEntries:
         self._too_large_lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
 
     async def tell(self, report: Report, record: ClientRecord) -> None:
-        """Write a reported record. One that is there already may not have been announced: say it again."""
+        """Write a reported record. If it is there already, announce it again, because that may have failed before."""
         key = subjects.client_key(record.tenant, record.client_id)
         await self.upsert(record, former=report.former.get(key), was_away=key in report.were_detached)
 
     async def upsert(
         self, record: ClientRecord, *, announced: int = NOTHING, former: str | None = None, was_away: bool = False
     ) -> None:
-        """Write a record if it is newer. Announce an existing one again if it is later than the revision `announced`.
+        """Write a record if it is newer. Announce an existing one again if its revision is later than `announced`.
 
-        `former` is the application's name in the report before, or None in the first one. `was_away` says that the
-        client had no connection then.
+        `former` is the application's name in the last report, or None in the first one. `was_away`: the client had no
+        connection then.
         """
         key = subjects.client_key(record.tenant, record.client_id)
         stored = self._seen(key)
@@ -83,9 +83,9 @@ class ClientEntries:
         raise _contended()
 
     async def _put(self, key: str, record: ClientRecord, expected: int) -> int:
-        """Write a record; one that is larger than NATS takes is written without capabilities and metadata.
+        """Write a record. If it is larger than NATS takes, write it without capabilities and metadata.
 
-        Were it refused, its whole report would be repeated for ever, and all that follows would wait.
+        If it were refused instead, its report would be repeated for ever, and all later ones would wait.
         """
         try:
             return await self._bucket.put(key, codec.encode(record), expected)
@@ -101,15 +101,15 @@ class ClientEntries:
             await self._announcer.announce_update(former, after, revision, change)
 
     async def end(self, gateway_id: str, removal: Removal) -> None:
-        """Remove the record of a session that has ended, unless the client has another owner by now.
+        """Remove the record of an ended session, unless another gateway has the client by now.
 
-        One that is gone already may not have been announced: say it again, by the revision of the marker.
+        If it is removed already, announce that again with the revision of its delete marker.
         """
         key = subjects.client_key(removal.tenant, removal.client_id)
         stored = self._seen(key)
         for _ in range(ATTEMPTS):
             if stored.record is None:
-                stored = await self._read(key)  # the mirror may not have heard of it yet
+                stored = await self._read(key)  # the mirror may not have it yet
             if stored.record is None:
                 return await self._announce_end(removal, stored.revision)
             if stored.record.gateway_id != gateway_id:
@@ -128,20 +128,20 @@ class ClientEntries:
         return Removal(gone.tenant, gone.client_id, reason, gone.user, gone.app_name, gone.revision)
 
     async def let_go(self, revisions: Mapping[str, int], removal: Removal) -> None:
-        """Remove a record if it is unchanged since its revision; a later writer knows better."""
+        """Remove a record if it still has its revision. Otherwise leave it to the later writer."""
         key = subjects.client_key(removal.tenant, removal.client_id)
         stored = self._seen(key)
         if stored.record is not None and stored.revision == revisions[key]:
             await self._remove(key, stored.record, stored.revision, removal.reason)
 
     async def tell_end(self, removal: Removal) -> None:
-        """Announce the end of a session whose record is gone, by the revision of the deletion marker."""
+        """Announce the end of a session whose record is removed, with the revision of the delete marker."""
         stored = await self._read(subjects.client_key(removal.tenant, removal.client_id))
         if stored.record is None:
             await self._announce_end(removal, stored.revision)
 
     async def _remove(self, key: str, record: ClientRecord, revision: int, reason: str) -> bool:
-        """Remove a record and announce it; return whether it still was at this revision."""
+        """Remove a record and announce it. Return whether it still had this revision."""
         try:
             marker = await self._bucket.remove(key, revision, {REASON_HEADER: reason})
         except WrongRevision:
@@ -165,7 +165,7 @@ class ClientEntries:
         try:
             return _StoredRecord(value.revision, codec.decode(_records, value.data) if value.data else None)
         except BridgeError:
-            log.warning("the record %s cannot be read; it gives way to the next", key)
+            log.warning("the record %s cannot be read; the next one replaces it", key)
             return _StoredRecord(value.revision, None)
 
 

@@ -1,7 +1,7 @@
-"""The value of a gateway's own key: the last report that was applied, and the sessions that are about to be ended.
+"""The value of a gateway's own key: the number of its last applied report, and the sessions that are being removed.
 
-If a registry ends a session of its own accord, no gateway repeats a report. If that registry dies between the removal
-of the record and the announcement, the next writer of this value finds here what to announce.
+If a registry removes a session by itself, no gateway repeats a report. So the session is listed here first. If the
+registry dies between the removal of the record and the announcement, the next writer of this value announces it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,11 +12,11 @@ from protocol import codec
 from protocol.errors import BridgeError
 from protocol.reports import Removal
 
-MAX_LEAVING_BYTES = 256 * 1024  # far below NATS's limit; one removal has at most a token's size
+MAX_LEAVING_BYTES = 256 * 1024  # far below NATS's limit; one removal is at most as large as a token
 
 
 class GatewayEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The number of the last applied report, and the sessions that are `leaving`: removed, or about to be."""
+    """The number of the last applied report, and the `leaving` sessions: removed, or about to be."""
 
     number: int
     leaving: list[Removal] = []
@@ -26,7 +26,7 @@ _applied = msgspec.json.Decoder(GatewayEntry)
 
 
 def read_gateway_entry(data: bytes | None) -> GatewayEntry:
-    """Return the value of a gateway's own key; the number is 0 if there is none."""
+    """Decode the value of a gateway's own key. Without a value the number is 0."""
     try:
         return codec.decode(_applied, data) if data else GatewayEntry(0)
     except BridgeError:
@@ -34,7 +34,7 @@ def read_gateway_entry(data: bytes | None) -> GatewayEntry:
 
 
 def departures(removals: Iterable[Removal], max_bytes: int = MAX_LEAVING_BYTES) -> Iterator[list[Removal]]:
-    """Split removals into lists that each fit into one value, which takes `max_bytes` at most."""
+    """Split removals into lists that each fit into one value of `max_bytes`."""
     batch: list[Removal] = []
     size = 0
     for removal in removals:

@@ -15,7 +15,7 @@ HISTORY = 64
 
 
 class GatewayRecord:
-    """One gateway's part of the bucket."""
+    """The part of the bucket that belongs to one gateway."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -26,7 +26,7 @@ class GatewayRecord:
 
     @property
     def empty(self) -> bool:
-        """Whether it holds nothing, not even a number or leaving sessions."""
+        """Whether there is nothing: no records, no number, no leaving sessions."""
         return not self.keys and not self.number and not self.leaving_since
 
     @property
@@ -35,20 +35,20 @@ class GatewayRecord:
         return str(self._digest)
 
     def digest_at(self, number: int) -> str | None:
-        """Return the digest right after a report was applied; None if that is not known."""
+        """Return the digest directly after a report was applied, or None if it is unknown."""
         return self._history.get(number)
 
     def add(self, key: str, revision: int) -> None:
-        """Take a client's record."""
+        """Add a client's record."""
         self.keys[key] = revision
         self._digest.toggle(key, revision)
 
     def drop(self, key: str) -> None:
-        """Let go of a client's record."""
+        """Remove a client's record."""
         self._digest.toggle(key, self.keys.pop(key))
 
     def reach(self, number: int) -> None:
-        """Note that a report has been applied, or with 0 that the gateway was withdrawn."""
+        """Note that a report has been applied; with 0, that the gateway was withdrawn."""
         self.number = number
         self._history.pop(number, None)
         self._history[number] = self.digest
@@ -57,7 +57,7 @@ class GatewayRecord:
 
 
 class GatewayRecords:
-    """All gateways' parts of the bucket. Give `observe` to the mirror as its listener."""
+    """The parts of all gateways. Pass `observe` to the mirror as a listener."""
 
     def __init__(self) -> None:
         self._of: dict[str, GatewayRecord] = {}
@@ -71,7 +71,7 @@ class GatewayRecords:
         return self._of.get(gateway_id) or GatewayRecord()
 
     def observe(self, key: str, before: ReplicaEntry | None, after: ReplicaEntry | None) -> None:
-        """Take a piece of the mirror's news."""
+        """Take a change from the mirror."""
         gateway_id = subjects.parse_gateway_key(key)
         if gateway_id is not None:
             self._observe_own(self._gateway_record(gateway_id), after)

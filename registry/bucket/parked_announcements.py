@@ -1,8 +1,8 @@
-"""Announcements of tenants whose own store refuses them, set aside so that they do not block other tenants.
+"""Parks the announcements of tenants whose store fails, so that they do not block other tenants.
 
 A store is stuck if it refuses messages, if there is no room to make it, or if it has failed for two seconds while
-another store took something. Its announcements are tried again each second, in their order. The newest 1,000 of a
-tenant are kept; those that go are counted.
+another store took messages. Its announcements are tried again each second, in order. The newest 1,000 of a tenant are
+kept; dropped ones are counted.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class StuckStores:
-    """Which stores fail alone. Sans-I/O; `now` is in seconds."""
+    """Detects stores that fail while others work. Sans-I/O; `now` is in seconds."""
 
     def __init__(self) -> None:
         self._failing_since: dict[TenantStore, float] = {}
@@ -41,13 +41,13 @@ class StuckStores:
             self._refusing.discard(store)
 
     def failed(self, store: TenantStore, now: float, *, refused: bool) -> None:
-        """Note that a store has not; `refused` if it said so itself."""
+        """Note that a store has failed. `refused`: it answered with a refusal."""
         self._failing_since.setdefault(store, now)
         if refused:
             self._refusing.add(store)
 
     def is_stuck(self, store: TenantStore, now: float) -> bool:
-        """Tell whether others need not wait for a store."""
+        """Tell whether a store is stuck, so that others need not wait for it."""
         since = self._failing_since.get(store)
         if since is None:
             return False
@@ -64,11 +64,11 @@ class Parked(Generic[T]):
         self._lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
 
     def holds(self, store: TenantStore) -> bool:
-        """Tell whether announcements wait for a store; later ones must wait behind them."""
+        """Tell whether announcements wait for a store. Later ones must wait behind them."""
         return store in self._waiting
 
     def add(self, store: TenantStore, announcement: T) -> None:
-        """Let an announcement wait."""
+        """Park an announcement."""
         waiting = self._waiting.setdefault(store, deque())
         if len(waiting) >= MAX_PARKED:
             waiting.popleft()

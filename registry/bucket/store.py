@@ -1,9 +1,9 @@
 """Applies gateways' reports to the bucket.
 
-Several registries share the queue group, so consecutive reports of a gateway may be applied by different ones, or one
-report by two of them: every write names the revision it replaces, and the number of the last applied report lies in
-the bucket too, written after the report's records. Beside it are the sessions that a registry is about to end of its
-own accord, because no report would be repeated if it died before their announcement.
+Several registries share a queue group. So different registries may apply consecutive reports of a gateway, or two of
+them the same report. Therefore every write names the revision that it replaces, and the number of the last applied
+report is in the bucket, too, written after the report's records. Beside it are the sessions that a registry is removing
+by itself, because no report is repeated if it dies before their announcement.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ from registry.bucket.gateway_entry import GatewayEntry, departures, read_gateway
 from registry.bucket.gateway_records import GatewayRecords
 
 ANNOUNCED_SECONDS = 2.0  # as long as a gateway waits for an answer
-SYNC_ANNOUNCED_SECONDS = 30.0  # all that a gateway holds may be new
+SYNC_ANNOUNCED_SECONDS = 30.0  # all records of a gateway may be new
 
 
 class Behind(Conflict):
-    """A report that does not follow the last applied one, because others are missing; a sync is needed."""
+    """Reports between the last applied one and this one are missing, so a sync is needed."""
 
 
 class Before(msgspec.Struct, frozen=True):
-    """A gateway's part of the bucket when a sync began: its own entry, and the revision of each client's."""
+    """A gateway's part of the bucket at the beginning of a sync: its own entry, and the revision of each client's."""
 
     own: Value
     held: dict[str, int]
@@ -54,11 +54,13 @@ class Store:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def apply(self, report: Report) -> ReportAck:
-        """Apply a report and acknowledge it; acknowledge a repeated one again, without effect.
+        """Apply a report and acknowledge it. A repeated report is acknowledged again without effect.
 
-        The changes are announced before the acknowledgement. If the registry dies or the answer is lost, the report is
-        repeated, and the announcements with it. Raises `Conflict` for a report that does not follow the last applied
-        one (`Behind` if others are missing), and `InvalidRequest` for malformed ids.
+        The changes are announced before the acknowledgement. So if the registry dies or the answer is lost, the report
+        is repeated, and its announcements with it.
+
+        Raises `Conflict` for a report that does not follow the last applied one (`Behind` if others are missing), and
+        `InvalidRequest` for malformed ids.
         """
         _check(report.gateway_id, report.records, report.removals)
         async with self._lock(report.gateway_id):
@@ -80,9 +82,9 @@ class Store:
     async def sync(self, gateway_id: str, number: int, records: list[ClientRecord], before: Before) -> None:
         """Make the bucket hold exactly these records of a gateway.
 
-        Reports that were applied meanwhile stand, and so does their number. A registry that died in a sync leaves no
-        report to be repeated. So records that were written since the last number are announced again, as `connected`,
-        because the former state is not known.
+        Reports that were applied meanwhile stay applied, with their number. If a registry dies in a sync, no report is
+        repeated. So records that were written after the last number are announced again, as `connected`, because the
+        former state is unknown.
         """
         _check(gateway_id, records, [])
         async with self._lock(gateway_id):
@@ -99,9 +101,9 @@ class Store:
                     await self._write(gateway_id, GatewayEntry(reached), own.revision)
 
     async def withdraw(self, gateway_id: str) -> int:
-        """Remove all records of a lost gateway, announce it, and return how many there were.
+        """Remove all records of a lost gateway, announce that, and return their number.
 
-        Stops, and returns 0, if another registry does the same, or the gateway has come back.
+        Returns 0 if another registry does the same, or if the gateway has come back.
         """
         async with self._lock(gateway_id):
             own = await self._bucket.read(subjects.gateway_key(gateway_id))
@@ -116,9 +118,9 @@ class Store:
             return len(held)
 
     async def _let_go(self, gateway_id: str, own: Value, held: dict[str, int], reason: EndReason) -> Value:
-        """Remove records that are still as they were; return the gateway's own entry as it is then.
+        """Remove records that are unchanged, and return the gateway's own entry afterwards.
 
-        It names those that are about to go until they are announced, for this registry may not live to do that.
+        The entry lists them until they are announced, because this registry may die before that.
         """
         applied = read_gateway_entry(own.data)
         await for_each(applied.leaving, self._entries.tell_end)
@@ -131,28 +133,28 @@ class Store:
         return own
 
     async def _announced(self, seconds: float) -> None:
-        """Wait until everything that was changed so far is announced."""
+        """Wait until all changes so far are announced."""
         try:
             async with asyncio.timeout(seconds):
                 await self._announcer.drain()
         except TimeoutError as exc:
-            raise Unavailable("the events stream does not take what is announced; try again in a moment") from exc
+            raise Unavailable("the events stream does not take the announcements; try again in a moment") from exc
 
     async def _own_entry(self, gateway_id: str, expected_number: int) -> Value:
-        """Return a gateway's own entry; from the mirror if that has the expected revision, which saves a request."""
+        """Return a gateway's own entry, from the mirror if that has the expected revision, which saves a request."""
         entry = self._mirror.entry(subjects.gateway_key(gateway_id))
         if entry is not None and read_gateway_entry(entry.data).number == expected_number:
             return Value(entry.revision, entry.data)
         return await self._bucket.read(subjects.gateway_key(gateway_id))
 
     async def _reach(self, gateway_id: str, number: int, revision: int) -> None:
-        """Note that a report has been applied; another registry may have applied the same one meanwhile."""
+        """Note that a report has been applied. Another registry may have applied the same one meanwhile."""
         try:
             await self._write(gateway_id, GatewayEntry(number), revision)
         except WrongRevision as exc:
             own = await self._bucket.read(subjects.gateway_key(gateway_id))
             if read_gateway_entry(own.data).number < number:
-                raise Conflict("another registry has changed what was applied; send the report again") from exc
+                raise Conflict("another registry has applied a report meanwhile; send this one again") from exc
 
     async def _write(self, gateway_id: str, applied: GatewayEntry, revision: int) -> Value:
         data = codec.encode(applied)
@@ -167,7 +169,7 @@ class Store:
 
 
 def _follows(number: int, applied: int) -> bool:
-    """Tell a report that is next from one that is repeated; raise for any other."""
+    """Return whether a report is the next one (True) or a repeated one (False). Raises `Conflict` for any other."""
     if number > applied + 1:
         raise Behind(f"report {number} does not follow report {applied}; the gateway will be synced")
     if number < applied:

@@ -1,1 +1,1 @@
-"""The gateways as a registry sees them: alive, suspected or lost, and whether their reports are known."""
+"""A registry's view of the gateways: alive, suspected or lost, and whether their reports are applied."""

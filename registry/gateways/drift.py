@@ -3,8 +3,9 @@
 One mismatch proves nothing, because a report may be in flight. Two in a row count, unless the report after the last
 applied one is still in flight: the gateway will repeat it, and that completes and announces everything.
 
-Nothing is repeated if a registry died in a sync, after it had listed the leaving sessions and before it announced them.
-A living registry finishes within moments. If it does not, a second sync only repeats the announcements.
+There is a second sign, for a registry that died in a sync, between listing the leaving sessions and announcing them. No
+report is repeated then. A living registry announces them within moments. If the list is still there after ten pongs, a
+second sync repeats the announcements.
 """
 
 from protocol.reports import GatewayPong
@@ -25,7 +26,7 @@ class Drift:
         self._pongs_since = 0
 
     def weigh(self, pong: GatewayPong, holding: GatewayRecord) -> bool:
-        """Return whether the gateway must be synced."""
+        """Compare a pong. Return whether the gateway must be synced."""
         agrees = self._agrees(pong, holding)
         self._last_pong, self._last_number = pong.number, holding.number
         if agrees is not None:
@@ -34,20 +35,20 @@ class Drift:
         return self._mismatches >= MISMATCHES or is_left_over
 
     def reset(self) -> None:
-        """Forget all mismatches: a sync has begun."""
+        """Forget all mismatches, because a sync has begun."""
         self._mismatches = 0
         self._last_pong = None
         self._pongs_since = 0
 
     def _is_left_over(self, holding: GatewayRecord) -> bool:
-        """Tell whether somebody has been leaving for long, and nobody gets on with it."""
+        """Tell whether leaving sessions have been listed for ten pongs, so that their registry has probably died."""
         same = holding.leaving_since and holding.leaving_since == self._leaving_since
         self._leaving_since = holding.leaving_since
         self._pongs_since = self._pongs_since + 1 if same else 0
         return self._pongs_since >= LEFT_OVER_PONGS
 
     def _agrees(self, pong: GatewayPong, holding: GatewayRecord) -> bool | None:
-        """Return None if this pong proves nothing."""
+        """Return whether the digests agree, or None if this pong proves nothing."""
         if pong.number == holding.number == self._last_pong:  # at rest: anything written since the report counts
             return pong.digest == holding.digest or (None if pong.reporting else False)
         digest = holding.digest_at(pong.number)

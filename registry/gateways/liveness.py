@@ -1,12 +1,13 @@
-"""A gateway's liveness: takes the result of each ping, returns what to do. Sans-I/O.
+"""A gateway's liveness: takes the result of each ping and returns the action. Sans-I/O.
 
     TRUSTED ──no answer──▶ DOUBTED ──enough──▶ SUSPECT ──no veto──▶ LOST
        ▲                      │                  │  ▲                │
        └───────answer─────────┘          veto ▼  │ enough ◀──────────┘ (and so on, until forgotten)
        └──────────answer, then sync──────── VOUCHED
 
-Enough are two *no responders* at least 1.5 s apart, or three silences. A suspect's peers are asked; only without their
-veto are its clients withdrawn. A time without sight (NATS away, or back for less than 1.5 s) takes all doubt away.
+"Enough" is two *no responders* at least 1.5 s apart, or three silences. For a suspect the other registries are asked.
+Its clients are withdrawn only if none of them has a veto. While this registry is blind (NATS is away, or back for less
+than 1.5 s), all evidence is forgotten.
 """
 
 from enum import Enum, auto
@@ -17,7 +18,7 @@ FORGET_SECONDS = 60.0
 
 
 class GatewayState(Enum):
-    """How a gateway is seen."""
+    """A registry's opinion of a gateway."""
 
     TRUSTED = auto()
     DOUBTED = auto()
@@ -48,7 +49,7 @@ class LivenessEffect(Enum):
 
 
 class IllegalEvent(Exception):
-    """An event that cannot happen in this state; nothing has changed."""
+    """The event cannot happen in this state. Nothing has changed."""
 
 
 _Step = tuple[GatewayState, LivenessEffect | None]
@@ -117,6 +118,6 @@ class Liveness:
             self._lost_since = None
 
     def _long_lost(self, now: float) -> bool:
-        """Tell whether a gateway has been lost for so long that it need not be asked for any more."""
+        """Tell whether a gateway has been lost for so long that pinging it can end."""
         self._lost_since = now if self._lost_since is None else self._lost_since
         return now - self._lost_since >= FORGET_SECONDS

@@ -55,7 +55,7 @@ class _Watched:
 
 
 class GatewayMonitor:
-    """Watches every gateway that the bucket or `$SRV.PING` knows, or that has reported."""
+    """Watches every gateway that is in the bucket, answers `$SRV.PING`, or has reported."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class GatewayMonitor:
                 self._over(gateway_id)
 
     async def _keep(self, watched: _Watched) -> None:
-        """Ping a gateway until it is forgotten; no failure may end that."""
+        """Ping a gateway until it is forgotten. No failure ends that."""
         while watched.liveness.state is not GatewayState.FORGOTTEN:
             next_at = self._clock() + PING_SECONDS
             with _logged(watched.gateway_id):
@@ -137,7 +137,7 @@ class GatewayMonitor:
         return effect
 
     async def _ping(self, watched: _Watched) -> LivenessEvent:
-        """Ping once; a pong may show that the gateway has to be synced."""
+        """Ping once. A pong may show that the gateway must be synced."""
         subject = subjects.gateway(watched.gateway_id, "ping")
         try:
             sent = wall_ms()
@@ -165,9 +165,9 @@ class GatewayMonitor:
         return event if self._connection.unbroken_seconds() >= EVIDENCE_AFTER_SECONDS else LivenessEvent.BLIND
 
     async def _verdict(self, watched: _Watched) -> LivenessEvent:
-        """Ask a suspect once more, and its peers at the same time.
+        """Ping a suspect once more, and ask the other registries at the same time.
 
-        A failure on the way says nothing about the gateway, and must not leave it a suspect.
+        If the questions fail, that proves nothing about the gateway, so it must not stay a suspect.
         """
         last_word, heard = LivenessEvent.BLIND, False
         with _logged(watched.gateway_id):

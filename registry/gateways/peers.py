@@ -1,7 +1,7 @@
-"""The time of each gateway's last pong or report, here and at the peers.
+"""The time of each gateway's last pong or report, at this registry and at its peers.
 
-A registry that cannot reach a gateway asks the others before it withdraws the gateway's clients: one broken route in a
-NATS cluster would otherwise make registries fight.
+A registry that cannot reach a gateway asks the others before it withdraws the gateway's clients. Otherwise one broken
+route in a NATS cluster would make registries withdraw and add the same clients in turn.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _answers = msgspec.json.Decoder(PeerHeard)
 
 
 class Peers:
-    """Remembers and tells when gateways were heard."""
+    """Remembers when each gateway was last heard, and asks the other registries."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -37,14 +37,14 @@ class Peers:
         self._heard.pop(gateway_id, None)
 
     async def answer(self, msg: Msg) -> bytes:
-        """Answer a peer, or this registry itself."""
+        """Answer a registry's question, which may be this one's own."""
         gateway_id = codec.decode(_requests, msg.data).gateway_id
         heard = self._heard.get(gateway_id)
         ago = None if heard is None else int((asyncio.get_running_loop().time() - heard) * 1000)
         return codec.encode(PeerHeard(ago))
 
     async def recently(self, gateway_id: str) -> bool:
-        """Ask all registries for 200 ms; return whether one has heard the gateway within the last second."""
+        """Ask all registries, for 200 ms. Return whether one has heard the gateway within the last second."""
         heard = asyncio.Event()
 
         async def take(msg: Msg) -> None:

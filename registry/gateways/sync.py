@@ -1,4 +1,4 @@
-"""Pull everything a gateway holds, page by page, and make the bucket agree."""
+"""Pulls all records of a gateway, page by page, and makes the bucket equal to them."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ class Syncs:
         self._running: set[str] = set()
 
     def begin(self, gateway_id: str) -> None:
-        """Sync a gateway, unless that is under way."""
+        """Start to sync a gateway, unless a sync is under way."""
         if gateway_id not in self._running:
             self._running.add(gateway_id)
             self._tasks.create_task(self._sync(gateway_id), name=f"sync {gateway_id}")
@@ -49,7 +49,7 @@ class Syncs:
             self._running.discard(gateway_id)
 
     async def _pull(self, gateway_id: str) -> tuple[int, list[ClientRecord]]:
-        """Return the records, and the number of the report that they include at least."""
+        """Return the records, and the number of the last report that they certainly include."""
         first = page = await self._page(gateway_id, "")
         records = list(page.records)
         while page.after is not None:

@@ -1,7 +1,8 @@
-"""The connections of agents to all NATS servers: found and ended by the servers' own requests (`$SYS`).
+"""Finds and ends the connections of agents to all NATS servers, by requests to the servers themselves (`$SYS`).
 
-They are open to users of the system account alone, so a registry has a second connection, which may do only this. A
-server numbers its own connections, and each server answers for itself; how many there are is told by any of them.
+Only users of the system account may send these requests, so a registry has another connection for them, which may do
+nothing else. Each server answers for its own connections, which it numbers itself. Any server tells how many servers
+there are.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ SYSTEM_USER = "system"
 SERVERS, CONNECTIONS = "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ"
 PAGE = 500
 ANSWER_SECONDS = 2.0
-PAUSE_SECONDS = 0.25  # a client that was on its way in may have come since
+PAUSE_SECONDS = 0.25  # then look again, because a client may have been logging in
 CLEAN_LOOKS = 2
 MOST_LOOKS = 12
 KICKS_AT_ONCE = 64
@@ -67,9 +68,9 @@ class AgentConnections:
         self._kicks = asyncio.Semaphore(KICKS_AT_ONCE)
 
     async def end_all(self, user: str) -> int:
-        """End all connections of a NATS user, also those that come meanwhile; return how many there were.
+        """End all connections of a NATS user, also new ones that come meanwhile. Return their number.
 
-        Raises `Unavailable` if a server does not answer, or the user comes back as fast as it is sent away.
+        Raises `Unavailable` if a server does not answer, or if the user reconnects as fast as it is disconnected.
         """
         ended: set[tuple[str, int]] = set()
         clean = 0
@@ -83,7 +84,7 @@ class AgentConnections:
         raise Unavailable("the agent's connections to NATS come back as fast as they are ended; try again")
 
     async def end(self, user: str) -> set[tuple[str, int]]:
-        """End the connections that a NATS user has now; return them by server and number. Raises `Unavailable`."""
+        """End the present connections of a NATS user. Return them by server and number. Raises `Unavailable`."""
         found = await self._open(user)
         await asyncio.gather(*(self._kick(server, number) for server, number in found))
         return found
@@ -96,12 +97,12 @@ class AgentConnections:
             (answer.server.id, each.cid)
             for answer in answers
             for each in answer.data.connections
-            if each.authorized_user == user  # a server that ignored the filter must not cost others theirs
+            if each.authorized_user == user  # a server may ignore the filter; never end others' connections
         }
 
     async def _kick(self, server: str, number: int) -> None:
         async with self._kicks:
-            # It may have gone by itself, which the next look shows.
+            # The connection may have ended by itself. The next look shows it.
             await self._ask(f"$SYS.REQ.SERVER.{server}.KICK", codec.encode({"cid": number}))
 
     async def _ask(self, subject: str, body: bytes = b"") -> bytes:
@@ -111,7 +112,7 @@ class AgentConnections:
             raise Unavailable("NATS does not answer the registry's user `system`; see the log of nats-server") from exc
 
     async def _ask_all(self, subject: str, body: bytes, count: int) -> list[_ServerConnections]:
-        """Return the answers of all servers; raise `Unavailable` if one of them does not answer."""
+        """Return the answers of all servers. Raises `Unavailable` if one of them does not answer."""
         answers: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def take(msg: Msg) -> None:
@@ -127,7 +128,7 @@ class AgentConnections:
                     found.append(codec.decode(_lists, await answers.get(), Internal))
         except TimeoutError as exc:
             raise Unavailable(
-                f"{count - len(found)} of {count} NATS servers did not say who is connected; try again"
+                f"{count - len(found)} of {count} NATS servers did not list their connections; try again"
             ) from exc
         finally:
             with contextlib.suppress(nats.errors.Error):  # gone with the connection
@@ -137,7 +138,7 @@ class AgentConnections:
 
 @contextlib.asynccontextmanager
 async def agent_connections(settings: Settings, password: str | None) -> AsyncIterator[AgentConnections | None]:
-    """Connect to the system account; None if there is no password for it.
+    """Connect to the system account. Yield None if there is no password for it.
 
     Raises `ConfigurationError` if NATS refuses it.
     """

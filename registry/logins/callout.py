@@ -1,9 +1,10 @@
-"""NATS's auth callout: servers ask here about each login, so that the token for HTTP logs an agent in to NATS.
+"""NATS's auth callout: servers ask registries about each login, so that an agent's token for HTTP also opens NATS.
 
-Service users have passwords of their own and never come here: without any registry they go on. Every registry hears of
-every login, and the server takes the first answer. In a queue group, each login that a frozen registry gets would take
-1.8 seconds and be refused. Each login is a task of its own, because verifying a token may wait for a key set. A server
-does not tell a client why it was refused, so the reason is counted and logged here.
+- Our own processes have passwords and are not asked about, so they need no registry.
+- Every registry gets every login, and the server takes the first answer. A queue group would be worse: each login at a
+  frozen registry would take 1.8 seconds and be refused.
+- Each login is a task of its own, because verifying a token may wait for a key set.
+- A server does not tell a client why it was refused, so the reason is counted and logged here.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class _Opened:
 
 
 class Logins:
-    """The auth callout of one registry. `pairs` of keys are tried in their order; its tasks live in `tasks`."""
+    """The auth callout of one registry. It tries `pairs` of keys in order. Its tasks live in `tasks`."""
 
     def __init__(
         self, connection: Connection, tasks: asyncio.TaskGroup, verifier: Verifier, pairs: Sequence[LoginKeys]
@@ -74,7 +75,7 @@ class Logins:
 
     @contextlib.asynccontextmanager
     async def serving(self, drain_seconds: float) -> AsyncIterator[None]:
-        """Answer servers; at the orderly end take no more logins and finish those that wait, within a bound."""
+        """Answer servers. On a regular exit take no more logins, and finish the waiting ones within a bound."""
         subscription: Subscription | None = None
         if self._pairs:
             subscription = await self._connection.subscribe(SUBJECT, self._accept)
@@ -86,11 +87,11 @@ class Logins:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The service's metadata: whether this registry has keys to let agents in."""
+        """The service's metadata: whether this registry has keys to admit agents."""
         return {LOGINS_METADATA: "on" if self._pairs else "off"}
 
     def counters(self) -> dict[str, int]:
-        """Return how many logins there were since the start, by their outcome."""
+        """Return the counters of `/metrics`: logins since the start, by outcome."""
         return {
             "loginsAdmitted": self._admitted,
             "loginsRefused": self._refused,
@@ -99,14 +100,12 @@ class Logins:
         }
 
     async def _accept(self, msg: Msg) -> None:
-        """Let a login wait, and see that somebody takes it."""
+        """Queue a login, and start a task to answer it if none runs."""
         opened = self._open(msg)
         if opened is None:
             self._unreadable += 1
             if count := self._lines["unreadable"].due():
-                log.error(
-                    "could not read %d logins: NATS is configured with keys that are not those of this registry", count
-                )
+                log.error("could not read %d logins: NATS has other keys than this registry", count)
             return
         self._waiting.add(opened.request.host, opened, self._clock())
         if self._running < LOGINS_AT_ONCE:
@@ -115,7 +114,7 @@ class Logins:
             self._tasks.create_task(self._answer_newest(), name="answer logins")
 
     def _open(self, msg: Msg) -> _Opened | None:
-        """Return a server's request with the keys that open it; the server accepts no answer by other keys."""
+        """Decrypt a server's request. Return it with its keys, because the server accepts answers only under these."""
         server_curve = (msg.headers or {}).get(SERVER_CURVE_HEADER, "")
         try:
             for keys in self._pairs:
@@ -136,7 +135,7 @@ class Logins:
                 if login is None:
                     break
                 await self._answer(login)
-                await asyncio.sleep(0)  # others run between two logins, though nothing in them may have waited
+                await asyncio.sleep(0)  # let other tasks run between two logins
         finally:
             self._running -= 1
             if not self._running:
@@ -144,7 +143,7 @@ class Logins:
 
     async def _answer(self, login: _Opened) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):  # a key set may be slow to come
+            async with asyncio.timeout(PATIENCE_SECONDS):  # fetching a key set may be slow
                 answer = await self._decide(login)
             await self._connection.publish(login.reply, login.keys.seal(answer, login.server_curve))
         except TimeoutError:
@@ -157,9 +156,9 @@ class Logins:
             log.exception("a login failed")
 
     async def _decide(self, login: _Opened) -> bytes:
-        """Return the answer to a server: the user that is let in, or the reason for the refusal.
+        """Return the answer to a server: the admitted user, or the reason of the refusal.
 
-        Raises `Unavailable` if this registry cannot tell.
+        Raises `Unavailable` if this registry cannot decide.
         """
         request, keys, host = login.request, login.keys, login.request.host
         try:
@@ -176,7 +175,7 @@ class Logins:
         return answer
 
     async def _verified(self, request: LoginRequest) -> Principal:
-        """Return a login's principal; raise `Unauthenticated`, or `Unavailable` if the key set cannot be fetched."""
+        """Return a login's principal. Raises `Unauthenticated`, or `Unavailable` if the key set cannot be fetched."""
         if request.token is None and not self._verifier.off:
             raise Unauthenticated("log in with a token, as NATS token or as password")
         known = await self._in_turn(request.host, lambda: self._verifier.verify_now(request.token))

@@ -1,8 +1,9 @@
-"""An administrator disconnects an agent: `agentbridge.T.registry.disconnect`.
+"""Disconnects an agent for an administrator: `agentbridge.T.registry.disconnect`.
 
-First the clients bucket says that the agent is kept out, so that it cannot come back through any process; each agent
-API ends its connections when its mirror hears of it. Then the registry ends the agent's connections to all NATS
-servers. Every registry that learns of an entry looks once, too: it may have let the agent in shortly before.
+1. The registry writes an entry into the clients bucket, so that every process refuses the agent. Each agent API ends
+   the agent's connections when its mirror gets the entry.
+2. The registry ends the agent's connections to all NATS servers.
+3. Every other registry that gets the entry does the same once, because it may have admitted the agent just before.
 """
 
 import asyncio
@@ -31,16 +32,16 @@ from registry.logins.agent_connections import AgentConnections
 from registry.stores.tenants import TenantStreams
 
 MAX_DENIALS = 1000  # of a tenant
-KEEP_SECONDS = 300  # an entry outlives the denial, for mirrors that were away
-LOOK_AFTER_SECONDS = 1.0  # the registry that was asked is done by then; a login that it did not see has ended
-WRITES = 3  # another administrator may write the same entry
+KEEP_SECONDS = 300  # an entry outlives the refusal, for mirrors that were away
+LOOK_AFTER_SECONDS = 1.0  # until the first registry is done, and logins that it did not see have ended
+WRITES = 3  # attempts, because another administrator may write the same entry
 
 log = logging.getLogger(__name__)
 _requests = msgspec.json.Decoder(DisconnectAgentRequest)
 
 
 class Disconnections:
-    """Ends agents' connections. `agents_log_in` says whether NATS lets agents in, `audited` whether it is recorded."""
+    """Ends agents' connections. `agents_log_in`: agents can log in to NATS. `audited`: disconnections are recorded."""
 
     def __init__(
         self,
@@ -66,11 +67,11 @@ class Disconnections:
         self._disconnected = 0
 
     async def answer(self, admin: Principal, msg: Msg) -> bytes:
-        """Disconnect the agent, and report the result. Raises `PermissionDenied` if the caller is no administrator."""
+        """Disconnect the agent and return the result. Raises `PermissionDenied` unless the caller is an admin."""
         return codec.encode(await self._disconnect(admin, msg))
 
     def counters(self) -> dict[str, int]:
-        """Return how many times an administrator has disconnected an agent through this registry."""
+        """Return the number of agents that were disconnected through this registry."""
         return {"agentsDisconnected": self._disconnected}
 
     async def _disconnect(self, admin: Principal, msg: Msg) -> DisconnectAgentResponse:
@@ -91,9 +92,9 @@ class Disconnections:
         return DisconnectAgentResponse(asked.sub, timestamp(until_ms / 1000), ended)
 
     async def _deny(self, tenant: str, asked: DisconnectAgentRequest) -> int:
-        """Have the bucket keep an agent out; return until when."""
+        """Write the entry that refuses an agent. Return the end of the refusal."""
         if self.denied.of_tenant(tenant) >= MAX_DENIALS:
-            raise Overloaded(f"{MAX_DENIALS} agents of this tenant are kept out already; wait until some may come back")
+            raise Overloaded(f"{MAX_DENIALS} agents of this tenant are refused already; wait until some may return")
         until_ms = self._connection.clock.now_ms() + 1000 * asked.seconds
         data = codec.encode(AgentDenial(tenant, asked.sub, until_ms))
         key = subjects.agent_key(tenant, hashlib.sha256(asked.sub.encode()).hexdigest())
@@ -108,7 +109,7 @@ class Disconnections:
 
     async def _ended(self, user: str, *, kept_out: bool) -> tuple[int, Unavailable | None]:
         if self._connections is None and not self._agents_log_in:
-            return 0, None  # NATS knows no agents, so there is nothing of one to be ended
+            return 0, None  # agents cannot log in to NATS, so there is no connection to end
         if self._connections is None:
             return 0, Unavailable(
                 "the agent is kept out, but its connections to NATS go on: this registry cannot end them, because "
@@ -117,12 +118,12 @@ class Disconnections:
         try:
             if kept_out:
                 return await self._connections.end_all(user), None
-            return len(await self._connections.end(user)), None  # its clients may be back already, and may stay
+            return len(await self._connections.end(user)), None  # once, because new connections may stay
         except Unavailable as exc:
             return 0, exc
 
     async def _record(self, admin: Principal, sub: str, error: BridgeError | None, duration_ms: int) -> None:
-        """Record the disconnection. Raises `Unavailable` if it cannot be stored, though the agent is disconnected."""
+        """Record the disconnection. Raises `Unavailable` if that fails; the agent is disconnected nevertheless."""
         if not self._audited:
             return
         record = AuditRecord(
@@ -140,12 +141,12 @@ class Disconnections:
             await self._tenants.ensure(store)
             await jetstream.publish(self._connection, record.subject, codec.encode(record), {}, stream=store.stream)
         except (Unavailable, jetstream.JetStreamError) as exc:
-            raise Unavailable("the agent is disconnected, but the audit stream did not take the record of it") from exc
+            raise Unavailable("the agent is disconnected, but the audit stream did not store the record") from exc
 
     # --- denials of other registries ---
 
     def _on_denial(self, denial: AgentDenial) -> None:
-        """Look once for an agent that is kept out, one agent after the other."""
+        """End the NATS connections of a refused agent once, one agent after the other."""
         if denial.until_ms <= self._connection.clock.now_ms() or self._connections is None:
             return
         self._looks[user_name(denial.tenant, denial.sub)] = None
@@ -161,6 +162,6 @@ class Disconnections:
                 await connections.end(user)
         except BridgeError as exc:
             self._looks.clear()
-            log.warning("could not look for connections of disconnected agents: %s", exc)
+            log.warning("could not find the connections of disconnected agents: %s", exc)
         finally:
             self._looking = False

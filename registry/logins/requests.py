@@ -1,7 +1,7 @@
 """A NATS server's question about a login, and the JWTs that answer it (ADR-26, auth callout).
 
-The server's own signature is not verified, because a forged request gains nothing: it gets a user for a token that its
-sender has already.
+The server's own signature is not verified, because a forged request gains nothing: its sender gets a user for a token
+that it has already.
 """
 
 import base64
@@ -20,7 +20,7 @@ VERSION = 2
 
 
 class UnreadableLogin(ValueError):
-    """A message that is no server's question about a login."""
+    """The message is not a server's question about a login."""
 
 
 class _AskingServer(msgspec.Struct, frozen=True):
@@ -49,13 +49,13 @@ class LoginRequest(msgspec.Struct, frozen=True):
 
     @property
     def token(self) -> str | None:
-        """The token, wherever a client can put one: as NATS token, as password, or as JWT."""
+        """The token, which a client may send as NATS token, as password, or as JWT."""
         options = self.connect_opts
         return options.auth_token or options.password or options.jwt or None
 
     @property
     def host(self) -> str:
-        """The address that the client comes from."""
+        """The client's address."""
         return self.client_info.host
 
 
@@ -68,7 +68,7 @@ _HEAD = {"typ": "JWT", "alg": "ed25519-nkey"}
 
 
 def read(jwt: bytes) -> LoginRequest:
-    """Return the request in a server's JWT. Raises `UnreadableLogin` for anything else."""
+    """Decode the request in a server's JWT. Raises `UnreadableLogin` for anything else."""
     try:
         _, body, _ = jwt.split(b".")
         return _claims.decode(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4))).nats
@@ -77,9 +77,9 @@ def read(jwt: bytes) -> LoginRequest:
 
 
 def admission(keys: LoginKeys, request: LoginRequest, principal: Principal, now: float) -> bytes:
-    """Return the answer that lets a principal in until its token expires.
+    """Return the answer that admits a principal until its token expires.
 
-    Raises `PermissionDenied` if its role does not open NATS.
+    Raises `PermissionDenied` if its role may not use NATS.
     """
     publish, subscribe = permissions_of(principal)
     user = {
@@ -88,13 +88,13 @@ def admission(keys: LoginKeys, request: LoginRequest, principal: Principal, now:
         "name": user_name(principal.tenant, principal.sub),
         **({} if math.isinf(principal.expires_at) else {"exp": int(principal.expires_at)}),
     }
-    limits = dict.fromkeys(("subs", "data", "payload"), -1)  # the server's own hold: it applies none that come so
+    limits = dict.fromkeys(("subs", "data", "payload"), -1)  # unlimited; the server applies its own limits
     rights = {"pub": {"allow": publish}, "sub": {"allow": subscribe}}
     return _answer(keys, request, now, jwt=_signed(keys, user, now, type="user", **rights, **limits).decode())
 
 
 def refusal(keys: LoginKeys, request: LoginRequest, reason: str, now: float) -> bytes:
-    """Return the answer that keeps somebody out; the server writes the reason into its log."""
+    """Return the answer that refuses a login. The server writes the reason into its log."""
     return _answer(keys, request, now, error=reason)
 
 
@@ -104,7 +104,7 @@ def _answer(keys: LoginKeys, request: LoginRequest, now: float, **outcome: str) 
 
 
 def _signed(keys: LoginKeys, claims: dict[str, Any], now: float, **nats: Any) -> bytes:
-    """Return a JWT as NATS wants them; its id is a hash of its claims."""
+    """Return a signed JWT in NATS's form: its id is a hash of its claims."""
     claims = {"iss": keys.account, "iat": int(now), "nats": nats | {"version": VERSION}, **claims}
     digest = hashlib.sha256(msgspec.json.encode(claims)).digest()
     claims["jti"] = base64.b32encode(digest).rstrip(b"=").decode()

@@ -1,8 +1,8 @@
-"""Logins that wait for their turn: addresses take turns, and the newest login of an address comes first.
+"""The queue of logins: addresses take turns, and the newest login of an address comes first.
 
-A server gives up on a login after two seconds, and its client tries again. So the newest is the one that can still be
-answered in time; an older one is dropped when it comes up. If there are too many, the oldest of the address that has
-the most goes, so that a flood from one address leaves room for others.
+A server gives up on a login after two seconds, and its client tries again. So the newest login is the one that can
+still be answered in time. An older one is dropped when its turn comes. If the queue is full, the oldest login of the
+address with the most logins is dropped, so that a flood from one address leaves room for others.
 """
 
 from collections import OrderedDict, deque
@@ -12,7 +12,7 @@ L = TypeVar("L")
 
 
 class WaitingLogins(Generic[L]):
-    """At most `capacity` logins, each good for `patience_seconds`. Times are in seconds."""
+    """At most `capacity` logins, each valid for `patience_seconds`. Times are in seconds."""
 
     def __init__(self, capacity: int, patience_seconds: float) -> None:
         self._capacity = capacity
@@ -25,7 +25,7 @@ class WaitingLogins(Generic[L]):
         return self._count
 
     def add(self, host: str, login: L, now: float) -> None:
-        """Let a login wait; the oldest of the busiest address is dropped if that is one too many."""
+        """Queue a login. If the queue is full, drop the oldest one of the address with the most logins."""
         self._hosts.setdefault(host, deque()).append((now, login))
         self._count += 1
         if self._count > self._capacity:
@@ -34,7 +34,7 @@ class WaitingLogins(Generic[L]):
             self._forget(busiest, 1)
 
     def take(self, now: float) -> L | None:
-        """Return the newest login of the next address in turn; None if no login can be answered in time any more."""
+        """Take the newest login of the next address in turn. Return None if no login can still be answered in time."""
         while self._hosts:
             host, logins = next(iter(self._hosts.items()))
             self._hosts.move_to_end(host)

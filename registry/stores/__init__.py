@@ -1,1 +1,1 @@
-"""The streams and buckets of the product: made when they are needed, grown, and those of earlier versions retired."""
+"""The product's streams and buckets: makes them at their first use, grows them, and retires those of old versions."""

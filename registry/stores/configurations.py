@@ -1,4 +1,4 @@
-"""How each stream of ours is made, as JetStream's API spells it."""
+"""The configuration of each of our streams, with the names of JetStream's API."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from protocol.runtime.streams.stores import StoreKind, TenantStore
 MIB = 1024 * 1024
 LEAST_BYTES = MIB
 FIRST_BYTES: dict[StoreKind, int] = {"events": 8 * MIB, "audit": 4 * MIB, "keys": 4 * MIB}
-STRANGERS_BYTES = 16 * MIB  # of refusals without a known tenant; the oldest go first
+STRANGERS_BYTES = 16 * MIB  # for refusals without a known tenant; the oldest go first
 DUPLICATE_WINDOW_SECONDS = 120
 EVENTS_AGE_SECONDS = 3 * 86_400
 AUDIT_AGE_SECONDS = 30 * 86_400
-KEYS_AGE_SECONDS = 2 * 86_400  # a key's entry has a shorter time to live of its own; this catches the rest
-SIZE_METADATA = "agentbridge.max_bytes"  # the size that we have set; another `max_bytes` is an operator's, and stays
+KEYS_AGE_SECONDS = 2 * 86_400  # a key's entry has a shorter TTL of its own; this is for entries without one
+SIZE_METADATA = "agentbridge.max_bytes"  # the size that we have set; an operator's `max_bytes` differs, and stays
 RELIED_ON = ("num_replicas", "allow_msg_ttl", "allow_direct", "max_msgs_per_subject", "discard")
 _NANOSECONDS = 1_000_000_000
 
 
 def clients_bucket(replicas: int) -> dict[str, Any]:
-    """Return the stream of the KV bucket of clients (ADR-8), whose messages may each have a time to live (ADR-43)."""
+    """Return the stream of the KV bucket of clients (ADR-8). Each of its messages may have its own TTL (ADR-43)."""
     return {
         **_common(f"KV_{subjects.CLIENTS_BUCKET}", [f"$KV.{subjects.CLIENTS_BUCKET}.>"], replicas),
         "max_msgs_per_subject": 1,
@@ -31,7 +31,7 @@ def clients_bucket(replicas: int) -> dict[str, Any]:
 
 
 def store(wanted: TenantStore, replicas: int) -> dict[str, Any]:
-    """Return the stream of a tenant's store, of the size that it begins with."""
+    """Return the stream of a tenant's store, with its first size."""
     common = _common(wanted.stream, wanted.captured, replicas)
     match wanted.kind:
         case "events":
@@ -45,7 +45,7 @@ def store(wanted: TenantStore, replicas: int) -> dict[str, Any]:
 
 
 def sized(config: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return a configuration with another size, and with the note that we have set it."""
+    """Return a configuration with another size, and with the metadata that we have set it."""
     return config | {"max_bytes": size, "metadata": (config.get("metadata") or {}) | {SIZE_METADATA: str(size)}}
 
 
@@ -55,7 +55,7 @@ def has_own_size(config: dict[str, Any]) -> bool:
 
 
 def _log(age_seconds: int) -> dict[str, Any]:
-    """Return a stream that keeps messages in their order, until they are old or there is no more room."""
+    """Return a stream that keeps all messages until they are too old, or until it is full."""
     return {
         "max_msgs_per_subject": -1,
         "discard": "old",
@@ -65,9 +65,9 @@ def _log(age_seconds: int) -> dict[str, Any]:
 
 
 def _keys() -> dict[str, Any]:
-    """Return a stream that keeps the last message of each subject. If it is full, it refuses new keys and forgets none.
+    """Return a stream that keeps the last message of each subject. If it is full, it refuses new keys and drops none.
 
-    With `discard_new_per_subject` an outcome could not replace its reservation.
+    It does not use `discard_new_per_subject`, because then an outcome could not replace its reservation.
     """
     return {
         "max_msgs_per_subject": 1,

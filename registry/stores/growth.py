@@ -14,14 +14,14 @@ FREE_TIMES = 4
 
 
 class Growth(NamedTuple):
-    """The next size of a stream, and a size that there must be room for first."""
+    """The next size of a stream, and the free room that this needs."""
 
     size: int
     trial: int
 
 
 def growth_of(info: StreamInfo, ceiling: int) -> Growth | None:
-    """Return how a stream is to grow; None if it has room, is as large as it may be, or has an operator's size."""
+    """Return the growth of a stream, or None if it has room, has its largest size, or has an operator's size."""
     present = info.config["max_bytes"]
     if not has_own_size(info.config) or present >= ceiling or info.state.bytes * 4 < present * 3:
         return None

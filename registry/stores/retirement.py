@@ -1,8 +1,8 @@
-"""The streams of versions that kept the events, audit and keys of all tenants together: set aside, then removed.
+"""Sets aside the common streams of older versions, for events, audit and keys of all tenants, and removes them later.
 
-No two streams may capture one subject. So the subjects of the old ones move out of the way, which leaves their
-messages where they are. Readers go on there until nothing is left: then the stream is removed. Keys live for a day at
-most. Their bucket goes after two days, because gateways of the old version may still write to it.
+No two streams may capture one subject. So the old streams get other subjects and keep their messages. Readers go on
+there until none is left; then the stream is removed. Keys live for a day at most, but their bucket stays for two days,
+because gateways of the old version may still write to it.
 """
 
 import logging
@@ -47,7 +47,7 @@ class Retirement:
             log.warning("set the stream %s aside, because each tenant has its own now", name)
         elif present == [retired] and not info.state.messages:
             await self._writer.delete(name)
-            log.info("removed the stream %s, because what it held is old", name)
+            log.info("removed the stream %s, because its messages are too old", name)
 
     async def _let_age(self, info: StreamInfo) -> None:
         retired_at = (info.config.get("metadata") or {}).get(RETIRED_AT_METADATA, "")
@@ -55,7 +55,7 @@ class Retirement:
             await self._writer.update(_marked(info.config))
         elif time.time() > int(retired_at) + KEYS_AGE_SECONDS:
             await self._writer.delete(_KEYS)
-            log.info("removed the bucket %s, because its keys are old", subjects.RETIRED_KEYS_BUCKET)
+            log.info("removed the bucket %s, because its keys are too old", subjects.RETIRED_KEYS_BUCKET)
 
 
 def _marked(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,5 +63,5 @@ def _marked(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _enough_for(info: StreamInfo) -> int:
-    """Return a size that keeps all messages and reserves little else: nothing is added any more."""
+    """Return a size that keeps all messages and reserves little more, because nothing is added any more."""
     return info.state.bytes + MIB

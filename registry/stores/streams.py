@@ -1,7 +1,7 @@
-"""The streams that do not belong to a tenant: made or checked at the start and when NATS returns.
+"""The streams that do not belong to a tenant: makes or checks them at the start, after each reconnect, and every 10 s.
 
-A NATS may come back with an empty store, so this is repeated after each reconnect and now and then in between. An
-operator's limits of age and size are left alone. Settings that the product relies on are corrected.
+NATS may come back with an empty store, so once is not enough. An operator's limits of age and size are left alone.
+Settings that we rely on are corrected.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from registry.stores.configurations import LEAST_BYTES, RELIED_ON, clients_bucke
 from registry.stores.retirement import Retirement
 from registry.stores.writing import ROOM_CURE, StreamWriter
 
-NOT_READY_SECONDS = 5.0  # for which JetStream may be on its way, before it counts as a fault
+NOT_READY_SECONDS = 5.0  # how long JetStream may take to start before it counts as a fault
 CHECK_SECONDS = 10.0
 RETRY_SECONDS = 0.25
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
-_REQUESTS = (  # request subjects, which no stream may capture: its PubAck would be the first answer
+_REQUESTS = (  # request subjects; a stream that captured them would answer first, with its PubAck
     subjects.ALL_COMMANDS,
     subjects.ALL_REGISTRY_REQUESTS,
     f"{subjects.ROOT}._gateway.*.*",
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Streams:
-    """Keeps in place the bucket of clients and the stream of strangers' refusals, and retires those of old."""
+    """Keeps the bucket of clients and the stream for refusals without a tenant in place, and retires old streams."""
 
     def __init__(self, connection: Connection, replicas: int) -> None:
         self._connection = connection
@@ -52,7 +52,7 @@ class Streams:
         connection.on_reconnect(self._check_now.set)
 
     async def ensure(self) -> None:
-        """Make or verify everything, waiting while JetStream is not ready.
+        """Make or check all streams. Waits while JetStream is not ready.
 
         Raises `ConfigurationError` if a foreign stream captures requests, one of ours has other subjects, the server
         cannot keep as many replicas as the settings ask for, or it has no room for a stream.
@@ -69,9 +69,9 @@ class Streams:
                 return self._connection.stores.took(JETSTREAM)
 
     async def run(self) -> None:
-        """Verify for ever: after each reconnect, and every ten seconds.
+        """Check for ever: after each reconnect, and every ten seconds.
 
-        A fault that would have refused the start is an error in the log now, because leaving would help nobody.
+        A fault that would prevent the start is only logged as an error now, because ending the process would not help.
         """
         while True:
             with contextlib.suppress(TimeoutError):
@@ -102,7 +102,7 @@ class Streams:
                 )
 
     async def _refuse_foreign(self) -> None:
-        """Refuse to start if a foreign stream captures the subjects of tenants' stores: making those would fail."""
+        """Raise `ConfigurationError` if a foreign stream captures a subject of tenants' stores, which then fail."""
         for subject in _STORED:
             names = await self._writer.capturing(subject)
             foreign = [name for name in names if not name.startswith(f"{subjects.ROOT}_")]
@@ -140,7 +140,7 @@ class Streams:
 
 
 async def mend(writer: StreamWriter, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Correct the settings that the product relies on."""
+    """Correct the settings that we rely on."""
     wrong = {key: wanted[key] for key in RELIED_ON if wanted[key] != found.get(key)}
     if wrong:
         await writer.update(found | wrong)

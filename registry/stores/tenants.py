@@ -1,7 +1,7 @@
-"""The stores of tenants: made when somebody needs one for the first time, and grown while NATS has room.
+"""Makes the stores of tenants at their first use, and grows them while NATS has room.
 
-Any registry may make or grow any store, several at one time too: each step is one request that JetStream takes whole,
-and a repeat of it changes nothing.
+Any registry may make or grow any store, even at the same time as another one, because each step is one atomic request
+to JetStream, and repeating it changes nothing.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from registry.stores.growth import growth_of
 from registry.stores.streams import mend
 from registry.stores.writing import ROOM_CURE, StreamWriter
 
-CHECK_SECONDS = 30.0  # between looks at all stores; a busy writer asks earlier
+CHECK_SECONDS = 30.0  # between checks of all stores; a busy writer asks earlier
 ROOM_LOG_SECONDS = 60.0
 KINDS: tuple[StoreKind, ...] = ("events", "audit", "keys")
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class TenantStreams:
-    """Makes and grows stores. Requests for the same store at one time share one task."""
+    """Makes and grows stores. Concurrent requests for one store share a task."""
 
     def __init__(
         self, connection: Connection, replicas: int, ceilings: Mapping[StoreKind, int], tasks: asyncio.TaskGroup
@@ -43,7 +43,7 @@ class TenantStreams:
         connection.on_reconnect(self._known.clear)
 
     async def ensure(self, wanted: TenantStore) -> None:
-        """Make a store if there is none, let it grow if that is due.
+        """Make a store if there is none, and let it grow if that is due.
 
         Raises `Unavailable` if NATS has no room for it, or JetStream does not answer.
         """
@@ -66,7 +66,7 @@ class TenantStreams:
         self._known.discard(wanted)
 
     async def run(self) -> None:
-        """Look at all stores now and then, for ever, because some writers do not ask."""
+        """Check all stores every 30 s, for ever, because some writers do not ask."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
@@ -75,7 +75,7 @@ class TenantStreams:
                     if found is not None:
                         await self._tend_alone(found, info)
             except (BridgeError, JetStreamError) as exc:
-                log.info("the stores of tenants cannot be looked at now: %s", exc)
+                log.info("the stores of tenants cannot be checked now: %s", exc)
 
     async def _outcome(self, wanted: TenantStore) -> BridgeError | None:
         """Ensure the store and return the error, because a task that raises would end the process."""
@@ -114,7 +114,7 @@ class TenantStreams:
         log.info("made the stream %s of %d bytes", wanted.stream, size)
 
     async def _tend(self, found: TenantStore, info: StreamInfo) -> None:
-        """Mend a store that is there, and let it grow if that is due."""
+        """Correct the settings of an existing store, and let it grow if that is due."""
         await mend(self._writer, info.config, store(found, self._replicas))
         growth = growth_of(info, self._ceiling(found))
         if growth is None:
@@ -125,7 +125,7 @@ class TenantStreams:
             self._warn(found, f"it stays at {info.config['max_bytes']} bytes")
 
     async def _tend_alone(self, found: TenantStore, info: StreamInfo) -> None:
-        """Tend a store; one that cannot be mended is in the way of no other, and does not end this process."""
+        """Tend a store, but only log errors, so that one faulty store does not stop the others."""
         try:
             await self._tend(found, info)
         except (BridgeError, JetStreamError, ConfigurationError) as exc:
@@ -140,7 +140,7 @@ class TenantStreams:
 
 
 def _store_of(info: StreamInfo) -> TenantStore | None:
-    """Return the tenant's store that a stream is, or None."""
+    """Return the tenant's store in a stream, or None if the stream is not one."""
     root, _, rest = info.config["name"].partition("_")
     kind, _, tenant = rest.partition("_")
     if root != subjects.ROOT or not (is_token(tenant) or tenant == subjects.STRANGERS):

@@ -1,4 +1,4 @@
-"""Makes and changes streams, and translates JetStream's refusals for the operator."""
+"""Makes and changes streams, and turns JetStream's refusals into sentences for the operator."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -19,8 +19,8 @@ ROOM_CURE = (
 )
 _NOT_CLUSTERED = 10074
 _CANNOT_BE_CHANGED = 10052
-_NO_PEERS = 10005  # of a cluster: no servers with room for a stream
-_NAME_IN_USE = 10058  # with another configuration
+_NO_PEERS = 10005  # in a cluster: no servers have room for the stream
+_NAME_IN_USE = 10058  # the stream exists with another configuration
 _NO_ROOM = (jetstream.NO_STORAGE, _NO_PEERS, 10002, 10023, 10028)
 
 
@@ -46,7 +46,7 @@ class StreamWriter:
         self._connection = connection
 
     async def info(self, name: str) -> StreamInfo | None:
-        """Return a stream's state, None if there is no such stream."""
+        """Return a stream's state, or None if it does not exist."""
         return await jetstream.stream_info(self._connection, name)
 
     async def capturing(self, subject: str) -> list[str]:
@@ -64,9 +64,10 @@ class StreamWriter:
             offset, total = offset + (len(page.streams or []) or total), page.total
 
     async def create(self, config: dict[str, Any]) -> int:
-        """Make a stream of the wanted size, or of a quarter of the free room; return its size.
+        """Make a stream of the wanted size, or else of a quarter of the free room. Return its size.
 
-        The rest is left to others. Return 0 without room for 1 MiB. A stream that has been made meanwhile is as good.
+        The rest is left to others. Return 0 if there is no room for 1 MiB. A stream that another registry has made
+        meanwhile is accepted.
         """
         wanted = size = int(config["max_bytes"])
         while not await self._fits("CREATE", sized(config, size)):
@@ -76,15 +77,20 @@ class StreamWriter:
         if size < wanted:
             size = max(size // 4, LEAST_BYTES)
             await self._fits("UPDATE", sized(config, size))
-            log.warning("the stream %s has %d bytes instead of %d, for want of room", config["name"], size, wanted)
+            log.warning(
+                "the stream %s has %d bytes instead of %d: too little room",
+                config["name"],
+                size,
+                wanted,
+            )
         return size
 
     async def create_unlimited(self, config: dict[str, Any]) -> None:
-        """Make a stream without a limit of its size, for which nothing is reserved."""
+        """Make a stream without a size limit, for which NATS reserves nothing."""
         await self._write("CREATE", config)
 
     async def resize(self, config: dict[str, Any], size: int) -> bool:
-        """Change a stream's size; return False if there is no room for that."""
+        """Change a stream's size. Return False if there is no room."""
         return await self._fits("UPDATE", sized(config, size))
 
     async def update(self, config: dict[str, Any]) -> None:
@@ -111,7 +117,7 @@ class StreamWriter:
         return True
 
     async def _write(self, verb: str, config: dict[str, Any]) -> None:
-        """Raise `ConfigurationError` for faults that only the operator can mend."""
+        """Send a request. Raises `ConfigurationError` for faults that only the operator can mend."""
         name = config["name"]
         try:
             await jetstream.request(self._connection, f"STREAM.{verb}.{name}", _done, **config)

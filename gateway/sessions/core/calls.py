@@ -9,7 +9,7 @@ from protocol.messages import CommandRequest
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """A request without its parameters, which are let go once the command has been sent.
+    """A request without its parameters, which are dropped when the command has been sent.
 
     `request_id` is the id on NATS. `started` and `deadline` are monotonic times in seconds. `name` is the agent's.
     """
@@ -25,7 +25,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def own_id(self) -> str:
-        """The id that the caller knows: the agent API sends a command under an id of its own."""
+        """The id that the caller knows. The agent API sends commands under ids of its own."""
         return self.asked.request_id or self.request_id
 
     def duration_ms(self, now: float) -> int:

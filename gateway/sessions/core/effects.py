@@ -37,7 +37,7 @@ class Arm(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """The record is not what the registry knows any more. `focused`: the client has just said that its user sees it."""
+    """The client's record has changed. `focused`: the client has just reported that its user sees it."""
 
     focused: bool = False
 

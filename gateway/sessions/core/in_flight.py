@@ -11,14 +11,14 @@ from protocol.errors import Conflict, Overloaded
 from protocol.frames import CommandFrame
 from protocol.shares import GiveBack, Piece
 
-FRAME_BYTES = 512  # the bytes of a command's frame beside its parameters, in round figures
+FRAME_BYTES = 512  # a command's frame without its parameters, roughly
 
 # Returns room for so many bytes of an agent's, which may have to be given back, or None if there is none.
 KeepFrame = Callable[[str, int, GiveBack], Piece | None]
 
 
 class InFlight(msgspec.Struct):
-    """A command that is at the client and not answered yet.
+    """A command that was sent to the client and is not answered yet.
 
     `heard` is the time of its caller's last probe; None if the caller does not promise to probe. `frame` is kept if it
     may have to be sent again and there was room; `kept` is that room.
@@ -34,11 +34,11 @@ class InFlight(msgspec.Struct):
 
     @property
     def key(self) -> tuple[str, str]:
-        """The caller and the id under which the command is known outside: its reservation, if several wait for it."""
+        """The command's key outside: the caller and its request id, or the reservation if several may wait."""
         return (self.call.sub, self.reservation or self.call.request_id)
 
     def let_go(self) -> None:
-        """Keep the frame no longer."""
+        """Drop the kept frame."""
         if self.kept is not None:
             self.kept.release()
         self.frame = self.kept = None
@@ -61,7 +61,7 @@ class CommandsInFlight:
         return len(self._by_wire_id)
 
     def all(self) -> list[InFlight]:
-        """Return the commands; they may be ended while the list is used."""
+        """Return the commands as a list, so that they may end while it is used."""
         return list(self._by_wire_id.values())
 
     @property
@@ -83,7 +83,7 @@ class CommandsInFlight:
         return self._by_caller.get((sub, request_id))
 
     def require_unused(self, call: Call, reservation: str) -> None:
-        """Raise `Conflict` if the caller's id for this call is another command's, under whichever id that has come."""
+        """Raise `Conflict` if another command in flight has the caller's id for this call."""
         used = (call.sub, reservation or call.request_id) in self._by_caller
         if used or (not reservation and call.asked.request_id is not None and self._has_own_id(call)):
             raise Conflict("a command with this requestId is already in flight; use another id")
@@ -111,7 +111,7 @@ class CommandsInFlight:
         self._keeps = keeps
 
     def keep(self, command: InFlight, frame: CommandFrame) -> None:
-        """Keep a command's frame, if there is room for it until the command is answered."""
+        """Keep a command's frame until the command is answered, if there is room for it."""
         if self._keeps is None:
             return
 
@@ -122,7 +122,7 @@ class CommandsInFlight:
         command.frame = frame if command.kept is not None else None
 
     def connection_changed(self) -> None:
-        """Note that the commands so far were sent on a connection that is no more."""
+        """Note that all commands so far were sent on a former connection."""
         self._from_before = set(self._by_wire_id)
 
     @property
@@ -131,7 +131,7 @@ class CommandsInFlight:
         return [wire_id for wire_id in self._by_wire_id if wire_id in self._from_before]
 
     def take_from_before(self, wire_id: str) -> bool:
-        """Tell whether a command was sent on a former connection; from now on it counts as sent on this one."""
+        """Tell whether a command was sent on a former connection. From now on it counts as sent on this one."""
         if wire_id not in self._from_before:
             return False
         self._from_before.discard(wire_id)
@@ -158,7 +158,7 @@ class CommandsInFlight:
         return command
 
     def clear(self) -> None:
-        """Forget all commands without an answer: another gateway answers them."""
+        """Forget all commands without answering them, because another gateway does."""
         for command in self._by_wire_id.values():
             command.let_go()
         self._by_wire_id.clear()

@@ -1,4 +1,4 @@
-"""The settings that a session obeys."""
+"""The settings of a session."""
 
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ class SessionLimits(NamedTuple):
 
     @property
     def told(self) -> ConnectionLimits:
-        """The limits that a client is told."""
+        """The limits that are sent to the client."""
         return ConnectionLimits(self.max_message_bytes, self.ping_interval_seconds)
 
     def timeout_ms(self, asked_ms: int | None) -> int:
-        """Return the timeout of a command: as asked for, the default if it was not, at most the longest."""
+        """Return the timeout of a command: the requested one or the default, cut to the maximum."""
         return min(asked_ms or self.command_timeout_ms, self.max_command_timeout_ms)

@@ -1,4 +1,4 @@
-"""Which agents work at a client, and which its user has stopped. Sans-I/O: `now` is a monotonic time in seconds."""
+"""The agents that work at a client, and those that its user has stopped. Sans-I/O; `now` is monotonic, in seconds."""
 
 import msgspec
 
@@ -6,11 +6,11 @@ from protocol.errors import PermissionDenied
 from protocol.frames import ActiveAgent, AgentsFrame
 from protocol.messages import timestamp
 
-WORKING_SECONDS = 60.0  # an agent counts as working for so long after its last command
+WORKING_SECONDS = 60.0  # how long after its last command an agent counts as working
 TELL_SECONDS = 0.5
 STOP_SECONDS = 60.0
 MAX_STOP_SECONDS = 24 * 3600.0
-MAX_AGENTS = 64  # of each kind; of more, those that were active last
+MAX_AGENTS = 64  # of each kind; above that, those that were active last
 
 
 class _Working(msgspec.Struct):
@@ -51,7 +51,7 @@ class Presence:
             self._changed = True
 
     def tell_anew(self) -> None:
-        """Tell who works here again: the client has another connection, and may be another page."""
+        """Send the list again, because the client has a new connection and may be a new page."""
         self._changed = True
 
     def due(self, now: float) -> AgentsFrame | None:
@@ -73,24 +73,24 @@ class Presence:
 
 
 class StoppedAgents:
-    """The agents whose commands the user refuses, each with its end; the key None means all agents."""
+    """The stopped agents, each with the end of its stop. The key None means all agents."""
 
     def __init__(self) -> None:
         self._until: dict[str | None, float] = {}
 
     def stop(self, sub: str | None, seconds: float | None, now: float) -> None:
-        """Refuse an agent's commands for so long; of more than 64 that are stopped, the first is allowed again."""
+        """Refuse an agent's commands for `seconds`. Above 64 stopped agents, the first one is allowed again."""
         self._until.pop(sub, None)
         self._until[sub] = now + min(MAX_STOP_SECONDS, STOP_SECONDS if seconds is None else seconds)
         while len(self._until) > MAX_AGENTS:
             del self._until[next(iter(self._until))]
 
     def left(self, now: float) -> list[tuple[str | None, float]]:
-        """Return who is refused for how many more seconds, for the gateway that the session moves to."""
+        """Return the stopped agents with their remaining seconds, for the gateway to which the session moves."""
         return [(sub, until - now) for sub, until in self._until.items() if until > now]
 
     def allow(self, sub: str | None) -> None:
-        """Take commands of an agent again; without one, of all agents."""
+        """Accept commands of an agent again; without an id, of all agents."""
         if sub is None:
             self._until.clear()
         else:

@@ -1,7 +1,7 @@
-"""One command's progress, thinned out from the application's rate to the caller's. Sans-I/O.
+"""One command's progress, reduced from the application's rate to twenty messages a second. Sans-I/O.
 
-A command has this only if its caller asked for it. At most twenty messages leave in any second: nineteen at intervals,
-for which only the newest is kept, and the last one, which goes before the answer.
+A command has it only if its caller asked for progress. In any second nineteen messages leave at intervals, each the
+newest at that time, and one more directly before the answer.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ INTERVAL_SECONDS = 0.054  # nineteen in any window of a second
 
 
 class PublishProgress(NamedTuple):
-    """Publish how far a command has come."""
+    """Publish a command's progress."""
 
     subject: str
     message: ProgressMessage
@@ -43,7 +43,7 @@ class Progress:
         self._seq = seq
 
     def report(self, frame: ProgressFrame, now: float) -> list[PublishProgress | RemindProgress]:
-        """Take the application's word: tell it, or keep it in the place of one that waits already."""
+        """Take a progress message: send it, or keep it in place of the waiting one."""
         if self._kept is not None:
             self._kept = frame
             return []
@@ -53,7 +53,7 @@ class Progress:
         return [RemindProgress(frame.request_id, self._open_at)]
 
     def due(self, now: float) -> list[PublishProgress | RemindProgress]:
-        """Send the waiting progress, or ask again for a reminder that came early."""
+        """Send the waiting progress, or if the reminder came too early, ask for another."""
         if self._kept is None:
             return []
         if now < self._open_at:

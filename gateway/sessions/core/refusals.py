@@ -12,7 +12,7 @@ from protocol.frames import ErrorFrame
 from protocol.records import Rate
 from protocol.runtime.token_buckets import TokenBuckets
 
-TOLD = Rate(per_second=10.0, burst=256.0)  # of each code: each of a burst, then one in 100 ms
+TOLD = Rate(per_second=10.0, burst=256.0)  # for each code: a burst one by one, then one in 100 ms
 MAX_CODES = 16
 
 

@@ -1,7 +1,7 @@
-"""What a client shows to get its session back: a resume token, bound to the session, the user and the tenant.
+"""Resume tokens, with which a client gets its session back. Each is bound to the session, the user and the tenant.
 
-`SESSION.SERIAL.SIGNATURE`. Each connection gets a new one. The one before it stays valid until the new one is first
-used, because the frame that carried the new one may have been lost. A token alone gives nothing: the user's own
+The form is `SESSION.SERIAL.SIGNATURE`. Each connection gets a new one. The one before it stays valid until the new one
+is first used, because the frame with the new one may be lost. A resume token alone opens nothing: the user's own
 application token must come with it.
 """
 
@@ -19,7 +19,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class ResumeToken(NamedTuple):
-    """What a good token says."""
+    """The content of a valid token."""
 
     client_id: str
     serial: int
@@ -32,13 +32,13 @@ class ResumeTokens:
         self._keys = keys
 
     def issue(self, client: ClientAddress, sub: str, serial: int) -> str:
-        """Return the token of a session; of two, the one with the higher serial is the later one."""
+        """Return a token for a session. A later token has a higher serial."""
         body = f"{client.client_id}.{serial:x}"
         signature = self._keys.sign(_signed(body, client.tenant, sub))
         return f"{body}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
     def read(self, text: str, principal: Principal) -> ResumeToken | None:
-        """Return what a token says; None if it is none, or was not issued to this user of this tenant."""
+        """Return a token's content, or None if it is invalid or was not issued to this user of this tenant."""
         if len(text) > MAX_TOKEN_CHARS or text.count(".") != 2:
             return None
         client_id, serial, signature = text.split(".")

@@ -62,7 +62,7 @@ from protocol.reports import EndReason, is_lost
 from protocol.runtime.websocket.bad_frames import BadFrames
 from protocol.runtime.websocket.keepalive import Keepalive, KeepaliveStep
 
-ABANDONED = "the caller is gone: it promised to ask after the command, and no longer does"
+ABANDONED = "the caller is gone: it promised to probe the command, and no longer does"
 INVALID_RESPONSE = "invalid_response"  # `details.code` of a command whose answer cannot be read
 MESSAGE_TOO_LARGE = "message_too_large"  # `details.code` of a command that was lost with an answer above the limit
 UNANSWERED_SECONDS = 2.0
@@ -77,12 +77,12 @@ class SessionState(enum.Enum):
 
     ACTIVE = "active"
     DRAINING = "draining"
-    DETACHED = "detached"  # its client is away, and may come back
+    DETACHED = "detached"  # the client is away, and may come back
     ENDED = "ended"
 
 
 class Session:
-    """One client. Make it when the client is let in, feed it everything that happens, end it once."""
+    """One client's session. Make it when the client is authenticated, pass it every event, and end it once."""
 
     __slots__ = (
         "_bad_frames",
@@ -117,7 +117,7 @@ class Session:
         rate_limits: RateLimits | None = None,
         require_room: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """Begin a session; `require_room` raises `Overloaded` if a command of so many bytes may not be written."""
+        """Begin a session. `require_room(size)` raises `Overloaded` if a command of `size` bytes cannot be written."""
         self.client_id = client_id
         self.principal = principal
         self.state = SessionState.ACTIVE
@@ -141,16 +141,16 @@ class Session:
         self._is_anew = False
 
     def keep_frames(self, keeps: KeepFrame) -> None:
-        """Keep the frames of commands from now on, as far as `keeps` has room: the client may lose its connection."""
+        """Keep the frames of commands from now on, if `keeps` has room, because the client may lose its connection."""
         self._in_flight.keep_frames(keeps)
 
     @property
     def commands_in_flight(self) -> int:
-        """How many commands the client has not answered."""
+        """The number of unanswered commands."""
         return len(self._in_flight)
 
     def require_room_besides(self, require_room: Callable[[int], None]) -> None:
-        """Refuse commands that have no room in a second place, in which commands wait for their turn."""
+        """Let `require_room` refuse commands, too. It is that of a second queue, where commands wait for a turn."""
         first = self._require_unread_room
 
         def require_both(size: int) -> None:
@@ -166,7 +166,7 @@ class Session:
     ) -> list[Effect]:
         """Take a command, in the order of checks that the protocol fixes.
 
-        A command under an idempotency key is known by its `reservation`, for callers come and go while it is under way.
+        A command with an idempotency key is identified by its `reservation`, because its callers come and go.
 
         Raises `ClientNotFound`, `Unavailable`, `UnknownCapability`, `PermissionDenied`, `RateLimited`,
         `InvalidParameters`, `Overloaded` or `Conflict`; then nothing was sent to the client.
@@ -182,7 +182,9 @@ class Session:
             self._rate_limits.keep(caller, self.client_id, offer, now)
         self.contract.check(offer, command.action, command.parameters)
         self._in_flight.require_unused(call, reservation)
-        self._require_room(command)  # last: a full client must not say "certainly not executed" of a command it runs
+        self._require_room(
+            command
+        )  # last: `overloaded` means "not executed", which would be wrong in place of `conflict`
         return self._dispatch(command, call, reservation, now)
 
     def is_quick(self, command: CommandRequest) -> bool:
@@ -190,9 +192,9 @@ class Session:
         return self.contract.is_quick(command.target, command.action, command.parameters)
 
     def cancel(self, caller: Principal, request_id: str, reason: str, now: float) -> list[Effect]:
-        """Withdraw a command; no effects if it is not in flight. Raises `ClientNotFound` like `call`.
+        """Cancel a command. No effects if it is not in flight. Raises `ClientNotFound` like `call`.
 
-        A command in flight stays its caller's, even if the client has changed its name meanwhile.
+        A caller may cancel its command even if the client's new name is outside the token's limits.
         """
         command = self._own(caller, request_id)
         if command is None:
@@ -201,16 +203,16 @@ class Session:
         return self._withdraw(command, Cancelled("the caller cancelled the command"), reason, now)
 
     def give_up(self, caller: Principal, request_id: str, now: float) -> list[Effect]:
-        """Answer `timeout` for a command before its own deadline; no effects if it is not in flight."""
+        """Answer `timeout` to a command before its own deadline. No effects if it is not in flight."""
         command = self._in_flight.of(caller.sub, request_id)
         return [] if command is None else self.deadline_passed(command.wire_id, now)
 
     def is_in_flight(self, caller: Principal, request_id: str) -> bool:
-        """Tell whether a command of this caller's still waits for the client."""
+        """Tell whether a command of this caller is in flight."""
         return self._own(caller, request_id) is not None
 
     def is_asked_after(self, caller: Principal, request_id: str, now: float) -> bool:
-        """Tell the same to a caller who asks, and note that it does."""
+        """Tell the same for a probe, and note the time of the probe."""
         command = self._own(caller, request_id)
         if command is not None and command.heard is not None:
             command.heard = now
@@ -230,7 +232,7 @@ class Session:
         ]
 
     def deadline_passed(self, wire_id: str, now: float) -> list[Effect]:
-        """Answer `timeout` for a command that is still in flight."""
+        """Answer `timeout` to a command if it is still in flight."""
         command = self._in_flight.get(wire_id)
         if command is None:
             return []
@@ -240,7 +242,7 @@ class Session:
     # --- from the client ---
 
     def response(self, frame: ResponseFrame, now: float) -> list[Effect]:
-        """Pass on the client's answer; a late or second one is counted and dropped."""
+        """Pass on the client's answer. A late or second one is counted and dropped."""
         self.heard(now)
         command = self._in_flight.get(frame.request_id)
         if command is None:
@@ -260,7 +262,7 @@ class Session:
         return self._settle(command, response, confirmed=frame.confirmed == "user")
 
     def progress(self, frame: ProgressFrame, now: float) -> list[Effect]:
-        """Pass on a command's progress if its caller asked for it; late progress is counted and dropped."""
+        """Pass on a command's progress if its caller asked for it. Late progress is counted and dropped."""
         command = self._in_flight.get(frame.request_id)
         if command is None:
             self.late_progress += 1
@@ -273,7 +275,7 @@ class Session:
         """Replace the client's list, and report what is left out. Raises `InvalidFrame` for too large a record."""
         new_metadata = self.metadata if metadata is None else _bounded_metadata(metadata)
         if _record_bytes(contract.capabilities) > self._limits.max_message_bytes:
-            raise InvalidFrame("`capabilities`: the list is too large to be kept; shorten descriptions or schemas")
+            raise InvalidFrame("`capabilities`: the list is too large to store; shorten descriptions or schemas")
         self.contract = contract
         self._is_anew = False
         self.app = app if app is not None else self.app
@@ -288,7 +290,7 @@ class Session:
         return self._describe(_bounded_metadata(metadata), ident, focused=tells_visible(metadata))
 
     def want_agents(self, wanted: bool, wall_offset: float) -> None:
-        """Begin or cease to tell the client which agents work here; `wall_offset` makes Unix seconds of our times."""
+        """Start or stop `agents` frames to the client. `wall_offset` converts our times to Unix seconds."""
         if not wanted:
             self._presence = None
         elif self._presence is None:
@@ -297,7 +299,7 @@ class Session:
                 self._presence.began(command.call.sub, command.call.name, command.call.started)
 
     def user_wishes(self, frame: StopFrame | AllowFrame, now: float) -> list[Effect]:
-        """Cancel an agent's commands and refuse its new ones for a while, or take them again; of all without an id."""
+        """Cancel an agent's commands and refuse new ones for a while, or allow them again; no id means all agents."""
         self._stopped = self._stopped or StoppedAgents()
         if isinstance(frame, AllowFrame):
             self._stopped.allow(frame.agent_id)
@@ -313,18 +315,18 @@ class Session:
         return [*withdrawn, *_acknowledge(frame.id)]
 
     def refresh(self, principal: Principal, ident: str | None) -> list[Effect]:
-        """Go on under a fresh token, which the shell has found to be the same identity's."""
+        """Go on with a fresh token. The shell has verified it and found that it has the same identity."""
         self.principal = principal
         return _acknowledge(ident)
 
     def refuse_frame(
         self, error: BridgeError, now: float, ident: str | None = None, answers: Sequence[str] = ()
     ) -> list[Effect]:
-        """Send the client an error for a frame; close if it sends hardly anything else.
+        """Send the client an error for a frame. Close the session after more than 200 bad frames within 10 s.
 
-        The commands that it would have answered fail at once. A frame that does so is not counted: there are no more of
-        these than commands. A frame that may be sent again (NATS is away, too many events come) is no fault of the
-        client's. A flood of these is told in part, with a count.
+        The commands that the frame would have answered fail at once. Such a frame does not count as bad, because there
+        are no more of them than commands. A retryable error (NATS is away, too many events) is not the client's fault
+        and does not count either. A flood of those gets only some errors, with a count.
         """
         self.heard(now)
         ended = [effect for wire_id in answers for effect in self._fail_unreadable(wire_id, error, now)]
@@ -347,7 +349,7 @@ class Session:
     # --- from the clock and the process ---
 
     def progress_due(self, wire_id: str, now: float) -> list[Effect]:
-        """Pass on the progress that has waited for its turn, unless the command has ended."""
+        """Pass on waiting progress, unless the command has ended."""
         command = self._in_flight.get(wire_id)
         if command is None or command.progress is None:
             return []
@@ -377,19 +379,19 @@ class Session:
                 return [Close(CloseCode.INTERNAL, "no pong", EndReason.NO_PONG)]
 
     def drain(self) -> None:
-        """Take no more commands; those in flight go on."""
+        """Take no more commands. Those in flight go on."""
         if self.state is SessionState.ACTIVE:
             self.state = SessionState.DRAINING
 
     def detach(self) -> list[Effect]:
-        """Go on without a connection: commands in flight wait, new ones are refused."""
+        """Go on without a connection. Commands in flight wait, and new ones are refused."""
         self.state = SessionState.DETACHED
         self.revision += 1
         self._bad_frames = self._refusals = None
         return [Changed()]
 
     def attach(self, principal: Principal, require_room: Callable[[int], None], now: float) -> list[Effect]:
-        """Go on with the connection that the client has come back by, or with a newer one."""
+        """Go on with a new connection, after the client was away or in place of its former one."""
         self.state = SessionState.ACTIVE
         self.principal = principal
         self.revision += 1
@@ -402,13 +404,13 @@ class Session:
 
     @property
     def awaited(self) -> list[str]:
-        """The commands that were sent on a connection before this one, and are not answered."""
+        """The unanswered commands that were sent on a former connection."""
         return self._in_flight.from_before
 
     def unknown(self, frame: UnknownFrame, now: float) -> list[Effect]:
-        """Send a command again that has not reached the client; without its frame, it is lost.
+        """Send a command again that has not reached the client. If its frame was not kept, the command is lost.
 
-        Raises `InvalidFrame` for a command that was sent on this very connection.
+        Raises `InvalidFrame` if the command was sent on the present connection.
         """
         self.heard(now)
         command = self._in_flight.get(frame.request_id)
@@ -426,9 +428,9 @@ class Session:
         return self._in_flight.moving(now)
 
     def leave(self, now: float) -> list[Effect]:
-        """End here because the session has moved to another gateway, which answers the commands in flight.
+        """End here, because the session has moved to another gateway, which answers the commands in flight.
 
-        The reservation of an idempotency key cannot move: its command ends as if the client was lost.
+        Commands with an idempotency key cannot move: they end with `client_lost`.
         """
         effects = [
             effect
@@ -453,7 +455,7 @@ class Session:
         return [Arm(command.wire_id, command.call.deadline) for command in commands]
 
     def adopt(self, principal: Principal) -> None:
-        """Be this user's session, which another gateway has handed over."""
+        """Become a session of this user that another gateway has handed over."""
         self.principal = principal
         self.view = self._view()
 
@@ -463,15 +465,15 @@ class Session:
         return self._in_flight.holds_keys
 
     def begin_anew(self, now_ms: int) -> None:
-        """Begin under an id that was used before, with sequence numbers that were not used.
+        """Begin again with a known client id, and with sequence numbers that were not used before.
 
-        The former capabilities are not known, so commands are refused until the client has registered.
+        The former capabilities are unknown, so commands are refused until the client has registered.
         """
         self._is_anew = True
         self.revision = self._in_flight.next_wire_id = now_ms
 
     def snapshot(self, connected_at: str, focused_at: str | None, grace_ms: int | None, now: float) -> SessionSnapshot:
-        """Return all that another gateway needs to go on."""
+        """Return everything that another gateway needs to go on."""
         principal = self.principal
         return SessionSnapshot(
             principal.tenant,
@@ -493,7 +495,7 @@ class Session:
         )
 
     def end(self, now: float, reason: EndReason = EndReason.CLOSED) -> list[Effect]:
-        """End the session: every waiting command is answered `client_lost`, later ones are refused."""
+        """End the session. Every command in flight is answered `client_lost`, and later ones are refused."""
         self.state = SessionState.ENDED
         self.lost = is_lost(reason)
         lost = self._loss(reason)
@@ -503,7 +505,7 @@ class Session:
         return self._settle(command, self._failure(command, error, now))
 
     def _loss(self, reason: EndReason) -> ClientLost:
-        """Return the error for the commands that are lost with the client, with the limit if it sent too much."""
+        """Return the error for commands that are lost with the client; after a too large message, with the limit."""
         if reason is not EndReason.MESSAGE_TOO_LARGE:
             return ClientLost("the client disconnected while the command was under way; it may have run")
         limit = self._limits.max_message_bytes
@@ -514,7 +516,7 @@ class Session:
         )
 
     def record(self, gateway_id: str, connected_at: str, focused_at: str | None = None) -> ClientRecord:
-        """Return the client as the registry keeps it."""
+        """Return the client's record for the registry."""
         return ClientRecord(
             client_id=self.client_id,
             tenant=self.principal.tenant,
@@ -538,7 +540,7 @@ class Session:
         return ClientView(self.principal.tenant, self.client_id, self.principal.sub, self.app.name)
 
     def _own(self, caller: Principal, request_id: str) -> InFlight | None:
-        """Return a command of this caller. Another tenant's caller with the same `sub` has none here."""
+        """Return a command of this caller. A caller of another tenant with the same `sub` has none here."""
         return self._in_flight.of(caller.sub, request_id) if caller.tenant == self.principal.tenant else None
 
     def _require_here(self) -> None:
@@ -620,19 +622,19 @@ def _refusal(error: BridgeError, ident: str | None, request_id: str | None) -> E
 
 
 def _left_out(capabilities: CapabilityList, ident: str | None) -> ErrorFrame:
-    """Return the error in place of an `ack` if some of the capabilities are not registered."""
+    """Return the error that replaces the `ack` if some capabilities are not registered."""
     first, count = capabilities.refused[0], len(capabilities.refused) + capabilities.more_refused
     details = {
         "registered": len(capabilities.offers),
         "refused": capabilities.refused,
         **({"more": capabilities.more_refused} if capabilities.more_refused else {}),
     }
-    sentence = f"{count} of the capabilities left out, the others are registered: {first.message}"
+    sentence = f"{count} capabilities are left out, the others are registered: {first.message}"
     return ErrorFrame(Code.INVALID_FRAME.value, sentence, ident, details)
 
 
 def _record_bytes(capabilities: CapabilityList) -> int:
-    """Return the largest size of a record with these capabilities. Refused capabilities are seldom in it."""
+    """Return the largest size of a record with these capabilities. Refused ones are rarely in it."""
     refused = len(codec.encode(capabilities.refused)) if capabilities.refused else 0
     return len(memoryview(capabilities.raw)) + refused + MAX_METADATA_BYTES
 

@@ -1,4 +1,4 @@
-"""A session as it travels from one gateway to another, and the messages of claims.
+"""The snapshot of a session for another gateway, and the messages of claims.
 
 All are JSON. What only gateways may say carries a signature in a header, made by a key that only they have.
 
@@ -44,7 +44,7 @@ class ClaimMessage(msgspec.Struct, frozen=True, tag_field="op", tag="claim", ren
 
     @property
     def claim(self) -> Claim:
-        """The claim as the core knows it."""
+        """The claim in the core's form."""
         return Claim(Rank(self.generation, self.nonce), self.kind, self.serial)
 
 
@@ -72,7 +72,7 @@ class AdoptRequest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
-    """A message that has waited for the end of a claim, as it came from NATS.
+    """A message from NATS that has waited for the end of a claim.
 
     `held_up` tells that it may have been sent while the gateway was frozen, `age_ms` for how long it had waited when it
     was handed over.
@@ -88,7 +88,7 @@ class KeptMessage(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class MovingProgress(msgspec.Struct, frozen=True, rename="camel"):
-    """Where the progress of a command goes, and how much of it was told."""
+    """The subject for a command's progress, and the last sent `seq`."""
 
     subject: str
     request_id: str
@@ -96,7 +96,7 @@ class MovingProgress(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class MovingCommand(msgspec.Struct, frozen=True, rename="camel"):
-    """A command in flight. `frame` is None if there was no room to keep it for another sending."""
+    """A command in flight. `frame` is None if there was no room to keep it, so that it cannot be sent again."""
 
     wire_id: str
     request_id: str
@@ -117,9 +117,10 @@ class MovingCommand(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class SessionSnapshot(msgspec.Struct, frozen=True, rename="camel"):
-    """All that a gateway knows of a session.
+    """The whole state of a session.
 
-    `grace_ms` is what is left of the grace, None while a client is there. `expires_at` is None if its token has no end.
+    `grace_ms` is the rest of the grace period, or None while the client is connected. `expires_at` is None if its token
+    does not expire.
     """
 
     tenant: str
@@ -203,7 +204,7 @@ def _bounded_kept(kept: Iterable[Kept]) -> list[KeptMessage]:
 
 
 def decode_grant(parts: Iterable[bytes]) -> Grant:
-    """Return the grant that was sent in these parts. Raises `InvalidRequest`."""
+    """Join the parts of a grant. Raises `InvalidRequest`."""
     message = codec.decode(_grants, b"".join(parts))
     if len(message.taken) % _TAKEN.size:
         raise InvalidRequest("`taken`: not whole")
@@ -219,13 +220,13 @@ def _taken(data: bytes) -> Iterator[tuple[float, bytes]]:
 
 
 class GrantParts:
-    """The parts of grants that have come so far, by who gives."""
+    """The parts of grants so far, by the giving gateway."""
 
     def __init__(self) -> None:
         self._parts: dict[Rank, dict[int, bytes]] = {}
 
     def add(self, answer: ClaimAnswer) -> Grant | None:
-        """Take a part; return the grant if that was the last one. Raises `InvalidRequest` for one that is too large."""
+        """Add a part. Return the grant if that was the last one. Raises `InvalidRequest` if the grant is too large."""
         if not 0 <= answer.part < answer.parts <= MAX_PARTS:
             raise InvalidRequest(f"`parts`: at most {MAX_PARTS}")
         giver = Rank(answer.generation, answer.giver)
@@ -238,12 +239,12 @@ class GrantParts:
 
 
 def signature_text(signature: bytes) -> str:
-    """Return a signature as it stands in a header."""
+    """Encode a signature for a header."""
     return base64.b64encode(signature).decode()
 
 
 def read_signature(text: str) -> bytes:
-    """Return the signature in a header; nothing if it is none."""
+    """Decode the signature in a header. Return b"" if it is malformed."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Agents that an administrator has disconnected: who may not come in for a while, and who is to be told to go.
+"""Agents that an administrator has disconnected: their connections end, and they are refused for a while.
 
-The clients bucket has an entry for each, so every process with a mirror of it knows, one that starts later, too. Its
-clock is that of the deployment, because the registry that wrote an entry is on another machine.
+Each has an entry in the clients bucket. So every process with a mirror of the bucket knows them, even one that starts
+later. Times are on the deployment's common clock, because the registry that wrote an entry is on another machine.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _denials = msgspec.json.Decoder(AgentDenial)
 
 
 class DeniedAgents:
-    """Who is kept out. Give `observe` to the mirror as its listener; `on_denial` hears of each entry that is news."""
+    """The agents that are refused now. Pass `observe` to the mirror as a listener; `on_denial` gets each new entry."""
 
     def __init__(self, now_ms: Callable[[], int], on_denial: OnDenial = lambda denial: None) -> None:
         self._now_ms = now_ms
@@ -33,7 +33,7 @@ class DeniedAgents:
         self._watchers: dict[_Whose, set[OnDenied]] = {}
 
     def observe(self, key: str, before: ReplicaEntry | None, after: ReplicaEntry | None) -> None:
-        """Take a piece of the mirror's news: tell an agent's connections to end, and keep it out or let it in."""
+        """Take a change from the mirror: refuse an agent and end its connections, or admit it again."""
         if not subjects.is_agent_key(key):
             return
         former, denial = _read(before), _read(after)
@@ -43,13 +43,13 @@ class DeniedAgents:
             self._take(denial)
 
     def of_tenant(self, tenant: str) -> int:
-        """Return how many agents of a tenant are kept out."""
+        """Return the number of refused agents of a tenant."""
         self._forget_past()
         return sum(whose[0] == tenant for whose in self._until_ms)
 
     def require_admitted(self, principal: Principal) -> None:
-        """Raise `PermissionDenied` for an agent that is kept out."""
-        if not self._until_ms:  # as nearly always
+        """Raise `PermissionDenied` if an administrator has disconnected this agent."""
+        if not self._until_ms:  # the usual case
             return
         until_ms = self._until_ms.get((principal.tenant, principal.sub))
         if until_ms is not None and until_ms > self._now_ms():
@@ -88,7 +88,7 @@ def _refusal(until_ms: int) -> PermissionDenied:
 
 
 def _read(entry: ReplicaEntry | None) -> AgentDenial | None:
-    """Return what an entry says, None for what cannot be read: it keeps nobody out."""
+    """Decode an entry. Return None if it cannot be read; then it refuses nobody."""
     try:
         return codec.decode(_denials, entry.data) if entry is not None else None
     except BridgeError:

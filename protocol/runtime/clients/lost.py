@@ -1,9 +1,9 @@
 """Clients that were lost a moment ago and are expected back: their gateway stopped or died, or their connection broke.
 
-Until they are back, a command for one of them, or for their targets, is worth a repetition. A client that closed
-its connection is not expected back, and is forgotten at once.
+Until they are back, callers should repeat a command for one of them or for their targets. A client that closed its
+connection is not expected back, and is forgotten at once.
 
-Strangers decide how many clients are lost and how much each offers. So the memory is shared among tenants and users,
+Applications decide how many clients are lost and how much each offers. So the memory is shared among tenants and users,
 and a client without room is forgotten. Clients with the same capabilities share one list, which is counted once.
 Sans-I/O: `now` is monotonic, in seconds.
 """
@@ -23,12 +23,12 @@ from protocol.subjects import ClientAddress
 LOST_SECONDS = 30.0
 MAX_EXPIRED = 500
 MAX_BYTES = 64 * 1024 * 1024
-ENTRY_BYTES = 2048  # Python's memory for a client, or for a list, in round figures
-DECODED = 8  # so many times its JSON does a decoded value need, in round figures
+ENTRY_BYTES = 2048  # Python's memory for a client or for a list, roughly
+DECODED = 8  # a decoded value needs about 8 times the memory of its JSON
 
 
 class _LostList:
-    """A list of capabilities, and the lost clients that offered it. `listed` ends when it is forgotten."""
+    """A list of capabilities, and the lost clients that offered it."""
 
     __slots__ = ("capabilities", "clients", "listed", "piece", "tenant")
 
@@ -41,7 +41,7 @@ class _LostList:
 
 
 class _LostClient:
-    """A lost client and its targets, as far as there was room for them."""
+    """A lost client, and its targets if there was room for them."""
 
     __slots__ = ("client", "offered", "piece", "until")
 
@@ -65,11 +65,11 @@ class LostClients:
 
     @property
     def held_bytes(self) -> int:
-        """How much is remembered."""
+        """The used memory in bytes."""
         return self._shares.held
 
     def add(self, client: Client, now: float) -> None:
-        """Remember a client that was just lost. Without room for its capabilities, it is known by its id alone."""
+        """Remember a lost client. If there is no room for its capabilities, remember its id alone."""
         address = ClientAddress(client.record.tenant, client.record.client_id)
         self.forget(address)
         self.expire(now)
@@ -87,26 +87,26 @@ class LostClients:
             offered.clients[address.client_id] = lost
 
     def forget(self, address: ClientAddress) -> None:
-        """Forget a client, because it is there again."""
+        """Forget a client, because it is back."""
         lost = self._clients.pop(address, None)
         if lost is not None:
             self._drop(lost)
             lost.piece.release()
 
     def expire(self, now: float) -> None:
-        """Forget clients that were lost too long ago, some at a time: very many may be lost at once."""
+        """Forget clients that were lost too long ago. Do some at a time, because very many may be lost at once."""
         for address, lost in list(islice(self._clients.items(), MAX_EXPIRED)):
             if lost.until > now:
                 return
             self.forget(address)
 
     def knows(self, principal: Principal, address: ClientAddress, now: float) -> bool:
-        """Tell whether a client was lost a moment ago that the principal might see."""
+        """Tell whether a client that the principal may see was lost a moment ago."""
         lost = self._clients.get(address)
         return lost is not None and lost.until > now and may(principal, view_of(lost.client.record))
 
     def offered(self, principal: Principal, target: str, action: str | None, query: Query, now: float) -> bool:
-        """Tell whether a client that the query selects was lost a moment ago, and offered this to the principal."""
+        """Tell whether a client with this target was lost a moment ago, if query and principal fit."""
         for each in self._lists.get(principal.tenant, {}).values():
             offer = each.capabilities.find(target)
             if offer is not None and offer.offers(action):
@@ -118,7 +118,7 @@ class LostClients:
     # --- their targets ---
 
     def _list_of(self, client: Client) -> _LostList | None:
-        """Return the list that a client shares with others; the first of them is charged for it."""
+        """Return the list that a client shares with others. It is charged to the first of them."""
         if not client.capabilities.offers:
             return None
         tenant, fingerprint = client.record.tenant, client.capabilities.fingerprint

@@ -1,7 +1,7 @@
 """A mirror of the clients bucket: a full snapshot, then every change, in this process's memory.
 
-It reads by an ordered consumer of our own, because the library's KV watch loses expiries. A new listing starts when a
-consumer ends, and every 60 seconds. The records known so far stay until the listing is complete.
+It uses our own ordered consumer, because the library's KV watch misses expiries. A new listing starts when a consumer
+ends, and every 60 seconds. The known records stay until the listing is complete.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from protocol.runtime.streams.consumer import HEARTBEAT_SECONDS, ConsumerOrder, 
 STREAM = f"KV_{subjects.CLIENTS_BUCKET}"
 KEY_PREFIX = f"$KV.{subjects.CLIENTS_BUCKET}."
 RELIST_SECONDS = 60.0
-RETRY_SECONDS = 0.25  # between two beginnings, at least
+RETRY_SECONDS = 0.25  # at least, between two starts
 WAITING_LOG_SECONDS = 5.0
 RECONNECT_SECONDS = 60.0
-UNHURRIED_BITS_PER_SECOND = 256_000_000  # a listing at full speed holds up the replies that share the connection
+UNHURRIED_BITS_PER_SECOND = 256_000_000  # a listing at full speed would delay the replies on the same connection
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ class Listing(ConsumerOrder):
         self._expected: int | None = None
 
     def expect(self, pending: int) -> None:
-        """Note how many messages the snapshot has; some may have been delivered before this is known."""
+        """Note the number of messages in the snapshot. Some may have been delivered before it is known."""
         self._expected = pending
         self.complete = self.complete or self.delivered >= pending
 
     def advance(self, place: ConsumerPlace) -> None:
-        """Note that an accepted message has been taken over."""
+        """Note that an accepted message has been applied."""
         reached = self._expected is not None and self.delivered >= self._expected
         self.complete = self.complete or reached or place.pending == 0
 
@@ -61,7 +61,7 @@ class Listing(ConsumerOrder):
 class Mirror:
     """The clients bucket in memory. Start `run()` as a task; `filled` is set after the first snapshot, for good.
 
-    `lost` has the clients that this process saw go a moment ago, if they are expected back.
+    `lost` has the clients that were lost a moment ago and are expected back.
     """
 
     def __init__(self, connection: Connection, *listeners: Listener) -> None:
@@ -78,7 +78,7 @@ class Mirror:
 
     @property
     def revision(self) -> int:
-        """The bucket's revision that this mirror has reached; it begins anew with a new bucket."""
+        """The bucket's revision that this mirror has reached. A new bucket begins again."""
         return self._replica.revision
 
     def clients(self, tenant: str) -> Mapping[str, Client]:
@@ -110,7 +110,7 @@ class Mirror:
             await asyncio.sleep(next_at - loop.time())  # a consumer may break as soon as it is made
 
     async def _follow(self) -> None:
-        """List the bucket and follow it until it must be listed anew."""
+        """List the bucket, and follow it until the next listing is due."""
         self._listing = listing = Listing()
         self._consumer = consumer = OrderedConsumer(
             self._connection, STREAM, listing, self._take, self._end_where_complete
@@ -131,7 +131,7 @@ class Mirror:
             log.info("listing the clients anew: %s", listing.broken)
 
     async def _outlived(self, consumer: OrderedConsumer, listing: Listing) -> bool:
-        """Return whether the consumer lived until it was time to list anew in any case."""
+        """Return whether the consumer lived until the next regular listing."""
         relist_at = self._clock() + RELIST_SECONDS
         while self._clock() < relist_at or not listing.complete:
             self.lost.expire(self._clock())

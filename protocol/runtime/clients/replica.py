@@ -1,7 +1,7 @@
-"""A mirror's copy of the clients bucket: the records by tenant. A new listing replaces them without a gap.
+"""A mirror's copy of the clients bucket: the records by tenant. Sans-I/O.
 
-It takes the stream's messages in order, and never awaits or reads a clock. A new listing replaces the known entries one
-by one. Entries that it did not name are removed only at its end. So a mirror is never empty during a new listing.
+It takes the stream's messages in order. A new listing replaces the known entries one by one, and removes those that it
+did not contain only at its end. So a mirror is never empty during a new listing.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _NO_CLIENTS: Mapping[str, Client] = MappingProxyType({})
 
 
 class ReplicaEntry(msgspec.Struct, frozen=True):
-    """A key's present value: a client, or the plain `data` of one of our own keys."""
+    """A key's present value: a client, or the raw `data` of one of our own keys."""
 
     revision: int
     client: Client | None = None
@@ -34,7 +34,7 @@ Listener = Callable[[str, ReplicaEntry | None, ReplicaEntry | None], None]
 
 
 class Replica:
-    """The entries of the bucket. `listeners` hear of each piece of news: key, entry before, entry after."""
+    """The entries of the bucket. `listeners` get each change: the key, the former entry, the new entry."""
 
     def __init__(self, *listeners: Listener) -> None:
         self.revision = 0
@@ -59,7 +59,10 @@ class Replica:
         return self._entries.get(key)
 
     def begin(self, life: str, last_sequence: int) -> None:
-        """Begin a listing. `life` names the stream's life: revisions of another life, or later ones, mean nothing."""
+        """Begin a listing of the stream `life`.
+
+        If this is another stream, or an older state of the same, its entries replace known ones of any revision.
+        """
         self._former_life = life != self._life or last_sequence < self.revision
         if self._former_life:
             self.revision = 0
@@ -67,12 +70,12 @@ class Replica:
         self._unlisted = set(self._entries)
 
     def put(self, key: str, revision: int, data: bytes) -> None:
-        """Take a value; one that cannot be read is logged and taken for absent."""
+        """Take a value. One that cannot be read is logged and counts as absent."""
         if self._is_news(key, revision):
             self._replace(key, self._read(key, revision, data))
 
     def remove(self, key: str, revision: int) -> Client | None:
-        """Take the news that a key is gone; return the client that was there until now, if it was one."""
+        """Remove a key. Return its client, if it had one."""
         before = self._entries.get(key)
         if not self._is_news(key, revision):
             return None
@@ -80,13 +83,13 @@ class Replica:
         return before.client if before else None
 
     def complete(self) -> None:
-        """End the listing, and remove the entries that it did not name."""
+        """End the listing, and remove the entries that it did not contain."""
         for key in self._unlisted:
             self._replace(key, None)
         self._unlisted = set()
 
     def _is_news(self, key: str, revision: int) -> bool:
-        """Tell whether this says more than is known; a listing repeats most of it."""
+        """Tell whether a message is newer than the known entry. A listing mostly repeats known entries."""
         self.revision = max(self.revision, revision)
         known = self._entries.get(key)
         former = self._former_life and key in self._unlisted
@@ -124,7 +127,7 @@ class Replica:
             return None
 
     def _client(self, record: ClientRecord) -> Client:
-        """Return a client that shares its list with all others that sent the same: thousands run one application."""
+        """Return a client that shares its list with all that sent the same: thousands run one application."""
         content = hashlib.sha256(record.capabilities).digest()
         capabilities = self._capabilities.get(content)
         if capabilities is None:

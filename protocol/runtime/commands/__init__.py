@@ -1,1 +1,1 @@
-"""Commands as every process meets them: the caller's side, idempotency entries, the audit stream."""
+"""Commands: the caller's side, the entries of idempotency keys, the audit stream."""

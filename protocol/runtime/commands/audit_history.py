@@ -1,10 +1,10 @@
-"""The audit stream read backwards, newest first, which JetStream itself cannot do.
+"""Reads the audit stream backwards, newest first, which JetStream itself cannot do.
 
-Direct gets go forward only. So the newest stretch of sequences that holds something wanted is looked for, by doubling
-and then halving, each step one get of one message; then the stretch is read. What a single page may cost is bounded: a
-page may be shorter than asked for, or empty, and yet not be the last.
+Direct gets only go forward. So we search for the newest stretch of 256 sequences with a message on the wanted subject,
+by doubling and then halving, each step one get of one message. Then we read that stretch. The cost of a page is
+bounded, so a page may be shorter than asked for, or empty, although older pages follow.
 
-Each tenant has a stream of its own. Older than that is what the stream holds that earlier versions had for all tenants.
+Each tenant has a stream of its own. Older versions had one stream for all tenants; its records follow as the oldest.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ MAX_GETS = 200
 MAX_LOOKED_THROUGH = 8192
 MAX_PAGE_BYTES = 1024 * 1024
 MAX_PAGES_AT_ONCE = 4
-CLOCKS_APART_SECONDS = 60  # between the gateways, which write `at`, and the server, which knows when it stored
+CLOCKS_APART_SECONDS = 60  # the most by which a gateway's `at` may differ from the server's time of storing
 
 First = Callable[[int], Awaitable[int | None]]
 
 
 class Found(NamedTuple):
-    """A wanted record with its position, and as it is stored."""
+    """A wanted record, its position, and its stored bytes."""
 
     position: Position
     record: AuditRecord
@@ -42,18 +42,18 @@ class Found(NamedTuple):
 
 
 class HistoryPage(NamedTuple):
-    """Records, newest first; all from `reached` on were looked through, `more` tells whether there are older ones."""
+    """Records, newest first. `reached` is the oldest position that was searched; `more`: older ones may exist."""
 
     found: list[Found]
     reached: Position
     more: bool
 
 
-NOTHING = StreamInfo({}, "", StreamState(0))  # of a tenant that has no stream yet
+NOTHING = StreamInfo({}, "", StreamState(0))  # stands for the stream of a tenant that has none yet
 
 
 class AuditHistory:
-    """Reads pages, a few at a time. `start()` it first. With `stores` it can have a missing stream made."""
+    """Reads pages, four at a time. `start()` it first. With `stores` it lets a registry make a missing stream."""
 
     def __init__(self, connection: Connection, stores: TenantStores | None = None) -> None:
         self._connection = connection
@@ -66,9 +66,9 @@ class AuditHistory:
         await self._messages.start()
 
     async def info(self, tenant: str) -> StreamInfo:
-        """Return what a tenant's stream holds. If there is none, it is made now; without `stores` it holds `NOTHING`.
+        """Return the state of a tenant's stream. A missing stream is made now; without `stores` return `NOTHING`.
 
-        Raises `Unavailable` where that cannot be known.
+        Raises `Unavailable` if the stream cannot be read or made.
         """
         store = audit_of(tenant)
         info = await self._info(store.stream)
@@ -81,13 +81,14 @@ class AuditHistory:
         return info or NOTHING
 
     async def retired(self) -> StreamInfo | None:
-        """Return what the stream of earlier versions holds, None if there is none. Raises as `info()` does."""
+        """Return the state of the older versions' stream, or None if there is none. Raises as `info()` does."""
         return await self._info(RETIRED_AUDIT_STREAM)
 
     async def page(self, tenant: str, wanted: AuditFilter, limit: int, before: Position | None = None) -> HistoryPage:
-        """Return the newest wanted records of a tenant, all below a position where that is given.
+        """Return the newest wanted records of a tenant, `limit` at most, older than `before` if that is given.
 
-        Raises `Unavailable` where a stream cannot be read now, `Conflict` for a position of none that there is.
+        Raises `Unavailable` if a stream cannot be read now, and `Conflict` if `before` belongs to a stream that no
+        longer exists.
         """
         stream = audit_of(tenant).stream
         async with self._slots:
@@ -102,7 +103,7 @@ class AuditHistory:
         return page._replace(reached=Position(epoch_of(retired.created), retired.state.last_seq + 1), more=True)
 
     async def forward(self, stream: str, subject: str, first: int, count: int) -> list[StoredMessage]:
-        """Return the first `count` messages on a subject from a sequence on; fewer where there are no more.
+        """Return up to `count` messages on a subject, oldest first, from the sequence `first` on.
 
         Raises `Unavailable` if the stream cannot be read now.
         """
@@ -136,7 +137,7 @@ class AuditHistory:
 
 
 class _StreamReader(NamedTuple):
-    """What is read: a stream, narrowed to a subject."""
+    """Reads one subject of a stream."""
 
     messages: StoredMessages
     stream: str
@@ -162,12 +163,12 @@ class _BackwardReading:
         self._bytes = 0
 
     async def end_before(self, instant: str, end: int) -> int:
-        """Return the sequence below which everything was stored before an instant."""
+        """Return the sequence below which every message was stored before `instant`, or `end` if it is lower."""
         later = await self._messages.get(1, start_time=instant)
         return min(end, later[0].sequence) if later else end
 
     async def back(self, first: int, end: int) -> bool:
-        """Read backwards from below `end` down to `first`; return whether something may be left."""
+        """Read backwards from below `end` down to `first`. Return whether older messages may be left."""
         self.reached = end
         while self.reached > first:
             if self._gets >= MAX_GETS or self._looked_through >= MAX_LOOKED_THROUGH:
@@ -186,7 +187,7 @@ class _BackwardReading:
         return found[0].sequence if found else None
 
     async def _read(self, first: int, end: int) -> bool:
-        """Take the wanted records of a stretch, newest first; return whether to go on below it."""
+        """Take the wanted records of a stretch, newest first. Return whether to go on below it."""
         self._gets += 1
         messages = await self._messages.get(end - first, seq=first)
         for message in reversed([message for message in messages if message.sequence < end]):
@@ -209,9 +210,9 @@ class _BackwardReading:
 
 
 def after_loss(info: StreamInfo, sequence: int, *, same: bool) -> int | None:
-    """Return the sequence to go on after if a stream has lost messages behind `sequence`; None if it has not.
+    """Return the sequence after which a reader goes on if the stream has lost messages behind `sequence`, else None.
 
-    `same` tells whether `sequence` belongs to this stream. If not, everything in the stream follows.
+    If `same` is false, `sequence` belongs to an earlier stream, and the reader goes on with the first message.
     """
     first, last = info.state.first_seq, info.state.last_seq
     if not same:
@@ -222,9 +223,9 @@ def after_loss(info: StreamInfo, sequence: int, *, same: bool) -> int | None:
 
 
 async def last_stretch(first_from: First, low: int, high: int) -> tuple[int, int] | None:
-    """Return the newest stretch in [low, high), 256 sequences at most, that holds a message, or None.
+    """Return the newest stretch in [low, high) with a message, 256 sequences at most, or None if there is none.
 
-    `first_from` returns the sequence of the first message at or after one, which may lie beyond `high`, or None.
+    `first_from(sequence)` returns the sequence of the next message from there on, even beyond `high`, or None.
     """
 
     async def holds(start: int, end: int) -> bool:

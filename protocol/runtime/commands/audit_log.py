@@ -1,12 +1,13 @@
-"""Records of commands on their way into the audit stream: sent at once, kept until acknowledged, sent again until then.
+"""Publishes audit records and keeps each of them until the audit stream has acknowledged it.
 
-A record leaves in one write with the answer that it is about, and before it: whoever hears of a success can rely on
-NATS having taken its record first. Each record is acknowledged by itself, because messages can get lost one by one: a
-stream that changes its leader, or whose queue is full, drops some and takes the next. A record that was written to a
-connection that broke may or may not be stored; it is sent again under the same `Nats-Msg-Id`, and the stream passes
-over what it has.
+A record leaves in one write with the answer of its command, before the answer. So NATS has received the record of every
+success that a caller sees.
 
-There is no task, timer or future for a record.
+Each record has its own acknowledgement, because a stream can lose single messages: one that changes its leader, or
+has a full queue, drops some and takes the next. If the connection breaks, we do not know which written records are
+stored. All are sent again under the same `Nats-Msg-Id`, and the stream ignores the ones that it has.
+
+A record costs no task, timer or future.
 """
 
 import asyncio
@@ -35,8 +36,8 @@ from protocol.runtime.streams.tenant_stores import TenantStores, is_missing
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 TICK_SECONDS = 0.5
 AT_ONCE = 512  # records that are sent again in one turn of the event loop
-PAUSE_SECONDS = 0.01  # between such turns: a stream's queue takes 10,000 messages, and drops the rest
-LAST_SECONDS = 0.8  # for the last acknowledgements at the orderly end
+PAUSE_SECONDS = 0.01  # between such turns, because a stream's queue takes 10,000 messages and drops the rest
+LAST_SECONDS = 0.8  # for the last acknowledgements when the process ends
 ASK_AGAIN_SECONDS = 1.0
 LOG_SECONDS = 10.0
 
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 async def audit_log(
     settings: ServingSettings, connection: Connection, stores: TenantStores
 ) -> AsyncIterator["AuditLog | None"]:
-    """Give the log of a process, None if it is to keep none; see at the orderly end that its records are stored."""
+    """Yield the audit log of a process, or None if `audit` is off. On exit wait 0.8 s for the last acknowledgements."""
     if settings.audit == "off":
         yield None
         return
@@ -60,10 +61,10 @@ async def audit_log(
 
 
 class AuditLog:
-    """Publishes records. `start()` it first, `close()` it before the connection goes.
+    """Publishes records. `start()` it first, and `close()` it before the connection.
 
-    Each tenant has a stream, which may not be there yet. The first records of a tenant leave all the same, because it
-    mostly is; a registry is asked for it meanwhile, and they are sent again if none has taken them.
+    Each tenant has a stream, which may not exist yet. The first records of a tenant are sent at once, because it mostly
+    exists. Meanwhile a registry is asked to make it, and the records are sent again if no stream has taken them.
     """
 
     def __init__(
@@ -71,14 +72,14 @@ class AuditLog:
     ) -> None:
         self._connection = connection
         self._stores = stores
-        self._taking: dict[str, TenantStore] = {}  # those that have taken a record since NATS was last lost
+        self._taking: dict[str, TenantStore] = {}  # by tenant: stores that took a record since the last reconnect
         self._loop = asyncio.get_running_loop()
         self._inbox = connection.new_inbox()
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._records = UnstoredRecords(max_waiting_bytes)
         self._sums = RefusalSums()
-        self._asked_at: dict[str, float] = {}  # when each tenant's store was last asked for
+        self._asked_at: dict[str, float] = {}  # by tenant: the last time that we asked a registry for its store
         self._ticking: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._all_stored: asyncio.Future[None] | None = None
@@ -88,16 +89,18 @@ class AuditLog:
         self._why = ""
 
     async def start(self) -> None:
-        """Subscribe for acknowledgements, and repeat from now on what needs it."""
+        """Subscribe for acknowledgements, and start to send unacknowledged records again."""
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
         self._connection.on_reconnect(self._reconnected)
         self._tick()
 
     def publish(self, record: AuditRecord, before: bytes = b"", *, at_once: bool = False) -> None:
-        """Publish a record, and behind it, in the same write, the framed message that it stands `before`.
+        """Publish a record, and behind it, in the same write, the framed message `before`.
 
-        `at_once` writes it before this returns, for an answer that leaves on another way than NATS. Raises
-        `Unavailable` if `before` could not be published; of the record itself all is counted, for its command goes on.
+        With `at_once` the record is written before this returns, because the answer does not leave over NATS.
+
+        Raises `Unavailable` if `before` could not be published. A record that cannot be published raises nothing: it
+        waits or is counted as lost, and its command goes on.
         """
         unstored = self._enter(record)
         frame = b"" if unstored is None else unstored.frame
@@ -116,18 +119,18 @@ class AuditLog:
                 self._connection.write_now()
 
     def refused(self, refusal: AuditRecord) -> None:
-        """Publish the record of a refusal, or sum it up with others of its kind."""
+        """Publish the record of a refusal, or add it to a sum if there are many of its kind."""
         due = self._sums.add(refusal, self._loop.time())
         if due is not None:
             self.publish(due)
 
     @property
     def is_behind(self) -> bool:
-        """Whether records wait that are sent in a moment: an answer that overtakes them has no record yet."""
+        """Whether records wait to be sent. An answer that is sent now would overtake them."""
         return self._sending is not None
 
     async def close(self) -> None:
-        """Send what is left, and wait for its acknowledgements, though not long; what then is left is lost."""
+        """Publish the sums, and wait up to 0.8 s for all acknowledgements. The records without one are lost."""
         self._publish_sums(math.inf)
         if self._records:
             self._all_stored = self._loop.create_future()
@@ -141,7 +144,7 @@ class AuditLog:
         self._tell_failures(self._failure_lines.flush())
 
     def counters(self) -> dict[str, int]:
-        """Return how many outcomes are stored, are lost, and wait, and how many refusals were summed up."""
+        """Return the counters of `/metrics`: outcomes stored, lost and waiting, and refusals in sums."""
         return {
             "auditStored": self._stored,
             "auditFailed": self._failed,
@@ -152,7 +155,7 @@ class AuditLog:
     # --- the way out ---
 
     def _enter(self, record: AuditRecord) -> UnstoredRecord | None:
-        """Frame a record and find room for it; None if it is lost, which is counted."""
+        """Frame a record and keep it. Return None if it is lost, which is counted."""
         number = next(self._numbers)
         key = f"{number:x}"
         owner = record.owner
@@ -165,7 +168,7 @@ class AuditLog:
             reply, message_id = f"{self._inbox}.{key}", f"{self._process}-{key}"
             frame = self._connection.framed_for_stream(subject, body, reply, message_id)
             self._records.add(unstored, frame)
-        except UnicodeEncodeError:  # nothing that was decoded can hold what JSON cannot, but no command may pay for it
+        except UnicodeEncodeError:  # decoded input cannot cause it; but if it happens, the command must not fail
             self._fail(record.count, "they are not valid Unicode")
         except (Overloaded, PayloadTooLarge) as exc:
             self._fail(record.count, exc.message)
@@ -174,9 +177,9 @@ class AuditLog:
         return None
 
     def _send_again(self, records: Iterable[UnstoredRecord]) -> bool:
-        """Send records that waited; return whether the connection took them. One that it cannot take at all is lost."""
+        """Send waiting records. Return False if NATS is away; records that are too large are lost."""
         for record in records:
-            if not self._connection.fits(record.frame):  # a restart may have lowered what NATS takes
+            if not self._connection.fits(record.frame):  # a restart may have lowered `max_payload`
                 self._records.drop(record)
                 self._fail(record.outcomes, "they are larger than NATS takes")
                 continue
@@ -189,7 +192,7 @@ class AuditLog:
         return True
 
     def _sent(self, record: UnstoredRecord) -> None:
-        """Note that a record was written, and have a registry make its store if it has not taken any yet."""
+        """Note that a record was written. Ask a registry for its store if that has not taken a record yet."""
         self._records.sent(record, self._loop.time())
         store = self._taking.get(record.holder[0])
         if store is None:
@@ -198,7 +201,7 @@ class AuditLog:
             self._stores.wrote(store, len(record.frame))
 
     def _send_waiting(self) -> None:
-        """Send some of what waits, and go on in a moment if there is more."""
+        """Send up to 512 waiting records, and go on in 10 ms if there are more."""
         self._sending = None
         if self._send_again(itertools.islice(self._records.due(), AT_ONCE)):
             self._send_soon()
@@ -208,7 +211,7 @@ class AuditLog:
             self._sending = self._loop.call_later(PAUSE_SECONDS, self._send_waiting)
 
     def _reconnected(self) -> None:
-        """Send all again that may be lost, before the callers' probes can be answered."""
+        """Send all records again that may be lost, before probes are answered with their outcomes."""
         self._records.disconnected()
         self._taking.clear()
         if self._sending is not None:
@@ -223,7 +226,7 @@ class AuditLog:
             case jetstream.Stored.YES:
                 self._on_stored(key)
             case jetstream.Stored.NEVER:
-                self._lose(key, "the stream takes none so large")
+                self._lose(key, "they are larger than the stream takes")
             case jetstream.Stored.NO:
                 self._on_refused(key, is_there=not is_missing(msg))
 
@@ -249,20 +252,20 @@ class AuditLog:
         self._ask_for(store)
 
     def _on_silence(self, store: TenantStore) -> None:
-        """Have a registry look whether a silent store is gone: where somebody follows the audit, NATS does not say."""
+        """Let a registry check a silent store. If somebody follows the audit, NATS does not tell that it is gone."""
         self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
         self._stores.forget(store.stream)
         self._ask_for(store)
 
     def _ask_for(self, store: TenantStore) -> None:
-        """Have a registry make a store; once a second, because it may exist and not take messages yet."""
+        """Let a registry make a store. Ask once a second at most, because a new store takes a moment to work."""
         now = self._loop.time()
         if now >= self._asked_at.get(store.tenant, -math.inf) + ASK_AGAIN_SECONDS:
             self._asked_at[store.tenant] = now
             self._stores.make(store, partial(self._made, store))
 
     def _made(self, store: TenantStore, why: str) -> None:
-        """Send again what a store that has just been made cannot have; what it has, it passes over."""
+        """Send a tenant's records again to a store that has just been made. It ignores the ones that it has."""
         if not why and store.tenant not in self._taking:
             self._records.try_again(store.tenant)
             self._send_soon()

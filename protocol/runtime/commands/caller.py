@@ -1,11 +1,8 @@
 """The caller's side of a command: send it, wait for its one answer, and never wait for a gateway that is gone.
 
-Used by the agent API and by agents that speak NATS directly. NATS alone cannot say that a gateway died after it took a
-command, so while a command waits, its client's subject is probed every second: the gateway answers "in flight", the
-outcome (whose reply may have been lost), or "unknown". *No responders* for half a second (a gateway whose link to NATS
-broke is back sooner), two silent probes in a row, or "unknown" end the wait with `client_lost`. None of these counts
-within 1.5 s of this process's own reconnect, when gateways may not have subscribed again. Taps count as interest for
-NATS, hence the silent probes.
+The agent API uses it, and agents that speak NATS directly. NATS does not tell a caller that a gateway died after it
+took a command. So while a command waits, we probe its client's subject every second. The gateway answers "in flight",
+the outcome (whose reply may have been lost), or "unknown". Three findings end the wait with `client_lost`:
 
 The gateway relies on the probes, too: it cancels a command that nobody has probed for eight seconds, because its caller
 has died or its `cancel` was lost. A command under an idempotency key goes on, because its caller may come back.
@@ -56,7 +53,7 @@ PROBE_TIMEOUT_SECONDS = 0.8
 RECONNECT_PATIENCE_SECONDS = 1.0
 MAX_WAITING_FOR_NATS = 1000
 MAX_LATE_CANCELS = 1000
-LATE_CANCEL_SECONDS = 1.0  # after a reconnect, when gateways have subscribed again, too
+LATE_CANCEL_SECONDS = 1.0  # after a reconnect, so that gateways have subscribed again
 FIRST_REPEAT_SECONDS = 0.02
 NEXT_REPEAT_SECONDS = 0.05
 REPEAT_FOR_SECONDS = 0.3
@@ -97,7 +94,7 @@ class _Waiting:
 
 
 class _Group:
-    """The commands of one principal that wait for one client; probed together."""
+    """The waiting commands of one principal for one client. One probe asks about all of them."""
 
     __slots__ = ("address", "alarm", "doubt", "prober", "token", "waiting")
 
@@ -121,7 +118,7 @@ class _Group:
 class Caller:
     """Sends commands over a connection; probes run in `tasks`.
 
-    `known` tells whether a client exists that NATS cannot reach just now; it raises `Unavailable` for one that was lost
+    `known` is asked after *no responders*: it tells whether the client exists, and raises `Unavailable` if it was lost
     a moment ago.
     """
 
@@ -161,12 +158,15 @@ class Caller:
         token: str | None,
         on_progress: OnProgress | None = None,
     ) -> CommandResponse:
-        """Send a command and return its one answer, which may be an error of the gateway's or the application's.
+        """Send a command and return its one answer, which may be an error of the gateway or the application.
 
-        `command.timeout_ms` must be set. `on_progress` is called with what the application tells meanwhile, in order
-        and never after the answer; it must not wait. Raises `ClientNotFound`, `ClientLost`, `Unavailable` or
-        `DeadlineExceeded` if no answer came, `Internal` for an answer that is not ours. A cancelled call cancels its
-        command. So does a lost one, unless it has an idempotency key, by which the caller can still get the outcome.
+        `command.timeout_ms` must be set. `on_progress` gets the application's progress, in order and never after the
+        answer. It must not wait. If this call is cancelled, the command is, too. If it ends with `ClientLost`, the
+        command is cancelled unless it has an idempotency key, with which the caller can still get the outcome.
+
+        Raises `ClientNotFound`, `ClientLost`, `Unavailable` or `DeadlineExceeded` if no answer came, `Internal` for an
+        answer that cannot be read, `Conflict` if the `requestId` is in flight already, and `Overloaded` if 1,000
+        commands wait for NATS.
         """
         assert command.timeout_ms is not None
         deadline = self._loop.time() + command.timeout_ms / 1000
@@ -176,7 +176,7 @@ class Caller:
         alarm = self._alarms.at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
         try:
             response = decode_response((await self._converse(waiting)).data)
-            if _is_not_found(response):  # one that the caller may not see takes as long as one that is not there
+            if _is_not_found(response):  # as slow as for a missing client, or the time would reveal a hidden one
                 await asyncio.sleep(FIRST_REPEAT_SECONDS)
             return response
         except asyncio.CancelledError:
@@ -186,7 +186,7 @@ class Caller:
             if isinstance(exc, DeadlineExceeded) or command.idempotency_key is None:
                 await self._abandon(waiting, exc.message)
             raise
-        except Internal:  # a stranger answered; the gateway may have the command nevertheless
+        except Internal:  # a stray responder answered; the gateway may have the command, too
             await self._abandon(waiting, "the caller could not read the answer")
             raise
         finally:
@@ -196,7 +196,7 @@ class Caller:
     # --- one conversation ---
 
     async def _wait_for_nats(self, deadline: float) -> None:
-        """Wait up to a second if NATS has just gone, not at all if it has been away for longer."""
+        """Wait for NATS for one second at most, and not at all if it has been away for longer than that."""
         if self._connection.away_seconds() > RECONNECT_PATIENCE_SECONDS:
             raise Unavailable("NATS is away; try again in a moment")
         if self._waiting_for_nats >= MAX_WAITING_FOR_NATS:
@@ -208,14 +208,12 @@ class Caller:
             self._waiting_for_nats -= 1
 
     async def _converse(self, waiting: _Waiting) -> Msg:
-        """Send, and repeat after *no responders*, which proves that nothing was delivered.
-
-        In a cluster a fresh subscription is invisible for some milliseconds. So we repeat once after 20 ms, and for 300
-        ms if the client is known.
-        """
+        """Send, and repeat after *no responders*, which proves that nothing was delivered."""
         reply = await self._send(waiting)
         if not _is_no_responders(reply):
             return reply
+        # In a cluster the other servers see a new subscription some milliseconds late. So repeat once after 20 ms, and
+        # for 300 ms if the client exists.
         give_up = self._loop.time() + REPEAT_FOR_SECONDS
         await asyncio.sleep(FIRST_REPEAT_SECONDS)
         while _is_no_responders(reply := await self._send(waiting)):
@@ -232,7 +230,7 @@ class Caller:
             async with asyncio.timeout_at(waiting.deadline + DEADLINE_GRACE_SECONDS):
                 return await self._known(waiting.group.address, waiting.group.token)
         except TimeoutError as exc:
-            raise DeadlineExceeded("whether the client is there could not be found out; nothing was executed") from exc
+            raise DeadlineExceeded("no registry could tell whether the client exists; nothing was executed") from exc
 
     async def _send(self, waiting: _Waiting) -> Msg:
         """Send once, with the time that remains, and return the reply."""
@@ -275,7 +273,7 @@ class Caller:
             future.set_result(msg)
 
     async def _abandon(self, waiting: _Waiting, reason: str) -> None:
-        """Tell the gateway that nobody waits any more. If NATS is away, that is sent when it returns."""
+        """Tell the gateway that nobody waits any more. If NATS is away, send it a second after the reconnect."""
         body = codec.encode(CancelRequest(request_id=waiting.request_id, reason=reason))
         try:
             await self._connection.publish(waiting.group.subject, body, headers=waiting.group.headers)
@@ -320,7 +318,7 @@ class Caller:
     def _leave(self, waiting: _Waiting) -> None:
         group = waiting.group
         if waiting.future.done() and not waiting.future.cancelled():
-            waiting.future.exception()  # a verdict that came while nobody looked is no error of the event loop's
+            waiting.future.exception()  # mark an unread error as seen, or the event loop logs it
         del group.waiting[waiting.request_id]
         self._at_client[group.address] -= 1
         if not self._at_client[group.address]:
@@ -343,7 +341,8 @@ class Caller:
             await asyncio.sleep(SECOND_LOOK_SECONDS if group.doubt.look_again_soon else max(0.0, pause))
 
     async def _probe_all(self, group: _Group, request_ids: list[str]) -> None:
-        """Ask about all these commands, in as many probes as it takes; one gateway has them all or is lost to all."""
+        """Probe all these commands, in several probes if there are many."""
+        # All of them are at one gateway. If one probe finds it gone, it is gone for all.
         for batch in _batches(request_ids):
             if await self._probe(group, batch):
                 self._lose(group, request_ids, "its gateway cannot be reached any more")
@@ -351,7 +350,7 @@ class Caller:
                 return
 
     async def _probe(self, group: _Group, request_ids: list[str]) -> bool:
-        """Ask once about these commands and act on the answer; return whether the gateway is to be taken for lost."""
+        """Send one probe and apply its answer. Return whether the evidence says that the gateway is lost."""
         evidence, reply = await self._ask(group, request_ids)
         if reply is not None:
             self._apply(group, reply)
@@ -370,11 +369,11 @@ class Caller:
         return (Evidence.NO_RESPONDERS, None) if _is_no_responders(reply) else (Evidence.ANSWER, reply)
 
     def _apply(self, group: _Group, reply: Msg) -> None:
-        """Deliver the outcomes whose replies were lost; end the waits for commands that the gateway does not know."""
+        """Deliver the outcomes whose replies were lost, and fail the commands that the gateway does not know."""
         try:
             answer = decode_probe_response(reply.data)
         except BridgeError:
-            log.warning("a probe of client %s was answered with something else", group.address.client_id)
+            log.warning("the answer to a probe of client %s cannot be read", group.address.client_id)
             return
         for raw in answer.outcomes:
             self._deliver(group, codec.raw_bytes(raw))
@@ -385,7 +384,7 @@ class Caller:
         try:
             waiting = group.waiting.get(decode_response(outcome).request_id)
         except Internal:
-            log.warning("an outcome from client %s's gateway is not one", group.address.client_id)
+            log.warning("an outcome from client %s's gateway cannot be read", group.address.client_id)
             return
         if waiting is not None and not waiting.future.done():
             waiting.future.set_result(Msg(_client=self._connection.client, data=outcome))

@@ -1,4 +1,4 @@
-"""How a caller comes to believe that a gateway is gone: by the evidence of its probes, weighed over time. Sans-I/O."""
+"""Decides from the results of probes whether a gateway is gone. Sans-I/O."""
 
 import enum
 
@@ -18,14 +18,14 @@ class Evidence(enum.Enum):
 
 
 class Doubt:
-    """How sure a caller is that a gateway is gone. Takes evidence and the time, never reads a clock."""
+    """Collects evidence against one gateway. It never reads a clock."""
 
     def __init__(self) -> None:
         self._silences = 0
         self._gone_since: float | None = None
 
     def weigh(self, evidence: Evidence, now: float) -> bool:
-        """Return whether the gateway is to be taken for lost; an answer takes all doubt away."""
+        """Add evidence and return whether the gateway is lost. An answer clears all evidence."""
         match evidence:
             case Evidence.ANSWER:
                 self.dispel()
@@ -49,7 +49,7 @@ class Doubt:
 
 
 def has_just_reconnected(connection: Connection) -> bool:
-    """Tell whether NATS was away a moment ago, so that others may not have subscribed again; if it still is, no."""
+    """Tell whether NATS came back less than 1.5 s ago, so that gateways may not have subscribed again."""
     if not connection.connected or not connection.reconnects:
-        return False  # a NATS that stays away ends the waits, too
+        return False  # while NATS is away, silence counts: waits must end even if it does not return
     return connection.unbroken_seconds() < EVIDENCE_AFTER_SECONDS

@@ -1,9 +1,9 @@
-"""The entries of commands under idempotency keys, as gateways and agent APIs read and write them.
+"""The entries of idempotency keys, read and written by gateways and agent APIs.
 
-Each write names the revision that it replaces and for how long it is kept: a write without that would stay for ever.
+Each write names the revision that it replaces and a TTL, because an entry without one would never expire.
 
-Versions before stores of each tenant kept all entries in one bucket. While that is there, a key that the tenant's own
-store does not have is looked up in it, so that no command runs twice.
+Older versions kept the entries of all tenants in one bucket. While that bucket exists, a key that is missing in the
+tenant's own store is looked up there, so that no command runs twice.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from protocol.runtime.streams.stores import keys_of
 from protocol.runtime.streams.tenant_stores import TenantStores
 
 PING_TIMEOUT_SECONDS = 0.8
-GONE_SECONDS = 60.0  # for which a bucket that was not there is not looked for again
+GONE_SECONDS = 60.0  # between lookups of a bucket that does not exist
 _FULL = (
     "the idempotency keys of this tenant fill their store (AGENTBRIDGE_KEYS_MAX_BYTES, or what NATS has room for); "
     "commands without a key go on"
@@ -32,9 +32,9 @@ _FULL = (
 
 
 class StoredEntry(msgspec.Struct, frozen=True):
-    """What lies under a key: its revision, and the entry, None where there is none (any more).
+    """A key's revision and its entry, which is None if the key is free.
 
-    `retired` tells that it lies in the bucket of earlier versions.
+    `retired` means that it is in the bucket of older versions.
     """
 
     revision: int
@@ -43,12 +43,12 @@ class StoredEntry(msgspec.Struct, frozen=True):
 
     @property
     def ended(self) -> IdempotencyEntry | None:
-        """The entry, where it has its outcome."""
+        """The entry, if it has an outcome; else None."""
         return self.entry if self.entry is not None and self.entry.ended else None
 
 
 class IdempotencyStore:
-    """Reads and writes entries. All raise `Unavailable` where JetStream does not answer."""
+    """Reads and writes entries. All methods raise `Unavailable` if JetStream does not answer."""
 
     def __init__(self, connection: Connection, stores: TenantStores, keep_seconds: int) -> None:
         self._connection = connection
@@ -59,12 +59,12 @@ class IdempotencyStore:
         self._loop = asyncio.get_running_loop()
 
     async def prepare(self, key: str) -> None:
-        """Have the store of a key's tenant made, as far as that can be done; writes tell if it is not there."""
+        """Try to have the store of a key's tenant made. If that fails, the next write raises the reason."""
         with contextlib.suppress(Unavailable):
             await self._stores.ensure(keys_of(_parts(key)[0]))
 
     async def read(self, key: str) -> StoredEntry:
-        """Return what lies under a key now, as far as the replica that answers knows."""
+        """Return a key's revision and entry. A replica may answer, so they may be some milliseconds old."""
         value = await self._keys.read(*_parts(key))
         if value.data is not None:
             return StoredEntry(value.revision, decode_entry(value.data))
@@ -76,10 +76,12 @@ class IdempotencyStore:
     async def write(
         self, key: str, entry: IdempotencyEntry, expected: int = NOTHING, *, at_least_seconds: float = 0
     ) -> int:
-        """Write an entry over the revision `expected` and return the new one; raise `WrongRevision` over any other.
+        """Replace the revision `expected` by an entry, and return the new revision.
 
-        It is kept for the time of the settings, or longer where a command may take longer than that. Raises
-        `StoreRefused` if the tenant's keys fill their store, even after a registry was asked for more room.
+        The entry expires after the time in the settings, or after `at_least_seconds` if that is longer.
+
+        Raises `WrongRevision` if the key has another revision, and `StoreRefused` if the tenant's store is full and a
+        registry could not let it grow.
         """
         if expected == NOTHING and (await self._retired.read(key)).data is not None:
             raise WrongRevision(key)
@@ -87,11 +89,11 @@ class IdempotencyStore:
         return await self._write(key, codec.encode(entry), expected, ttl_seconds)
 
     async def remove(self, key: str, expected: int) -> None:
-        """Free a key; raise `WrongRevision` where somebody else has written it."""
+        """Free a key. Raises `WrongRevision` if another process has written it since `expected`."""
         await self._keys.free(*_parts(key), expected)
 
     async def lose(self, key: str, stored: StoredEntry) -> StoredEntry:
-        """End a command whose gateway is gone with `client_lost`, and return what lies there then."""
+        """Record `client_lost` for a command, because its gateway is gone. Return the key's entry afterwards."""
         assert stored.entry is not None
         lost = stored.entry.lose()
         try:
@@ -121,9 +123,9 @@ class IdempotencyStore:
         return written
 
     async def is_gone(self, gateway_id: str) -> bool:
-        """Tell whether a gateway has ended: two *no responders* at least 200 ms apart, or two silences.
+        """Probe a gateway until it answers (False) or is lost (True): *no responders* for 0.5 s, or two silences.
 
-        Neither counts right after this process's own reconnect.
+        Neither counts within 1.5 s of this process's own reconnect. Raises `Unavailable` if NATS is away.
         """
         doubt = Doubt()
         while True:
@@ -135,7 +137,7 @@ class IdempotencyStore:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
 
     async def _ping(self, gateway_id: str) -> Evidence:
-        """Ask a gateway whether it lives. Raises `Unavailable` where NATS is away: that says nothing of the gateway."""
+        """Ping a gateway. Raises `Unavailable` if NATS is away, because that says nothing about the gateway."""
         try:
             await self._connection.request(subjects.gateway(gateway_id, "ping"), b"", PING_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError:
@@ -148,7 +150,7 @@ class IdempotencyStore:
 
 
 class _RetiredEntries:
-    """The bucket of earlier versions, until a registry removes it."""
+    """The bucket of older versions, until a registry removes it."""
 
     def __init__(self, connection: Connection) -> None:
         self._bucket = Bucket(connection, subjects.RETIRED_KEYS_BUCKET)
@@ -157,7 +159,7 @@ class _RetiredEntries:
         connection.on_reconnect(self._look_again)
 
     async def read(self, key: str) -> Value:
-        """Return what lies under a key; nothing does if the bucket is gone."""
+        """Return a key's value, which is empty if the key is free or the bucket is gone."""
         if self._loop.time() < self._gone_until:
             return Value(NOTHING, None)
         value = await self._bucket.read_if_there(key)
@@ -166,7 +168,7 @@ class _RetiredEntries:
         return value or Value(NOTHING, None)
 
     async def write(self, key: str, entry: IdempotencyEntry, expected: int, keep_seconds: int) -> StoredEntry:
-        """Write over a revision; raise `WrongRevision` over any other."""
+        """Replace the revision `expected`. Raises `WrongRevision` if the key has another one."""
         revision = await self._bucket.put(key, codec.encode(entry), expected, ttl_seconds=keep_seconds)
         return StoredEntry(revision, entry, retired=True)
 

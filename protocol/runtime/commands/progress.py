@@ -1,7 +1,7 @@
 """Passes progress to the listener of its command.
 
-Progress comes on the caller's one subscription for replies, under a token of its own. So the gateway's order is kept:
-progress that was sent before the answer is heard before it, and none after it.
+Progress and answers come on one subscription, under different tokens. So the gateway's order is kept: the listener gets
+all progress before the answer, and none after it.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""Refusals that a caller can cause at will, summed up above 20 a second of one `sub` and cause. Sans-I/O.
+"""Sums up refusals if one `sub` causes more than 20 a second with one error code. Sans-I/O.
 
-Without this, some seconds of refused commands push out of the audit what was recorded in weeks. A sum is a record with
-a count: what its refusals have in common stands in it, what differs is left out.
+Without this, a few seconds of refused commands could push weeks of records out of the audit stream. A sum is one audit
+record with a count. It keeps the fields that are equal in all its refusals and leaves the others out.
 """
 
 from msgspec import UNSET
@@ -29,7 +29,7 @@ AT_WILL = frozenset(
     }
 )
 SINGLE = Rate(per_second=20.0, burst=20.0)
-MAX_KEYS = 10_000  # of sums, and of those that have had refusals a moment ago
+MAX_KEYS = 10_000  # of sums, and of token buckets
 GATHER_SECONDS = 1.0
 _COMMON = ("client_id", "user", "app", "role", "target", "action", "request_id")
 
@@ -46,11 +46,11 @@ class RefusalSums:
 
     @property
     def waiting(self) -> int:
-        """How many refusals stand in sums that are not published yet."""
+        """The number of refusals in unpublished sums."""
         return sum(record.count for _, record in self._sums.values())
 
     def add(self, refusal: AuditRecord, now: float) -> AuditRecord | None:
-        """Return the record to publish now, None if the refusal joins a sum."""
+        """Return the record to publish now, or None if the refusal was added to a sum."""
         key = (refusal.tenant, refusal.agent, refusal.outcome)
         if refusal.outcome not in AT_WILL or not self._buckets.draw(key, SINGLE, now):
             return refusal
@@ -62,13 +62,13 @@ class RefusalSums:
         return None
 
     def due(self, now: float) -> list[AuditRecord]:
-        """Return the sums that are a second old; infinity for all."""
+        """Return the sums that are at least a second old. With `now` infinite, return all."""
         due = [key for key, (begun, _) in self._sums.items() if now >= begun + GATHER_SECONDS]
         return [self._sums.pop(key)[1] for key in due]
 
 
 def _joined(sum_before: AuditRecord, refusal: AuditRecord) -> AuditRecord:
-    """Return a sum with one refusal more; `at` and `duration_ms` are the last one's."""
+    """Add a refusal to a sum. `at` and `duration_ms` are those of the last refusal."""
     differing = [name for name in _COMMON if getattr(sum_before, name) != getattr(refusal, name)]
     nothing: dict[str, None] = dict.fromkeys(differing)
     return replace(refusal, parameters=UNSET, count=sum_before.count + refusal.count, **nothing)

@@ -1,11 +1,11 @@
-"""Audit records that their stream has not acknowledged: under way to it, or waiting to be sent again. Sans-I/O.
+"""Audit records without an acknowledgement of their stream: sent, or waiting to be sent again. Sans-I/O.
 
-What a record takes is counted in bytes, a share for each tenant and each `sub` (`protocol.shares`). A record without
-room is refused, and none is ever pushed out by another. A sixteenth of the room is anybody's: usually no more is
-needed, and the books of shares would cost each command a microsecond.
+Memory is bounded in bytes, with a share for each tenant and each `sub` (`protocol.shares`). A record without room is
+refused, and never pushes out another one. The first sixteenth of the memory is shared by all without accounting,
+because that is usually enough, and the shares cost a microsecond for each command.
 
-A tenant whose stream has refused a record is *refusing* until the stream takes one: meanwhile only the oldest of its
-records is tried again.
+A tenant is *refusing* from the moment its stream refuses a record until the stream takes one. Meanwhile only its oldest
+record is tried again.
 """
 
 from collections import OrderedDict
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 
 from protocol.shares import Holder, Piece, Shares
 
-SILENCE_SECONDS = 5.0  # a frozen server is noticed earlier, so this is a stream that takes nothing
-OVERHEAD_BYTES = 512  # of a record here, beside its frame
+SILENCE_SECONDS = 5.0  # then the stream is at fault, because a frozen server is noticed in three seconds
+OVERHEAD_BYTES = 512  # memory of a record besides its frame
 
 
 class UnstoredRecord:
-    """A record as it travels, and for how many outcomes it stands. `number` is its place in the order of all."""
+    """A framed record and the number of outcomes in it. `number` gives the order of all records."""
 
     __slots__ = ("frame", "holder", "key", "number", "outcomes", "piece", "sent_at", "size")
 
@@ -29,7 +29,7 @@ class UnstoredRecord:
         self.outcomes = outcomes
         self.frame = b""
         self.size = 0
-        self.piece: Piece | None = None  # of its holder's share, if it takes any of it
+        self.piece: Piece | None = None  # of its holder's share; None if it is in the common sixteenth
         self.sent_at = 0.0
 
 
@@ -41,7 +41,7 @@ class UnstoredRecords:
         self._anybodys = max_bytes // 16
         self._shares = Shares(max_bytes - self._anybodys, "too many audit records wait to be stored")
         self._pieces: dict[Holder, Piece] = {}
-        # Not plain dicts: looking for their first entry passes all the places of removed ones.
+        # Not plain dicts, because finding a dict's first entry walks over all removed ones.
         self._under_way: OrderedDict[str, UnstoredRecord] = OrderedDict()
         self._queues: dict[str, OrderedDict[str, UnstoredRecord]] = {}
         self._waiting: dict[str, UnstoredRecord] = {}
@@ -51,7 +51,7 @@ class UnstoredRecords:
         return bool(self._under_way or self._waiting)
 
     def add(self, record: UnstoredRecord, frame: bytes) -> None:
-        """Keep a record, which waits until `sent()`. Raises `Overloaded` if its tenant or its `sub` has its share."""
+        """Keep a record until `sent()`. Raises `Overloaded` if its tenant or its `sub` has used up its share."""
         size = len(frame) + OVERHEAD_BYTES
         if self._anybodys >= size:
             self._anybodys -= size
@@ -66,17 +66,17 @@ class UnstoredRecords:
         self._under_way[record.key] = record
 
     def wait(self, record: UnstoredRecord) -> None:
-        """Note that a record could not be written; it is the newest that waits."""
+        """Note that a record could not be written, and put it behind its tenant's waiting records."""
         self._queue(record)[record.key] = record
         self._waiting[record.key] = record
 
     def wait_first(self, record: UnstoredRecord) -> None:
-        """Note that a record could not be written after all; it is the oldest that waits."""
+        """Put a record before its tenant's waiting records, because it is older than they are."""
         self.wait(record)
         self._queue(record).move_to_end(record.key, last=False)
 
     def stored(self, key: str) -> UnstoredRecord | None:
-        """Note that the stream has a record, wherever it is now; return it, None if that was known."""
+        """Note that the stream has stored a record. Return the record, or None if that was known already."""
         record = self._take(key)
         if record is not None:
             self.drop(record)
@@ -84,7 +84,7 @@ class UnstoredRecords:
         return record
 
     def refused(self, key: str) -> UnstoredRecord | None:
-        """Note that the stream does not have a record, which waits again; return it, None if it is not under way."""
+        """Note that the stream has refused a record, which waits again. Return it, or None if it was not under way."""
         record = self._under_way.pop(key, None)
         if record is not None:
             self._refusing.add(record.holder[0])
@@ -92,14 +92,14 @@ class UnstoredRecords:
         return record
 
     def lost(self, key: str) -> UnstoredRecord | None:
-        """Forget a record that cannot be stored; return it, None if it is not known."""
+        """Forget a record that can never be stored. Return it, or None if it is unknown."""
         record = self._take(key)
         if record is not None:
             self.drop(record)
         return record
 
     def drop(self, record: UnstoredRecord) -> None:
-        """Forget a record that was taken out."""
+        """Give back the memory of a record that was taken out."""
         if record.piece is None:
             self._anybodys += record.size
         else:
@@ -107,20 +107,20 @@ class UnstoredRecords:
         self.outcomes -= record.outcomes
 
     def disconnected(self) -> None:
-        """Note that what is under way may be lost: all waits again, in its old order, and no stream is refusing."""
+        """Let all records that are under way wait again, in their old order, because they may be lost."""
         under_way, self._under_way = self._under_way, OrderedDict()
         for record in sorted(under_way.values(), key=_number, reverse=True):
             self.wait_first(record)
         self._refusing.clear()
 
     def try_again(self, tenant: str) -> None:
-        """Have all of a tenant's records wait, and none refused: its stream was not there before."""
+        """Let all of a tenant's records wait again, because its stream has only just been made."""
         for record in [record for record in self._under_way.values() if record.holder[0] == tenant]:
             self.refused(record.key)
         self._refusing.discard(tenant)
 
     def silent(self, now: float) -> set[str]:
-        """Return the tenants whose stream has said nothing of a record for five seconds; those records wait again."""
+        """Return the tenants with a record that is unanswered for five seconds. Those records wait again."""
         tenants: set[str] = set()
         while self._under_way:
             record = next(iter(self._under_way.values()))
@@ -136,22 +136,22 @@ class UnstoredRecords:
         return bool(self._waiting)
 
     def is_due(self) -> bool:
-        """Tell whether records wait that nothing but the connection keeps from being sent."""
+        """Tell whether a tenant that is not refusing has waiting records."""
         return any(tenant not in self._refusing for tenant in self._queues)
 
     def due(self) -> Iterator[UnstoredRecord]:
-        """Yield the oldest waiting record of each tenant that is not refusing, tenants in turn; each is taken out."""
+        """Take out and yield waiting records, oldest first, tenants in turn. Refusing tenants are left out."""
         while self.is_due():
             for tenant in [name for name in self._queues if name not in self._refusing]:
                 yield self._next_of(tenant)
 
     def trials(self) -> Iterator[UnstoredRecord]:
-        """Yield the oldest waiting record of each refusing tenant, to see whether its stream takes it; taken out."""
+        """Take out and yield the oldest waiting record of each refusing tenant, to try its stream again."""
         for tenant in self._refusing & self._queues.keys():
             yield self._next_of(tenant)
 
     def tidy(self) -> None:
-        """Forget the holders that hold nothing. They count as holders until then: a second is soon enough."""
+        """Release the shares of holders without records. Until then they make the others' shares smaller."""
         for holder in [holder for holder, piece in self._pieces.items() if not piece.size]:
             self._pieces.pop(holder).release()
 
@@ -173,7 +173,7 @@ class UnstoredRecords:
         return queue
 
     def _take(self, key: str) -> UnstoredRecord | None:
-        """Take a record out, wherever it is: its stream may answer late, when it waits again already."""
+        """Take a record out. It may be waiting again already, because streams can answer late."""
         record = self._under_way.pop(key, None)
         if record is None and key in self._waiting:
             record = self._waiting[key]

@@ -1,1 +1,1 @@
-"""Connections of peers: turns of the loop for their input, and what they may hold together."""
+"""Connections of peers: turns of the event loop for their input, and shares of the memory that they use."""

@@ -1,8 +1,8 @@
-"""Whose messages are handled as they arrive, and whose wait for turns: tenants first, then the agents of a tenant.
+"""Fair turns for the messages of agents on NATS: tenants in turn, then the agents of a tenant in turn.
 
-Messages of all agents come by one connection, one after the other. An agent that sends more than a few in a turn of the
-loop is passed over: the rest of its messages waits in its own line, in order, and those behind them are read on. What
-waits is shared out by bytes. Whoever has its share waiting already is refused.
+The messages of all agents arrive on one connection. The first eight of an agent in a turn of the event loop are handled
+at once. Its further ones wait in a queue of their own, in order, while the messages behind them are read. The memory of
+the queues is shared out in bytes. An agent whose queue has used up its share is refused.
 """
 
 from collections import Counter
@@ -15,9 +15,9 @@ from protocol.shares import Shares
 
 AT_ONCE = 8  # messages of one agent in a turn of the loop: 0.4 ms of commands
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-MESSAGE_BYTES = 1024  # of a message besides its body
+MESSAGE_BYTES = 1024  # memory of a waiting message besides its body
 MAX_AGENTS = 10_000
-REFUSALS = Rate(per_second=200, burst=500)  # of one agent that are answered; more would cost as much as its messages
+REFUSALS = Rate(per_second=200, burst=500)  # answered refusals of one agent; answering all costs as much as serving it
 
 
 class AgentTurns:
@@ -37,7 +37,7 @@ class AgentTurns:
         self._refusals = TokenBuckets(MAX_AGENTS)
 
     def at_once(self, share: Share) -> bool:
-        """Tell whether to handle a message now; the next one of this agent then counts in the same turn of the loop."""
+        """Tell whether to handle a message now, and count it against the agent's eight of this turn of the loop."""
         begun = self._begun.get(share, 0)
         if begun >= AT_ONCE or self.waits(share):
             return False
@@ -47,11 +47,14 @@ class AgentTurns:
         return True
 
     def waits(self, share: Share) -> bool:
-        """Tell whether messages of an agent wait: no later one may overtake them."""
+        """Tell whether messages of an agent wait. A later one must not overtake them."""
         return bool(self._waiting) and share in self._waiting
 
     def later(self, share: Share, size: int, act: Callable[[], None]) -> None:
-        """Handle a message of so many bytes when its turn has come; `act` must not raise. Raises `Overloaded`."""
+        """Call `act` when the agent has its turn, for a message of `size` bytes. `act` must not raise.
+
+        Raises `Overloaded` if the agent's share is used up.
+        """
         place = self._places.ask(share, size + MESSAGE_BYTES)
         self._waiting[share] += 1
 
@@ -65,5 +68,5 @@ class AgentTurns:
         self._turns.add(Work(share, take_turn))
 
     def answers_refusal(self, share: Share, now: float) -> bool:
-        """Tell whether to answer an agent that is refused; if not, its message is to be dropped."""
+        """Tell whether to answer a refused message. If not, drop it."""
         return not self._refusals.draw(share, REFUSALS, now)

@@ -1,10 +1,12 @@
-"""What the connections of one server may hold together: places, input that waits, and output that is not read.
+"""The bounds of all connections of one server: their number, the bytes of waiting input, and of unread output.
 
-All three are max-min shares of tenants and users. Input is what was read and is not handled yet: unfinished messages,
-and what waits for a turn. It is given back when somebody else needs the room, and an unfinished message after 30
-seconds at the latest. Output that a peer leaves unread is given back by cutting the peer off. Long before that,
-commands to the clients of the user who leaves most unread are refused. Connections without a session have an eighth of
-the places, which the newest ones get.
+Each is shared max-min fair, among tenants and then among the users of a tenant.
+
+- Connections: an eighth of the places is for those without a session. If they are full, the oldest one is closed.
+- Input: bytes that are read and not handled, in unfinished messages or waiting for a turn. An unfinished message is
+  given up if another user needs the room, or after 30 seconds.
+- Output: bytes that a peer has not read. If another user needs the room, the peer is cut off. Long before that,
+  commands to the user with the most unread output are refused.
 """
 
 import asyncio
@@ -27,25 +29,25 @@ class Bounded(Protocol):
     """A connection of the server."""
 
     def give_place_up(self) -> None:
-        """End, though there is no session yet."""
+        """End the connection, which has no session yet."""
 
 
 class Unfinished(Protocol):
     """A connection that has begun a message."""
 
     def give_up_message(self, error: Overloaded) -> None:
-        """Close, and hold nothing of the message any more."""
+        """Close, and free the bytes of the message."""
 
 
 class Congested(Protocol):
     """A connection whose peer has not read everything."""
 
     def give_output_up(self) -> None:
-        """Abort: what the peer has not read is lost."""
+        """Abort the connection. The unread output is lost."""
 
 
 class ConnectionBounds:
-    """The books of one server. Places are counted in connections, input and output in bytes."""
+    """Accounts for the connections of one server. Places are counted in connections, input and output in bytes."""
 
     def __init__(
         self,
@@ -58,8 +60,8 @@ class ConnectionBounds:
         self._max_strangers = max(1, max_connections // STRANGERS_PART)
         sentence = "too many connections are open; connect again in a moment"
         self._places = Shares(max_connections - self._max_strangers, sentence)
-        self._input = Shares(max_input_bytes, "too much input waits; send your message again, whole")
-        self._output = Shares(max_unread_bytes, "too much waits for clients that read slowly; try again in a moment")
+        self._input = Shares(max_input_bytes, "too much input waits; send your message again in one piece")
+        self._output = Shares(max_unread_bytes, "too much output waits for slow readers; try again in a moment")
         self._max_of_user = max_of_user
         self._clock = clock
         self._of_user: Counter[Share] = Counter()
@@ -67,20 +69,18 @@ class ConnectionBounds:
         self._begun: dict[Unfinished, float] = {}
 
     def counters(self) -> dict[str, int]:
-        """Return how many connections there are, and how full what they share is."""
+        """Return the counters of `/metrics`: open connections, and the percentage in use of each shared bound."""
         shares = {"connections": self._places, "input": self._input, "output": self._output}
         used = {f"sharesUsedPercent:{name}": each.used_percent for name, each in shares.items()}
         return {"connectionsOpen": len(self._strangers) + self._of_user.total(), **used}
 
     def connections_of(self, share: Share) -> int:
-        """Return how many connections with a session a user has."""
+        """Return the number of a user's connections with a session."""
         return self._of_user[share]
 
     def take_in(self, connection: Bounded) -> None:
-        """Count a connection without a session; the oldest one gives its place up if there are too many.
-
-        An application that means to connect has its session within milliseconds.
-        """
+        """Count a connection without a session. If there are too many, the oldest one is closed."""
+        # The oldest is the least likely to be honest: an application has its session within milliseconds.
         if len(self._strangers) >= self._max_strangers:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
@@ -88,9 +88,9 @@ class ConnectionBounds:
         self._strangers[connection] = None
 
     def admit(self, connection: Bounded, share: Share) -> Piece:
-        """Return the place of a connection that gets a session; it is no stranger any more.
+        """Return a place for a connection that gets a session.
 
-        Raises `Overloaded` if the user has too many, or the tenant keeps its share of all places already.
+        Raises `Overloaded` if the user has too many connections, or its tenant has used up its share of all places.
         """
         if self._of_user[share] >= self._max_of_user:
             sentence = f"this user has {self._max_of_user} connections open here; close one of them"
@@ -101,7 +101,7 @@ class ConnectionBounds:
         return place
 
     def leave(self, connection: Bounded, place: Piece | None, share: Share) -> None:
-        """Count a connection no more; without a `place` it was a stranger's."""
+        """Stop counting a connection. Without a `place` it had no session."""
         self._strangers.pop(connection, None)
         if place is not None:
             place.release()
@@ -110,9 +110,9 @@ class ConnectionBounds:
                 del self._of_user[share]
 
     def hold_input(self, connection: Unfinished, piece: Piece | None, share: Share, size: int) -> Piece | None:
-        """Count what a connection holds of messages that are not whole; return its piece, None for nothing.
+        """Count `size` bytes of a connection's waiting input. Return its piece of the share, or None for no bytes.
 
-        Raises `Overloaded` if there is no room for so much.
+        Raises `Overloaded` if there is no room.
         """
         if piece is None:
             if not size:
@@ -127,20 +127,21 @@ class ConnectionBounds:
         return piece
 
     def begin_anew(self, connection: Unfinished) -> None:
-        """Note that a message is whole: what a connection still holds is of the next one, which begins now."""
+        """Note that a message is complete. The next one, if its first bytes are here, has 30 seconds from now on."""
         if self._begun.pop(connection, None) is not None:
             self._begun[connection] = self._clock()
 
     def let_go_input(self, connection: Unfinished, piece: Piece | None) -> None:
-        """Count no more of a connection's messages."""
+        """Free a connection's piece of the input."""
         self._begun.pop(connection, None)
         if piece is not None:
             piece.release()
 
     def hold_output(self, connection: Congested, piece: Piece | None, share: Share, size: int) -> Piece | None:
-        """Count the output that a peer has not read; return its piece, None for nothing.
+        """Count `size` bytes of a peer's unread output. Return its piece of the share, or None for no bytes.
 
-        If there is no room, the user who leaves most unread loses a connection. Raises `Overloaded` if it is this one.
+        If there is no room, a connection of the user with the most unread output is cut off. Raises `Overloaded` if
+        that is this one.
         """
         if piece is None:
             return self._output.ask(share, size, lambda _: connection.give_output_up()) if size else None
@@ -151,16 +152,16 @@ class ConnectionBounds:
         return None
 
     def require_output_share(self, share: Share) -> None:
-        """Raise `Overloaded` if a user, or its tenant, leaves as much unread as its share of all output."""
+        """Raise `Overloaded` if the unread output of a user, or of its tenant, has used up its share."""
         self._output.require_share(share)
 
     async def run_clock(self) -> None:
-        """Give up messages that are not whole in 30 seconds, for ever."""
+        """Give up each message that is unfinished after 30 seconds, for ever."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             since = self._clock() - UNFINISHED_SECONDS
             for connection, begun in list(self._begun.items()):
                 if begun > since:
                     break  # a dict keeps its order: the others have begun later
-                sentence = f"a message has to be whole in {UNFINISHED_SECONDS:g} seconds"
+                sentence = f"a message must be complete within {UNFINISHED_SECONDS:g} seconds"
                 connection.give_up_message(Overloaded(sentence, details={"limit": AGENT_LIMIT}))

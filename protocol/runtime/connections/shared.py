@@ -1,7 +1,6 @@
-"""A connection that shares a process with others: its input waits for turns, and it holds shares of our memory.
+"""The base of WebSockets and HTTP connections: input waits for turns, and memory is counted.
 
-The base of WebSockets and HTTP connections. Two things of a peer take memory here: input that waits, and output that
-the peer has not read. Both are counted for the user whose token the peer has shown.
+A peer uses memory for waiting input and for unread output. Both count against the share of the user in its token.
 """
 
 import asyncio
@@ -14,10 +13,10 @@ from protocol.shares import Piece
 
 
 class SharedConnection:
-    """To be inherited beside a protocol of asyncio, which sets `transport`.
+    """A mix-in for an asyncio protocol, which sets `transport`.
 
-    Output is counted while the transport's buffer is above its high-water mark (32 or 64 KiB), because a peer that
-    reads should cost nothing here.
+    Output is counted only while the transport's buffer is above its high-water mark (32 or 64 KiB), so that a peer that
+    reads causes no accounting.
     """
 
     turns: Turns
@@ -35,18 +34,18 @@ class SharedConnection:
 
     @abstractmethod
     def take_slice(self) -> bool:
-        """Handle the next slice of the input; return whether more may be handled now."""
+        """Handle the next slice of the input. Return whether more may be handled now."""
 
     @abstractmethod
     def give_up_message(self, error: Overloaded) -> None:
-        """Close, and hold nothing of the message that is not whole."""
+        """Close, and free the bytes of the unfinished message."""
 
     @abstractmethod
     def cut_off(self) -> None:
         """Abort a connection whose peer reads too slowly."""
 
     def _keep(self, data: bytes) -> None:
-        """Add to the input that waits."""
+        """Add to the waiting input."""
         self._input, self._at = (self._input[self._at :] + data if self._input else data), 0
 
     def _drop_input(self) -> None:
@@ -58,7 +57,7 @@ class SharedConnection:
         self.turns.add(self)
 
     def _read(self, on: bool) -> None:
-        """Read from the network, or leave it there."""
+        """Resume or pause reading from the network."""
         if on is self._reading or self.transport.is_closing():
             return
         self._reading = on
@@ -68,7 +67,7 @@ class SharedConnection:
             self.transport.pause_reading()
 
     def _count_input(self, size: int) -> None:
-        """Count the bytes of input that wait; give the message up if there is no room for them."""
+        """Count the bytes of waiting input. Give the message up if there is no room for them."""
         if not size and self._waiting is None:
             return
         try:
@@ -77,10 +76,8 @@ class SharedConnection:
             self.give_up_message(exc)
 
     def _begin_anew(self) -> None:
-        """Give the next message the whole time, because the one before it is whole.
-
-        A peer that sends without a pause always has one begun, and is no peer that leaves one unfinished.
-        """
+        """Give the next message its full 30 seconds, because the one before it is complete."""
+        # Otherwise a peer that sends without a pause, and so always has an unfinished message, would be closed.
         if self._waiting is not None:
             self.bounds.begin_anew(self)
 
@@ -90,7 +87,7 @@ class SharedConnection:
         self._count_unsent()
 
     def _count_unsent(self) -> None:
-        """Count the bytes of output that wait; cut the peer off if there is no room for them."""
+        """Count the bytes of unread output. Cut the peer off if there is no room for them."""
         size = self._queued_bytes + (self.transport.get_write_buffer_size() if self._is_congested else 0)
         if (not size and self._unsent is None) or self.transport.is_closing():
             return
@@ -100,7 +97,7 @@ class SharedConnection:
             self.cut_off()
 
     def give_output_up(self) -> None:
-        """Cut the peer off: somebody else needs the room that its unread output takes."""
+        """Cut the peer off, because another user needs the room of its unread output."""
         self._unsent = None
         self.cut_off()
 
@@ -109,7 +106,7 @@ class SharedConnection:
         self._waiting = None
 
     def _let_go(self) -> None:
-        """Hold nothing more: the connection is lost."""
+        """Free all input and output of a lost connection."""
         self._drop_input()
         self._let_go_input()
         if self._unsent is not None:

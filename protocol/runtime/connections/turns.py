@@ -1,8 +1,8 @@
-"""Turns of the event loop, shared out among the sockets of a process, so that nobody's input holds up the others'.
+"""Fair turns of the event loop for the sockets of a process, so that one peer's input cannot delay the others'.
 
-A socket's callback keeps what was read, stops reading, and asks for a turn. One pump a process handles that input in
-slices, for some milliseconds in each turn of the loop. Tenants take turns, then the users of a tenant, then the sockets
-of a user: 100 sockets of one stranger hold the loop no longer than one.
+A socket's callback keeps the bytes that it has read, pauses reading, and asks for a turn. One pump per process handles
+the input in slices, for 0.5 ms in each turn of the loop. Tenants take turns, then the users of a tenant, then the
+sockets of a user. So 100 sockets of one user hold the loop no longer than one socket.
 """
 
 import asyncio
@@ -11,29 +11,30 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-# Of a turn of the loop, both; a slice that has begun ends. While nobody waits there is nobody to hold up, and input
-# that is handled where it arrives costs less. Once somebody waits, a neighbour waits for a few turns of the loop.
+# The time for input in one turn of the loop; a slice that has begun is finished. If no socket waits, input is handled
+# in the socket's callback, which costs less, for up to 2 ms. If sockets wait, the pump has 0.5 ms, so that a neighbour
+# waits for only a few turns of the loop.
 AT_ONCE_SECONDS = 0.002
 BUDGET_SECONDS = 0.0005
 
 Share = tuple[str, str]  # a tenant and a `sub`
-STRANGERS: Share = ("", "")  # sockets without a token are one tenant together
+STRANGERS: Share = ("", "")  # all sockets without a token count as one tenant
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
 class Source(Protocol):
-    """A socket with input that waits."""
+    """A socket with waiting input."""
 
     share: Share
 
     def take_slice(self) -> bool:
-        """Handle the next slice of the input; return whether more of it waits."""
+        """Handle the next slice of the input. Return whether more of it waits."""
 
 
 class Turns:
-    """The pump of one process. `call_soon` is the loop's; `clock` counts seconds, finer than uvloop's milliseconds."""
+    """The pump of one process. `call_soon` is the loop's. `clock` returns seconds and is finer than a millisecond."""
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object], clock: Callable[[], float]) -> None:
         self._call_soon = call_soon
@@ -44,7 +45,7 @@ class Turns:
         self._at_once = False
 
     def at_once(self) -> bool:
-        """Tell whether input may be handled where it arrives: nobody waits, and this turn of the loop has time left."""
+        """Tell whether a socket's callback may handle its input: no socket waits, and the 2 ms are not over."""
         if self._tenants:
             return False
         now = self._clock()
@@ -54,11 +55,11 @@ class Turns:
         return now < self._until
 
     def charge(self, seconds: float) -> None:
-        """Count work that a slice has begun and that is done later in this turn, such as a request's task."""
+        """Count time that a slice causes later in this turn of the loop, such as a request's task."""
         self._until -= seconds
 
     def add(self, source: Source) -> None:
-        """Give a source turns until its input is handled; it must not be waiting already."""
+        """Give a source turns until its input is handled. It must not be waiting already."""
         tenant, sub = source.share
         self._tenants.setdefault(tenant, OrderedDict()).setdefault(sub, deque()).append(source)
         self._schedule()
@@ -69,7 +70,7 @@ class Turns:
             self._call_soon(self._run)
 
     def _run(self) -> None:
-        """Handle slices until nothing waits or the time of this turn is up."""
+        """Handle slices until no source waits or the time of this turn is up."""
         self._scheduled = self._at_once = False
         if not self._tenants:
             return
@@ -82,7 +83,7 @@ class Turns:
             self._schedule()
 
     def _handle_one(self) -> None:
-        """Handle a slice of the source whose turn it is; its tenant and its user go to the end of their lines."""
+        """Handle a slice of the next source, and move its tenant and its user to the end of their queues."""
         tenant, subs = next(iter(self._tenants.items()))
         self._tenants.move_to_end(tenant)
         sub, sources = next(iter(subs.items()))
@@ -97,7 +98,7 @@ class Turns:
 
 
 class Work:
-    """A function that is called when its turn has come; it must not raise."""
+    """A function that waits for a turn. It must not raise."""
 
     def __init__(self, share: Share, work: Callable[[], None]) -> None:
         self.share = share
@@ -110,13 +111,13 @@ class Work:
 
 
 async def take_turn(turns: Turns, share: Share, work: Callable[[], R]) -> R:
-    """Return what `work` returns, or raise what it raises: at once if nobody waits, else when its turn has come."""
+    """Call `work`, at once if no source waits, else in a turn of `share`. Return its result or raise its error."""
     if turns.at_once():
         return work()
     result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
 
     def act() -> None:
-        if result.done():  # nobody waits for it any more
+        if result.done():  # the caller was cancelled
             return
         try:
             result.set_result(work())
@@ -130,6 +131,6 @@ async def take_turn(turns: Turns, share: Share, work: Callable[[], R]) -> R:
 def _has_more(source: Source) -> bool:
     try:
         return source.take_slice()
-    except Exception:  # one socket's fault must not end the turns of all others
+    except Exception:  # one socket's fault must not stop the pump for all others
         log.exception("the input of a socket could not be handled")
         return False

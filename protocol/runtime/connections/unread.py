@@ -1,6 +1,6 @@
-"""When a peer takes so little of what waits for it that it should be cut off: one rule for all connections.
+"""Detects a peer that reads too slowly: less than 1 KiB a second over 30 s. The same rule for all connections.
 
-Sans-I/O but for the counting.
+Sans-I/O, except `count_unread()`.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ import fcntl
 import sys
 import termios
 
-MIN_READ_BYTES = 30 * 1024  # of what waits, in the time in which some of it must be read: 1 KiB a second over 30 s
+MIN_READ_BYTES = 30 * 1024  # the least that a peer must read within 30 s
 
 
 class Unread:
-    """What waits for a peer, from the moment at which it stops reading. Times are monotonic, in seconds."""
+    """The unread output of a peer, watched since its buffer filled. Times are monotonic, in seconds."""
 
     __slots__ = ("_bytes", "_seen", "_since")
 
@@ -22,25 +22,25 @@ class Unread:
         self._since = now
 
     def grew(self, written: int) -> None:
-        """Note that more was written, so that it does not hide what the peer takes."""
+        """Add newly written bytes, because they would otherwise hide the peer's reading."""
         self._bytes += written
         self._seen += written
 
     def is_stalled(self, unread: int, now: float, for_seconds: float) -> bool:
-        """Tell whether next to nothing was taken for longer; call this more often than that."""
+        """Tell whether the peer has read less than 30 KiB for `for_seconds`. Call this more often than that."""
         if unread <= self._bytes - MIN_READ_BYTES:
             self._since, self._bytes = now, unread
         return now - self._since > for_seconds
 
     def has_shrunk(self, unread: int) -> bool:
-        """Tell whether the peer has taken anything since the last call."""
+        """Tell whether the peer has read anything since the last call."""
         shrunk, self._seen = unread < self._seen, unread
         return shrunk
 
 
 def count_unread(transport: asyncio.Transport) -> int:
-    """Return how many bytes the peer has not acknowledged: ours, and the system's, which takes up megabytes."""
+    """Return the bytes that the peer has not acknowledged, in our buffer and the system's, which can hold megabytes."""
     held = bytes(4)
-    with contextlib.suppress(OSError):  # not every kind of system tells
+    with contextlib.suppress(OSError):  # some systems cannot tell
         held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
     return transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)

@@ -1,7 +1,7 @@
 """The NATS user that an agent becomes by its token: its name, its inbox, and the subjects that are open to it.
 
-Two agents of a tenant have different inboxes, so that neither can read the other's replies. An agent whose token limits
-which clients it may see hears no events here: NATS cannot filter them by user or application.
+Two agents of a tenant have different inboxes, so that neither can read the other's replies. An agent gets no events
+over NATS if its token limits which clients it sees, because NATS cannot filter events by user or application.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from protocol.subjects import ROOT
 from protocol.subjects import store as stream_of
 
 HASH_CHARS = 32
-LOGINS_METADATA = "logins"  # of a registry's announcement: "on" if it lets agents in
+LOGINS_METADATA = "logins"  # in a registry's `$SRV` metadata: "on" if it decides logins of agents
 
 
 class Permissions(NamedTuple):
@@ -34,9 +34,9 @@ def inbox_prefix(tenant: str, sub: str) -> str:
 
 
 def permissions_of(principal: Principal) -> Permissions:
-    """Return what a principal's connection to NATS may do, within its own tenant alone.
+    """Return the subjects that a principal may use on NATS. All but an admin's `$SRV` and `$JS` are in its tenant.
 
-    Raises `PermissionDenied` for an application's token: applications connect to a gateway.
+    Raises `PermissionDenied` for an application's token, because applications connect to a gateway.
     """
     if not principal.is_agent:
         raise PermissionDenied("the token of an application opens a gateway, not NATS")

@@ -1,9 +1,13 @@
 """The connection of a process to NATS, hardened: it never gives up and never buffers in silence.
 
-What the client library leaves open is closed here, once: endless reconnects with short waits, pings short enough to
-notice a frozen server in three seconds, `TCP_USER_TIMEOUT` for a host that vanished, publishes that fail at once while
-the server is away, a bound on what waits to be written, a fatal `closed`, and permission violations that stop a
-process which is just starting instead of looking like timeouts.
+nats-py's defaults give up, block or lose messages in several situations. This module decides each of them once:
+
+- Lost server: reconnect for ever, with a wait of about 0.25 s.
+- Frozen server: pings every second notice it within three seconds.
+- Vanished host: `TCP_USER_TIMEOUT` breaks the connection after three seconds.
+- Publish while the server is away: fails at once, and the unwritten bytes are bounded.
+- Closed for good, by the library: `failed` is set, and the process ends.
+- Permission violation while the process starts: `ConfigurationError`, because it would look like a timeout otherwise.
 """
 
 import asyncio
@@ -49,8 +53,8 @@ FIRST_CONNECT_LOG_SECONDS = 5
 LOG_SECONDS = 1.0
 DRAIN_TIMEOUT_SECONDS = 5
 CLOSE_TIMEOUT_SECONDS = 1
-LAST_ANSWER_SECONDS = 1.0  # a server that is silent for so long at the end is not waited for
-EVIDENCE_AFTER_SECONDS = 1.5  # of an unbroken connection, before silence or *no responders* prove anything of others
+LAST_ANSWER_SECONDS = 1.0  # how long the end of a process waits for a silent server
+EVIDENCE_AFTER_SECONDS = 1.5  # of an unbroken connection, before silence or *no responders* proves that a peer is gone
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Msg], Awaitable[None]]
@@ -68,7 +72,7 @@ class Connection:
         self._settings = settings
         self.client = new_client()
         self.reconnects = 0
-        self.breaks = 0  # of the connection: what was sent to this process meanwhile may be lost
+        self.breaks = 0  # lost connections; messages for this process may be lost with each
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self.clock = SharedClock(self._loop.time)
@@ -92,7 +96,7 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether the server is believed to be there; a frozen one is noticed within three seconds."""
+        """Whether the server seems to be there. A frozen server is noticed within three seconds."""
         return self._away_since is None and self.client.is_connected
 
     def away_seconds(self) -> float:
@@ -104,7 +108,7 @@ class Connection:
         return self._loop.time() - self._up_since if self._away_since is None else 0.0
 
     def counters(self) -> dict[str, int]:
-        """Return whether NATS is there, how often it came back, and how much waits to be written to it."""
+        """Return the counters of `/metrics`: connected (0 or 1), reconnects, clock skew in ms, unsent bytes."""
         return {
             "natsConnected": int(self.connected),
             "natsReconnects": self.reconnects,
@@ -115,7 +119,7 @@ class Connection:
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Wait for the server to return; raise `Unavailable` after `timeout_seconds`."""
         if not self.client.is_connected:
-            self._returned.clear()  # the library knows of the loss before it tells us
+            self._returned.clear()  # the library notices a loss before it calls `_on_disconnect()`
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._returned.wait()
@@ -123,7 +127,7 @@ class Connection:
             raise Unavailable("NATS is away; try again in a moment") from exc
 
     def end_with(self, other: "Connection") -> None:
-        """Count as closed for good if another connection of the process is."""
+        """Set `failed` if another connection of this process closes for good."""
         other.failed.add_done_callback(lambda failed: None if failed.cancelled() else self._fail())
 
     def on_reconnect(self, listener: Callable[[], None]) -> None:
@@ -137,8 +141,8 @@ class Connection:
     ) -> None:
         """Publish without yielding, so that a socket's callback can answer a command on the spot.
 
-        Raises `Unavailable` where the server is away or has not taken what came before, `PayloadTooLarge` for more
-        than its `max_payload`.
+        Raises `Unavailable` if the server is away or more than 16 MiB wait to be written to it, and `PayloadTooLarge`
+        if the message is larger than its `max_payload`.
         """
         if self._away_since is not None:
             raise Unavailable("NATS is away; try again in a moment")
@@ -146,35 +150,35 @@ class Connection:
 
     @property
     def max_payload(self) -> int:
-        """How many bytes the server takes of one message, headers included; a reconnect may lower it."""
+        """The largest message in bytes that the server takes, headers included. A reconnect may lower it."""
         return self.client.max_payload
 
     @property
     def posted_bytes(self) -> int:
-        """How much was published here since the start. Of this `unsent_bytes` are the newest."""
+        """The bytes published since the start. The newest `unsent_bytes` of them are not written yet."""
         return self._outbox.posted_bytes
 
     @property
     def unsent_bytes(self) -> int:
-        """How much waits to be written to the server."""
+        """The bytes that wait to be written to the server."""
         return self._outbox.unsent_bytes(self.client)
 
     def framed(self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> bytes:
-        """Return a message as `publish_framed_now()` takes it. Raises `PayloadTooLarge` as `publish_now()` does."""
+        """Frame a message for `publish_framed_now()`. Raises `PayloadTooLarge` as `publish_now()` does."""
         return framed(subject, payload, reply, headers, self.client.max_payload)
 
     def framed_for_stream(self, subject: str, payload: bytes, reply: str, message_id: str) -> bytes:
-        """Return a message that a stream keeps once, whatever comes under the same id; raises as `framed()` does."""
+        """Frame a message for a stream, which keeps only the first message of each id. Raises as `framed()` does."""
         return framed_for_stream(subject, payload, reply, message_id, self.client.max_payload)
 
     def fits(self, frame: bytes) -> bool:
-        """Tell whether the server still takes a message that was framed before."""
+        """Tell whether a framed message is still within the server's `max_payload`."""
         return len(frame) <= self.client.max_payload or size_of(frame) <= self.client.max_payload
 
     def publish_framed_now(self, frames: bytes) -> None:
-        """Publish messages that were framed before, without yielding and together.
+        """Publish framed messages together, without yielding.
 
-        Raises `Unavailable` as `publish_now()` does; then none was published.
+        Raises `Unavailable` as `publish_now()` does. Then none of them was published.
         """
         if self._away_since is not None:
             raise Unavailable("NATS is away; try again in a moment")
@@ -185,7 +189,7 @@ class Connection:
         self.publish_framed_now(line)
 
     def write_now(self) -> None:
-        """Hand what was published to the socket, which otherwise happens at the end of this turn of the event loop."""
+        """Write the published messages to the socket now, not at the end of this turn of the event loop."""
         self._outbox.write(self.client)
 
     async def publish(
@@ -195,7 +199,7 @@ class Connection:
         self.publish_now(subject, payload, reply=reply, headers=headers)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        """Subscribe; `handler` must hand over and return, for messages of one subscription come one at a time."""
+        """Subscribe. `handler` must return at once, because nats-py awaits it before the next message."""
         return await self.client.subscribe(subject, queue=queue, cb=handler)
 
     async def subscribe_directly(
@@ -208,7 +212,7 @@ class Connection:
         credit: int = 0,
         on_used_up: Callable[[], None] | None = None,
     ) -> Subscription:
-        """Subscribe with a handler that never waits; it runs as each message arrives, in the server's order.
+        """Subscribe with a handler that never waits. It is called as each message arrives, in the server's order.
 
         What `drops` drops, by its subject and its block of headers, costs next to nothing. With a `credit`, the server
         sends so many messages at most that have not been handled: a flood that comes faster ends the subscription, and
@@ -233,8 +237,8 @@ class Connection:
     ) -> Subscription:
         """Subscribe as `subscribe_directly()` does, and return when the server has the subscription.
 
-        Raises `Overloaded` if the server takes no more of this connection, `Unavailable` if it goes away. The server
-        does not say which subscription it refuses: all that were made at the same time fail.
+        Raises `Overloaded` if the server takes no more subscriptions of this connection, and `Unavailable` if it goes
+        away. The server does not say which subscription it refuses, so all that are made at the same time fail.
         """
         refused_before = self._refused_subscriptions
         subscription = await self.subscribe_directly(
@@ -245,7 +249,7 @@ class Connection:
             if self._refused_subscriptions != refused_before:
                 raise Overloaded("NATS takes no more subscriptions of this process; try again later, or elsewhere")
         except BaseException:
-            # At once: a reconnect would make it again, and be refused then.
+            # Unsubscribe at once: the library would repeat the subscription after a reconnect, and be refused again.
             with contextlib.suppress(nats.errors.Error):  # gone with the connection
                 await subscription.unsubscribe()
             raise
@@ -256,8 +260,8 @@ class Connection:
     ) -> Msg:
         """Send a request and return its reply.
 
-        Raises `TimeoutError` for silence, `nats.errors.NoRespondersError` where nobody serves the subject,
-        `Unavailable` while the server is away, `PayloadTooLarge` for more than its `max_payload`.
+        Raises `TimeoutError` if no reply comes, `nats.errors.NoRespondersError` if nobody serves the subject,
+        `Unavailable` while the server is away, and `PayloadTooLarge` for more than its `max_payload`.
         """
         if self._away_since is not None:
             raise Unavailable("NATS is away; try again in a moment")
@@ -276,23 +280,22 @@ class Connection:
         return f"{self.inbox_prefix}.{secrets.token_hex(11)}"
 
     async def flush(self) -> None:
-        """Return when the server has processed all that was sent before; callers at one time share a round trip.
+        """Return when the server has processed everything sent so far. Concurrent callers share a round trip.
 
-        The library's own flush may overtake a subscription that it has not written yet, so it is done twice.
-        Raises `Unavailable` where the server goes away, at the latest after some seconds.
+        Raises `Unavailable` if the server goes away. It takes five seconds for each of two pongs at most.
         """
         await self._flushes.join()
 
     async def end_subscriptions(self, subscriptions: Iterable[Subscription]) -> None:
-        """Take no more messages of these, and handle those that the server has sent before.
+        """Drain these subscriptions: take no new messages, and handle those that the server has already sent.
 
-        A server that is away, or frozen, sends nothing that could be waited for. The next connection does not repeat
-        what is ended here.
+        If the server is away or frozen, there is nothing to wait for, and they are only unsubscribed. The next
+        connection does not repeat them.
         """
         there = await self.answers(LAST_ANSWER_SECONDS)
         for subscription in subscriptions:
             try:
-                if there:  # no time limit of ours: the library does not survive the pong of a flush that was cancelled
+                if there:  # no timeout: nats-py stops reading if a pong arrives after its flush was cancelled
                     await subscription.drain()
                     continue
             except (nats.errors.Error, TimeoutError, OSError) as exc:
@@ -302,22 +305,21 @@ class Connection:
                 await subscription.unsubscribe()
 
     async def leave_subscriptions(self, direct: Sequence[Subscription]) -> None:
-        """Take no more messages of direct subscriptions at once, and handle those that the server has sent before.
+        """Drain direct subscriptions: take no new messages, and handle those that the server has already sent.
 
-        Unlike `end_subscriptions()` it begins at once, however many messages wait before the server's answer.
+        Unlike `end_subscriptions()` it does not ask first whether the server answers. The question would wait behind
+        all unread messages.
         """
         with contextlib.suppress(nats.errors.Error, Unavailable):  # gone with the connection
             await subscriptions.leave(self.client, direct, self.flush)
 
     async def answers(self, within_seconds: float) -> bool:
-        """Tell whether the server is there and has processed all that was sent before.
-
-        The library's own `rtt()` and `flush()` cancel the wait for a pong that is late; when it comes, it ends the task
-        that reads the connection. A flush that is shared waits on, whoever gives up.
-        """
+        """Tell whether the server is there and processes everything sent so far, `within_seconds`."""
         if not self.connected:
             return False
         try:
+            # Not the library's `rtt()`, nor its `flush()` with a timeout: both cancel the wait for a late pong, and the
+            # pong then ends the task that reads the connection. Our shared flush goes on without this caller.
             async with asyncio.timeout(within_seconds):
                 await self.flush()
         except (Unavailable, TimeoutError):
@@ -325,9 +327,9 @@ class Connection:
         return True
 
     async def verify_permissions(self) -> None:
-        """Raise `ConfigurationError` where the server refused a subscription or publish of this process's start.
+        """Raise `ConfigurationError` if the server has refused a subscription or a publish since the process started.
 
-        A server that goes away meanwhile is waited for, like any other time.
+        If the server goes away meanwhile, this waits until it is back.
         """
         while not await self._has_flushed_twice() and not self.failed.done():
             await asyncio.sleep(RECONNECT_WAIT_SECONDS)
@@ -346,7 +348,7 @@ class Connection:
     def _require_room(self, payload: bytes, headers: dict[str, str] | None) -> None:
         """Raise `PayloadTooLarge` for more than the server takes, headers included.
 
-        The library counts the payload alone; a server that gets more than it takes closes the whole connection.
+        The library counts the payload alone, and a server closes the connection on which a larger message arrives.
         """
         size = len(payload) + (len(header_block(headers)) if headers else 0)
         if size > self.client.max_payload:
@@ -355,9 +357,9 @@ class Connection:
     # --- from the first connect to the last word ---
 
     async def open(self) -> None:
-        """Connect for the first time; the library itself repeats for as long as nobody answers at all.
+        """Connect for the first time. The library itself tries again for as long as no server answers.
 
-        Raises `ConfigurationError` if the server refuses the credentials or is none to work with.
+        Raises `ConfigurationError` if the server refuses the credentials or is not acceptable (`servers.py`).
         """
         creds = self._settings.nats_creds if self._token is None else None
         credentials = UserCredentials(creds) if creds else None
@@ -379,7 +381,7 @@ class Connection:
         self._mark_up()
 
     async def _connect_once(self, credentials: UserCredentials | None) -> None:
-        """Try until a server answers; unlike a reconnect, the first connect must fail if the credentials are wrong."""
+        """Try until a server answers. Unlike a reconnect, the first connect fails if the credentials are wrong."""
         client = self.client
         await client.connect(
             servers=self._settings.nats_servers,
@@ -415,10 +417,10 @@ class Connection:
         )
 
     async def leave(self, *, drain: bool) -> None:
-        """Drain where that is wanted and the server is there to be drained to, close otherwise."""
+        """Drain if that is wanted and the server answers within a second; else close."""
         self._leaving = True
         self.failed.cancel()
-        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):  # leaving anyway: there is nobody to tell
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):  # the process ends either way
             if drain and not self.client.is_closed and await self.answers(LAST_ANSWER_SECONDS):
                 await self.client.drain()
             else:
@@ -427,6 +429,7 @@ class Connection:
     # --- callbacks of the library ---
 
     async def _round_trip(self) -> None:
+        # Twice, because the library's flush may overtake a subscription that it has not written yet.
         await self.client.flush(FLUSH_TIMEOUT_SECONDS)
         await self.client.flush(FLUSH_TIMEOUT_SECONDS)
 
@@ -442,21 +445,19 @@ class Connection:
                 log.error("dropped %d messages, the last on %s: its subscription is full", count, error.subject)
         elif self._token is not None and self._up_since and "authorization" in text.lower():
             if self._token_lines.due():
-                log.warning("%s; trying again, for no registry may run that could let us in", self._refusal())
+                log.warning("%s; trying again, because maybe no registry runs that could let us in", self._refusal())
         elif self._started:
             log.debug("NATS: %s", text or type(error).__name__)
         else:
             self._log_waiting(text or type(error).__name__)
 
     async def _on_subscription_refused(self) -> None:
-        """Count a refusal, for whoever waits in `subscribe_confirmed()`.
-
-        While the library repeats all subscriptions after a reconnect nobody waits, and some would stay silent: a server
-        that takes fewer than the last one did is the end.
-        """
+        """Count a refusal for the callers of `subscribe_confirmed()`."""
         self._refused_subscriptions += 1
         if count := self._refused_lines.due():
             log.error("NATS refused %d subscriptions: raise max_subscriptions of the server, or add processes", count)
+        # During a reconnect the library repeats all subscriptions, and no caller waits for them. This server takes
+        # fewer than the last one, so some clients would stay unreachable: end the process.
         if self._away_since is not None:
             await self._on_closed()
 
@@ -477,7 +478,7 @@ class Connection:
                 log.warning("lost NATS; reconnecting")
 
     async def _on_reconnect(self) -> None:
-        """Go on where the server is still one to work with: another of several may have answered."""
+        """Go on if the server is acceptable: after a reconnect it may be another one of `nats_servers`."""
         try:
             require_acceptable(self.client, self._settings)
         except ConfigurationError as exc:
@@ -498,9 +499,10 @@ class Connection:
             self.failed.set_result(None)
 
     def _token_now(self) -> str:
-        """Return the token to log in with. Raises `ConfigurationError` at the first connect, if there is none.
+        """Return the token to log in with.
 
-        Later that is the end: the library would go on trying for ever.
+        Without one, the first connect raises `ConfigurationError`. A reconnect sets `failed`, because the library would
+        try for ever.
         """
         assert self._token is not None
         try:
@@ -526,14 +528,16 @@ class Connection:
 async def connect(
     settings: Settings, process: str, user: str, *, drain: bool = True, token: Callable[[], str] | None = None
 ) -> AsyncIterator[Connection]:
-    """Connect as `process`, waiting for as long as it takes; drain on exit, which takes seconds where NATS is frozen.
+    """Connect as `process`, however long it takes, and drain on exit, which takes seconds if NATS is frozen.
 
-    Without `drain` the exit is at once; ask whether NATS `answers()` before, where something has to arrive.
+    Without `drain` the exit is immediate. If your last messages must arrive, await `answers()` before it.
 
     `user` names the inbox prefix `_INBOX.<user>` that this process's NATS user may subscribe to. An agent has no user
-    in the settings: `token` is called at each connect, for the token that it logs in with; a `ConfigurationError` of it
-    ends the connection for good. Raises `ConfigurationError` where the server refuses the credentials, is older than
-    2.11, or lets everybody in without being on this machine.
+    in the settings. It gives `token`, which is called for the login of each connect. If `token` raises
+    `ConfigurationError`, the connection ends for good.
+
+    Raises `ConfigurationError` if the server refuses the credentials, is older than 2.11, or lets everybody in and is
+    not on this machine.
     """
     connection = Connection(process, f"_INBOX.{user}", settings, token)
     await connection.open()
@@ -544,7 +548,7 @@ async def connect(
 
 
 async def _close(client: Client) -> None:
-    """Close, and cut the connection to a server that does not take what the library would write before."""
+    """Close; abort the TCP connection if the library's close hangs, because it first writes its pending bytes."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
             await client.close()

@@ -1,6 +1,6 @@
 """A NATS credentials file (ADR-14): the JWT of a user, and the seed of the key that signs the server's challenge.
 
-The library reads the file in the middle of connecting, where a file without a JWT keeps it reading for ever.
+We read the file ourselves, because the library reads it while it connects and loops for ever over one without a JWT.
 """
 
 import base64
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 
 class UserCredentials:
-    """The user of a credentials file; raises `ConfigurationError` for a file that is none."""
+    """The user in a credentials file. Raises `ConfigurationError` if the file holds no JWT or no seed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._jwt, self._seed = _read(path)
 
     def sign(self, nonce: str) -> bytes:
-        """Return the signature of a server's challenge; the first thing that each connection asks for."""
+        """Return the signature of a server's challenge. Each connect calls this first, so it reads the file again."""
         try:
-            self._jwt, self._seed = _read(self._path)  # it may have been renewed since
+            self._jwt, self._seed = _read(self._path)  # the file may have been renewed
         except ConfigurationError as exc:
-            log.warning("%s; going on with what it held before", exc)
+            log.warning("%s; using its former content", exc)
         return base64.b64encode(nkeys.from_seed(bytearray(self._seed)).sign(nonce.encode()))
 
     def user_jwt(self) -> bytes:
@@ -54,6 +54,6 @@ def _read(path: str) -> tuple[bytes, bytes]:
 
 def _no_credentials(path: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{variable('nats_creds')} is {path!r}, which is no NATS credentials file: it should hold a user's JWT and "
+        f"{variable('nats_creds')} is {path!r}, which is not a NATS credentials file: it should hold a user's JWT and "
         "seed, as `nsc generate creds` writes them"
     )

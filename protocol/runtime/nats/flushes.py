@@ -1,7 +1,7 @@
-"""Flushes that share round trips: whoever asks while one is under way waits for the next, together with all others.
+"""Flushes that share round trips: all callers that come during one round trip wait together for the next.
 
-A thousand clients that connect in one second each need to know that their subscription is in place; one round trip
-tells it to hundreds of them.
+A gateway confirms the subscription of each client that connects. If a thousand connect in a second, one round trip
+confirms hundreds of them.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from protocol.errors import Unavailable
 
 
 class Flushes:
-    """Round trips to the server, one at a time. `round_trip` returns when all that was sent before is processed."""
+    """Round trips to the server, one at a time. `round_trip` returns when everything sent so far is processed."""
 
     def __init__(self, round_trip: Callable[[], Awaitable[None]]) -> None:
         self._round_trip = round_trip
@@ -33,18 +33,16 @@ class Flushes:
         return waiter
 
     def fail(self) -> None:
-        """Tell everybody who waits that the server is gone: no answer will come on this connection.
-
-        The task is cancelled but not relied on to end at once: the library swallows cancellations in places.
-        """
+        """Raise `Unavailable` in all waiters, because no answer will come on this connection."""
         if self._task is not None:
+            # The library swallows some cancellations. So the task also checks in `_run()` that it is still the one.
             self._task.cancel()
             self._task = None
         _settle([*self._under_way, *self._next], _away())
         self._under_way, self._next = [], []
 
     async def _run(self) -> None:
-        """Make round trips while somebody waits, and while this task is the one that does."""
+        """Make round trips while there are waiters and `fail()` has not replaced this task."""
         while self._next and self._task is asyncio.current_task():
             batch, self._next = self._next, []
             self._under_way = batch

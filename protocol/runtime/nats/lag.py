@@ -1,6 +1,7 @@
-"""How late the messages of NATS are: for how long what the server sends now waits before this process reads it.
+"""The lag of a process behind NATS: how long a message from the server waits until this process reads it.
 
-The answer to a flush stands in the same queue as the messages. Nothing is measured unless somebody asks.
+A flush measures it, because its answer waits in the same queue as the messages. Nothing is measured until `seconds()`
+is called.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ FRESH_SECONDS = 0.1
 
 
 class QueueLag:
-    """The lag of one connection. `flush` returns when all that was sent before has been handled."""
+    """The lag of one connection. `flush` returns when everything that the server sent before has been handled."""
 
     def __init__(self, flush: Callable[[], Awaitable[None]]) -> None:
         self._flush = flush
@@ -23,11 +24,11 @@ class QueueLag:
         self._last = 0.0
 
     def seconds(self, now: float) -> float:
-        """Return the lag in seconds, as far as it is known at `now`; begin to measure it if it is not.
+        """Return the lag in seconds, and start a measurement if the last one is older than 0.1 s.
 
-        A measurement that is under way has taken so long at least.
+        The first call after a pause returns 0.
         """
-        if self._task is not None:
+        if self._task is not None:  # the lag is at least as long as this measurement has taken so far
             return max(now - self._began, self._last)
         if now - self._ended <= FRESH_SECONDS:
             return self._last

@@ -1,8 +1,8 @@
-"""The keys of NATS's auth callout: an account's key signs who may log in, a curve key seals what is said about it.
+"""The keys of NATS's auth callout: the account key signs permissions, the curve key encrypts requests and answers.
 
-Keys are written as NATS writes them (nkeys, ADR-14): a type, 32 bytes, and a CRC-16 in base32. NATS is configured with
-the public halves, registries with the seeds. A registry may have several pairs while they are rotated: the curve key
-that opens a request tells which pair the server that sent it is configured with.
+Keys have the format of NATS (nkeys, ADR-14): type, 32 bytes and CRC-16, in base32. NATS is configured with the public
+keys, registries with the seeds. During a rotation a registry has several pairs. The server that sent a request uses the
+pair with the curve key that opens it.
 """
 
 import base64
@@ -18,17 +18,17 @@ from protocol.errors import ConfigurationError
 from protocol.runtime.settings import variable
 
 ACCOUNT, CURVE, SEED = 0, 23 << 3, 18 << 3  # "A…", "X…" and "S…" in base32
-SEALED = b"xkv1"  # what sealed messages begin with
+SEALED = b"xkv1"  # prefix of a sealed message
 KEY_BYTES, CRC_BYTES = 32, 2
 KNOWN_SERVERS = 64
 
 
 class BadKey(ValueError):
-    """Text that is no key of the wanted type."""
+    """The text is not a key of the wanted type."""
 
 
 class LoginKeys:
-    """One pair of keys. Raises `BadKey` for seeds that are none."""
+    """One pair of keys. Raises `BadKey` for text that is not a seed."""
 
     def __init__(self, account_seed: str, curve_seed: str) -> None:
         self._account = SigningKey(_decode_seed(account_seed, ACCOUNT))
@@ -42,7 +42,7 @@ class LoginKeys:
         return self._account.sign(data).signature
 
     def open(self, sealed: bytes, server_curve: str) -> bytes | None:
-        """Return what a server has sealed for this key, None if it was sealed for another one."""
+        """Decrypt a server's message; return None if it was sealed for another key."""
         if not sealed.startswith(SEALED):
             return None
         try:
@@ -51,7 +51,7 @@ class LoginKeys:
             return None
 
     def seal(self, data: bytes, server_curve: str) -> bytes:
-        """Return data that only this server can read. Raises `BadKey` for a key that is none."""
+        """Encrypt data for one server. Raises `BadKey` if `server_curve` is not a curve key."""
         return SEALED + self._box(server_curve).encrypt(data)
 
     def _new_box(self, server_curve: str) -> Box:
@@ -65,14 +65,14 @@ def new_seeds() -> tuple[str, str]:
 
 
 def pairs_of(account_seeds: str | None, curve_seeds: str | None) -> list[LoginKeys]:
-    """Return the pairs of the settings, several with commas between while keys are rotated; none if none are set.
+    """Return the pairs in the settings, which may list several seeds with commas between; [] if none are set.
 
-    Raises `ConfigurationError` for seeds that are none, and for one kind without the other.
+    Raises `ConfigurationError` for text that is not a seed, and for lists of different length.
     """
     accounts, curves = _listed(account_seeds), _listed(curve_seeds)
     names = f"{variable('nats_account_seed')} and {variable('nats_xkey_seed')}"
     if len(accounts) != len(curves):
-        raise ConfigurationError(f"{names} should hold as many seeds as each other: they belong together in pairs")
+        raise ConfigurationError(f"{names} should have the same number of seeds, because they belong together in pairs")
     try:
         return [LoginKeys(account, curve) for account, curve in zip(accounts, curves, strict=True)]
     except BadKey as exc:
@@ -94,7 +94,7 @@ def _decode_seed(text: str, kind: int) -> bytes:
 
 
 def _seed_head(kind: int) -> bytes:
-    """Return the two bytes that a seed begins with: that it is one, five bits, and the type of its key, eight bits."""
+    """Return a seed's first two bytes: the five bits of "seed", then the eight bits of the key's type."""
     return bytes([SEED | kind >> 5, (kind & 31) << 3])
 
 

@@ -1,7 +1,7 @@
-"""Fixed endpoints on NATS: a task for each request, bounded, one error boundary, announced as a micro service (ADR-32).
+"""Fixed endpoints on NATS: a bounded task for each request, one error boundary, announced as a micro service (ADR-32).
 
-`$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` answer for the process. The library's own micro service is not used: it tells
-callers `repr(error)`, runs handlers inside the subscription, and stops by unsubscribing instead of draining.
+`$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` answer for the process. The library's own micro service is not used, because
+it sends `repr(error)` to callers, runs handlers inside the subscription, and stops without a drain.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class _EndpointStats(msgspec.Struct):
 
 
 class _Served:
-    """What is served on one subject, and how many of its requests are under way."""
+    """The handler of one subject, and its number of running requests."""
 
     def __init__(self, answer: Answer, stats: _EndpointStats, at_once: int, connection: Connection) -> None:
         self.answer = answer
@@ -68,17 +68,17 @@ class _Served:
 
 
 class Accepting(NamedTuple):
-    """An endpoint whose messages somebody else takes from NATS: it accepts them, or refuses them with an error."""
+    """An endpoint without a subscription: its owner passes it each message, to be accepted or refused with an error."""
 
     accept: Callable[[Msg], None]
     refuse: Callable[[Msg, BridgeError], None]
 
 
 class Responder:
-    """The endpoints of a process. Its tasks live in the task group it is given.
+    """The endpoints of a process. Its tasks live in `tasks`.
 
-    `counters` are told as `data` of the whole process in `$SRV.STATS`; `faults` there are sentences about streams that
-    do not take what the process writes.
+    `$SRV.STATS` has `counters()` as the `data` of the process, and under `faults` a sentence for each stream that
+    refuses the process's messages.
     """
 
     def __init__(
@@ -105,9 +105,9 @@ class Responder:
         self._idle.set()
 
     async def announce(self) -> None:
-        """Answer `$SRV.PING`, `INFO` and `STATS`, for all services, for those of this name, and for this one.
+        """Answer `$SRV.PING`, `INFO` and `STATS`, addressed to all services, to this name, or to this process.
 
-        NATS knows it when this returns; where NATS has just left, when it returns.
+        The subscriptions are in place when this returns, or, if NATS has just left, when it is back.
         """
         name, ident = self._identity["name"], self._identity["id"]
         for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._describe_stats)):
@@ -127,10 +127,10 @@ class Responder:
         counters: Counters | None = None,
         at_once: int | None = None,
     ) -> None:
-        """Serve a subject; `answer` returns the reply's body, None for no reply, or raises a `BridgeError`.
+        """Serve a subject. `answer` returns the reply's body, None for no reply, or raises a `BridgeError`.
 
-        `counters` are told as the endpoint's `data` in `$SRV.STATS`. Above `at_once` requests under way (256), further
-        ones are `overloaded`. Each endpoint has a bound of its own, so that one does not stop the others.
+        `$SRV.STATS` has `counters()` as the endpoint's `data`. Above `at_once` running requests (default 256) further
+        ones get `overloaded`. The bound is per endpoint, so that a busy one does not block the others.
         """
         endpoint = self.accepting(name, subject, answer, queue=queue, counters=counters, at_once=at_once)
         self._subscriptions.append(await self._connection.subscribe_directly(subject, endpoint.accept, queue=queue))
@@ -146,9 +146,9 @@ class Responder:
         at_once: int | None = None,
         connection: Connection | None = None,
     ) -> Accepting:
-        """Return what takes the requests of an endpoint whose subscriptions are the caller's.
+        """Make an endpoint like `endpoint()`, but leave subscribing to the caller.
 
-        The answers leave by `connection` if it is not that of the process.
+        Answers go out over `connection`, by default that of the process.
         """
         stats = _EndpointStats(name, subject, queue)
         if counters is not None:
@@ -159,12 +159,12 @@ class Responder:
 
     @contextlib.asynccontextmanager
     async def serving(self, drain_seconds: float) -> AsyncIterator[None]:
-        """Let endpoints serve; at the orderly end take no more requests and wait, bounded, for those under way."""
+        """Let endpoints serve. On a regular exit drain them, for at most `drain_seconds`."""
         yield
         await self.drain(drain_seconds)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Take no more requests, and wait for those under way. Raises `TimeoutError`."""
+        """Take no more requests and wait for the running ones. Raises `TimeoutError` after `timeout_seconds`."""
         await self._connection.end_subscriptions(self._subscriptions)
         async with asyncio.timeout(timeout_seconds):
             await self._idle.wait()
@@ -193,7 +193,7 @@ class Responder:
                 self._idle.set()
 
     async def _boundary(self, endpoint: _Served, msg: Msg) -> str:
-        """Answer one request; return the code of what went wrong, or nothing."""
+        """Answer one request. Return the error's code, or "" for success."""
         try:
             body = await endpoint.answer(msg)
             if msg.reply and body is not None:

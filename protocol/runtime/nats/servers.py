@@ -1,6 +1,6 @@
-"""Which NATS servers a process agrees to work with: new enough, and with users unless they are on this machine.
+"""The NATS servers that a process accepts: 2.11 or newer, and with users unless they are on this machine.
 
-Whoever can connect to NATS hears tokens and can answer commands, so a server that lets everybody in is for loopback.
+A stranger on NATS could read tokens and answer commands. So a server without users is accepted on loopback only.
 """
 
 import ipaddress
@@ -12,11 +12,11 @@ from protocol.runtime.nats.library.transport import knows_its_users, peer_addres
 from protocol.runtime.settings import PREFIX, ServingSettings, Settings, variable
 
 MIN_VERSION = (2, 11)
-ENVELOPE_BYTES = 32 * 1024  # of a message on NATS: its headers, with the token, and what we add to its body
+ENVELOPE_BYTES = 32 * 1024  # room for a message's headers, with the token, and for the fields that we add to its body
 
 
 def require_acceptable(client: Client, settings: Settings) -> None:
-    """Raise `ConfigurationError` where the connected server is none to work with; it says what to do."""
+    """Raise `ConfigurationError` if the connected server is not acceptable. The sentence names the mend."""
     require_version(client)
     peer = peer_address(client)
     if peer is None or is_loopback(peer):
@@ -34,14 +34,14 @@ def require_acceptable(client: Client, settings: Settings) -> None:
 
 
 def require_version(client: Client) -> None:
-    """Raise `ConfigurationError` where the connected server is older than 2.11."""
+    """Raise `ConfigurationError` if the connected server is older than 2.11."""
     version = client.connected_server_version
     if (version.major, version.minor) < MIN_VERSION:
         raise ConfigurationError(f"nats-server is {version.major}.{version.minor}, but 2.11 or newer is needed")
 
 
 def require_room(client: Client, settings: ServingSettings) -> None:
-    """Raise `ConfigurationError` if the server takes no message as large as this process does, with what we add."""
+    """Raise `ConfigurationError` if the server's `max_payload` has no room for `max_message_bytes` and our envelope."""
     room = client.max_payload - ENVELOPE_BYTES
     if settings.max_message_bytes > room:
         raise ConfigurationError(
@@ -58,5 +58,5 @@ def is_loopback(address: str) -> bool:
 
 
 def shown(settings: Settings) -> str:
-    """Return the servers' addresses as a message may show them: without the credentials in them."""
+    """Return the servers' addresses for a log line or an error, without the credentials in them."""
     return ", ".join(url.rpartition("@")[2] for url in settings.nats_servers)

@@ -1,6 +1,6 @@
-"""The one line on standard output that tells a process's starter that it serves, and at which address.
+"""The one line on standard output with which a process announces that it serves, and its address.
 
-It has the fields of a line of the log in JSON, too, for collectors that read both.
+It also has the fields of a log line in JSON, for collectors that read both.
 """
 
 import json
@@ -33,7 +33,7 @@ def announce(process: str, url: str | None = None) -> None:
 
 
 def read_announcement(line: bytes) -> Announcement | None:
-    """Return the announcement that a line is; None for any other line."""
+    """Decode the announcement, or return None for any other line."""
     try:
         return codec.decode(_decoder, line)
     except BridgeError:

@@ -1,4 +1,4 @@
-"""How long things took, as a histogram: cumulative counts by upper bound, as Prometheus has them."""
+"""A histogram of durations in Prometheus' form: cumulative counts by upper bound."""
 
 from bisect import bisect_left
 
@@ -15,12 +15,12 @@ class Durations:
         self._seconds = 0.0
 
     def note(self, seconds: float) -> None:
-        """Count one."""
+        """Count a duration."""
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self._seconds += seconds
 
     def counters(self) -> dict[str, int]:
-        """Return how many took at most each bound, and the sum of all in milliseconds."""
+        """Return the number of durations up to each bound, and the sum of all in milliseconds."""
         found, total = {}, 0
         for bound, count in zip((*map(str, BOUNDS), ABOVE), self._counts, strict=True):
             total += count

@@ -1,6 +1,6 @@
-"""A signal that comes while a process still imports ends it as later ones do, with exit code 0.
+"""Lets a signal during the imports end the process with exit code 0, as a later one does.
 
-Importing takes half a second, in which nothing is begun that would have to be ended. To be imported first.
+Importing takes half a second, and starts nothing that would have to be ended. Import this module first.
 """
 
 import os
@@ -8,6 +8,6 @@ import signal
 
 
 def end_at_once() -> None:
-    """Have SIGINT and SIGTERM end this process, until the process handles them itself."""
+    """Let SIGINT and SIGTERM end this process, until the process handles them itself."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))

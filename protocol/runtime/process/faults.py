@@ -1,8 +1,8 @@
-"""Faults of a process that belong to no request, each logged in one throttled line.
+"""Logs faults that belong to no request, each in one throttled line.
 
-The event loop reports failures that nobody waits for. A failure that an outage of NATS causes is no fault of the
-process: its waiter has gone with the connection. Running out of files is found here, too, because libuv then accepts
-each connection and drops it without a word.
+- Failures that nobody waits for, which the event loop reports. If an outage of NATS causes one, it is not a fault of
+  the process, because its waiter has gone with the connection.
+- Running out of files, because libuv then accepts each connection and drops it silently.
 """
 
 import asyncio
@@ -32,25 +32,25 @@ def log_faults_of(loop: asyncio.AbstractEventLoop) -> None:
             loop.default_exception_handler(context)
         elif count := lines.due():
             why = str(error) or type(error).__name__
-            log.warning("%d waits ended that nobody was interested in any more, the last: %s", count, why)
+            log.warning("%d pending waits ended unread, the last: %s", count, why)
 
     loop.set_exception_handler(tell)
 
 
 class FileWatch:
-    """Looks each second whether this process may open another file, and says so if it may not."""
+    """Checks each second whether this process can open another file, and logs an error if not."""
 
     def __init__(self) -> None:
         self._lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self.look()
 
     def look(self) -> bool:
-        """Return whether a file can be opened; log an error if not."""
+        """Return whether a file can be opened. Log an error if not."""
         try:
             os.close(os.dup(2))
         except OSError as exc:

@@ -1,8 +1,7 @@
-"""The life of a process, the same for all: settings, logs, NATS, serve until a signal, one shutdown order, exit code.
+"""The life of every process: settings, logs, NATS, serve until a signal, one shutdown order, exit code.
 
 Shutdown order: linger if the settings say so, stop intake, wait (bounded) for work in flight, say goodbye, drain NATS,
-exit. A second signal changes nothing. Exit codes: 0 after a signal, 2 for a setting that must be mended, 1 for anything
-else.
+exit. A second signal has no effect. Exit codes: 0 after a signal, 2 for a wrong setting, 1 for anything else.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from protocol.runtime.settings import Settings
 
 EXIT_CONFIGURATION = 2
 EXIT_FAILURE = 1
-GOODBYE_SECONDS = 6  # beyond the wait for work in flight: closing sockets, telling the registry
+GOODBYE_SECONDS = 6  # after the wait for work in flight, to close sockets and report to the registry
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -38,8 +37,8 @@ Serving = Callable[[S, Connection, asyncio.TaskGroup], AbstractAsyncContextManag
 def run(name: str, kind: type[S], serving: Serving[S], *, user: str) -> None:
     """Run a process from settings to exit code.
 
-    `serving` is a context that serves once it is entered. Its exit takes the parts in the reverse order of their entry:
-    stop intake, wait (bounded) for work in flight, say goodbye. NATS is still there then.
+    `serving` is a context that serves while it is entered. Its exit ends the parts in the reverse order of their entry:
+    stop intake, wait (bounded) for work in flight, say goodbye. NATS is still connected then.
     """
     try:
         configured = settings.load(kind)
@@ -119,7 +118,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 def _ignore_signals() -> None:
-    """Let a signal change nothing while the interpreter ends: the event loop has given its handlers back."""
+    """Ignore signals while the interpreter ends, because the event loop has restored the default handlers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,7 +1,7 @@
 """The metrics of a process, in Prometheus' text format, for `/metrics`; `$SRV.STATS` gives the same on NATS.
 
-That path needs no token, so it shows only numbers: no ids, no names. The library's own registry, with figures of Python
-and the operating system, is not used.
+That path needs no token, so it shows only numbers, without ids and names. The library's own registry, with metrics of
+Python and the operating system, is not used.
 """
 
 import re
@@ -23,8 +23,9 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 class Figure(NamedTuple):
     """One metric and its description. A counter only grows, and its name ends in `_total`.
 
-    With labels it has one series for each of their values, which follow the name: the counter `requests:/api 200` is
-    `requests{route="/api",status="200"}`. A histogram has its bounds there, in seconds, and its sum in milliseconds.
+    With labels it has one series for each combination of their values. The values follow the counter's name:
+    `requests:/api 200` becomes `requests{route="/api",status="200"}`. A histogram has its bounds in seconds there, and
+    its sum in milliseconds.
     """
 
     family: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
@@ -39,15 +40,17 @@ FIGURES: Final = {
     "sessionsClaimed": Figure(CounterMetricFamily, "Sessions that were taken over from another gateway, or a dead one"),
     "sessionsGranted": Figure(CounterMetricFamily, "Sessions that were handed to another gateway or connection"),
     "claimsForged": Figure(CounterMetricFamily, "Messages about sessions that no gateway of ours has signed"),
-    "listsUnread": Figure(GaugeMetricFamily, "Sessions that have come from others, with capabilities not read yet"),
-    "commandsNotKept": Figure(CounterMetricFamily, "Messages for which there was no room while a session moved"),
+    "listsUnread": Figure(
+        GaugeMetricFamily, "Sessions that came from other gateways, and whose capabilities could not be read yet"
+    ),
+    "commandsNotKept": Figure(CounterMetricFamily, "Messages that found no room while a session moved"),
     "commandsInFlight": Figure(GaugeMetricFamily, "Commands that wait for an application"),
     "commands": Figure(CounterMetricFamily, "Commands by outcome: `success`, or the code of an error", ("outcome",)),
-    "commandDurationSeconds": Figure(HistogramMetricFamily, "How long commands took that an application was sent"),
+    "commandDurationSeconds": Figure(HistogramMetricFamily, "Durations of commands that were sent to an application"),
     "httpRequests": Figure(CounterMetricFamily, "Requests over HTTP by route and status", ("route", "status")),
-    "connectionsOpened": Figure(CounterMetricFamily, "Applications that were let in"),
-    "connectionsOpen": Figure(GaugeMetricFamily, "Connections that are open, those without a session included"),
-    "sharesUsedPercent": Figure(GaugeMetricFamily, "How full what tenants share is, in per cent", ("of",)),
+    "connectionsOpened": Figure(CounterMetricFamily, "Connections of applications that were admitted"),
+    "connectionsOpen": Figure(GaugeMetricFamily, "Open connections, including those without a session"),
+    "sharesUsedPercent": Figure(GaugeMetricFamily, "Used part of what tenants share, in per cent", ("of",)),
     "commandsAnswered": Figure(CounterMetricFamily, "Commands that were answered, with a result or an error"),
     "lateResponses": Figure(CounterMetricFamily, "Responses that came after their command was answered"),
     "lateProgress": Figure(CounterMetricFamily, "Progress that came after its command was answered"),
@@ -63,16 +66,16 @@ FIGURES: Final = {
     "auditStored": Figure(CounterMetricFamily, "Commands whose audit record is stored"),
     "auditFailed": Figure(CounterMetricFamily, "Commands whose audit record is lost"),
     "auditWaiting": Figure(GaugeMetricFamily, "Commands whose audit record waits to be stored"),
-    "auditSummed": Figure(CounterMetricFamily, "Refusals that stand in an audit record together with others"),
+    "auditSummed": Figure(CounterMetricFamily, "Refusals that share an audit record with others"),
     "storeWritesRefused": Figure(CounterMetricFamily, "Messages that a stream refused, or did not answer"),
     "storesRefusing": Figure(GaugeMetricFamily, "Streams that do not take messages of this process now"),
     "messagesDropped": Figure(CounterMetricFamily, "Messages dropped: without a good token, or above a share"),
     "subjectsLeft": Figure(
         CounterMetricFamily,
-        "Times that a subject was left for a while, because it was flooded",
+        "Times that a subject was unsubscribed for a while, because it was flooded",
     ),
-    "unauthenticated": Figure(CounterMetricFamily, "Requests for which no good token spoke"),
-    "connectionsRefused": Figure(CounterMetricFamily, "Connections that were not let in, by reason", ("reason",)),
+    "unauthenticated": Figure(CounterMetricFamily, "Requests without a good token"),
+    "connectionsRefused": Figure(CounterMetricFamily, "Refused connections, by reason", ("reason",)),
     "agentsDisconnected": Figure(CounterMetricFamily, "Times that an administrator has disconnected an agent"),
     "natsConnected": Figure(GaugeMetricFamily, "Whether NATS is there: 1, or 0"),
     "eventsConnected": Figure(GaugeMetricFamily, "Whether NATS is there for events of applications: 1, or 0"),
@@ -84,7 +87,7 @@ FIGURES: Final = {
 
 
 class Metrics(Collector):
-    """The figures of one process, named after its service: `agentbridge_gateway_sessions`."""
+    """The metrics of one process, named after its service: `agentbridge_gateway_sessions`."""
 
     def __init__(self, service: str, counters: Counters) -> None:
         self._prefix = service.replace("-", "_")
@@ -93,11 +96,11 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def text(self) -> str:
-        """Return all figures of this moment, to be sent as `CONTENT_TYPE`."""
+        """Return the present metrics as text of the type `CONTENT_TYPE`."""
         return generate_latest(self._registry).decode()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the figures to the library."""
+        """Yield the metrics to the library."""
         told: dict[str, dict[str, int]] = {}
         for key, value in self._counters().items():
             name, _, of = key.partition(":")
@@ -118,5 +121,5 @@ def _family(name: str, figure: Figure, values: dict[str, int]) -> Metric:
 
 
 def _snake(key: str) -> str:
-    """Return a counter's name as metrics are named: `lateResponses` is `late_responses`."""
+    """Convert a counter's name to a metric's: `lateResponses` to `late_responses`."""
     return re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", key)

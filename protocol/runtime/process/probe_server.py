@@ -1,7 +1,7 @@
-"""`GET /healthz`, `/readyz` and `/metrics` of a process that serves nothing else by HTTP.
+"""`GET /healthz`, `/readyz` and `/metrics` for a process that serves nothing else over HTTP.
 
-One request a connection. Its head, its time and the number of connections are bounded, because anyone who reaches the
-port may ask.
+Each connection has one request. Its head, its time and the number of connections are bounded, because anyone who
+reaches the port may connect.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Answer = tuple[http.HTTPStatus, str, str]
 
 
 class ProbeServer:
-    """Answers probes. `missing` returns the parts that the process still lacks for its work."""
+    """Answers health checks. `missing` returns the parts that the process still needs for its work."""
 
     def __init__(self, metrics: Metrics, missing: Callable[[], str]) -> None:
         self._metrics = metrics
@@ -30,7 +30,7 @@ class ProbeServer:
 
     @contextlib.asynccontextmanager
     async def serving(self, host: str, port: int | None) -> AsyncIterator[int | None]:
-        """Listen until the end, and give the port; nothing if that is None. Raises `ConfigurationError`."""
+        """Listen until the exit. Yield the port; with None do not listen. Raises `ConfigurationError`."""
         if port is None:
             yield None
             return

@@ -1,20 +1,20 @@
-"""The process's demands on the operating system and on Python, made before it serves."""
+"""Settings of the operating system and of Python that a process makes before it serves."""
 
 import gc
 import resource
 
 
 def raise_open_file_limit() -> None:
-    """Raise the soft limit to the hard one: each connection is a file, and the soft limit of many systems is 1024."""
+    """Raise the soft limit to the hard one, because each connection is a file and the soft limit is often 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def tune_garbage_collector() -> None:
-    """Exclude the objects of the start from every collection, and collect less often: p99 fell from 45 to 7 ms.
+    """Exclude the objects of the start from every collection, and collect less often. p99 fell from 45 to 7 ms.
 
-    The middle generation is collected before it holds much: at 50 instead of 5 it grew to half a million objects while
-    clients connected, and a command then waited 235 instead of 33 ms for its collection.
+    The middle generation is collected early, after 5 young ones. After 50 it had grown to half a million objects while
+    clients connected, and a command waited 235 ms for its collection instead of 33.
     """
     gc.collect()
     gc.freeze()

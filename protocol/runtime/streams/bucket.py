@@ -1,4 +1,4 @@
-"""A KV bucket (ADR-8) written by revision alone, so that two processes never undo each other."""
+"""A KV bucket (ADR-8) that is only written by revision, so that no process overwrites another's newer value."""
 
 import logging
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from protocol.runtime.streams import jetstream
 from protocol.runtime.streams.jetstream import EXPECTED_REVISION_HEADER, KV_OPERATION_HEADER, TTL_HEADER, JetStreamError
 
 NOTHING = 0
-HEADER_BYTES = 1024  # at most, of a write
-MARKER_SECONDS = 120  # longer than any mirror goes without a full listing
+HEADER_BYTES = 1024  # the most that a write's headers take
+MARKER_SECONDS = 120  # longer than any mirror works without a full listing
 
 log = logging.getLogger(__name__)
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A key's last message: its revision, and its data, None where the key was removed or never written."""
+    """A key's last message: its revision, and its data, which is None if the key was removed or never written."""
 
     revision: int
     data: bytes | None
@@ -38,10 +38,10 @@ _got = msgspec.json.Decoder(_KvReply)
 
 
 class Bucket:
-    """Read and write the entries of a bucket.
+    """Reads and writes the entries of a bucket.
 
-    All raise `Unavailable` where JetStream does not answer, and `PayloadTooLarge` for a value that is larger than NATS
-    or the bucket takes.
+    All methods raise `Unavailable` if JetStream does not answer, and `PayloadTooLarge` for a value that is larger than
+    NATS or the bucket takes.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:
@@ -51,13 +51,14 @@ class Bucket:
 
     @property
     def max_value_bytes(self) -> int:
-        """How large a value may be: what NATS takes now, less the headers."""
+        """The largest value in bytes: the server's `max_payload` less the headers."""
         return self._connection.max_payload - HEADER_BYTES
 
     async def put(self, key: str, data: bytes, expected: int, *, ttl_seconds: int | None = None) -> int:
-        """Write a value over the revision `expected` and return the new one; raise `WrongRevision` over any other.
+        """Replace the revision `expected` by a value, and return the new revision.
 
-        The value vanishes after `ttl_seconds`, where given; a later write without it stays for ever.
+        The value expires after `ttl_seconds`, or never if that is None; the time-out of an earlier value does not
+        carry over. Raises `WrongRevision` if the key has another revision.
         """
         headers = {EXPECTED_REVISION_HEADER: str(expected)}
         if ttl_seconds is not None:
@@ -65,9 +66,10 @@ class Bucket:
         return await self._publish(key, data, headers)
 
     async def remove(self, key: str, expected: int, headers: Mapping[str, str] = MappingProxyType({})) -> int:
-        """Remove a value as `put()` writes one. The marker, which tells mirrors, vanishes after two minutes.
+        """Replace the revision `expected` by a delete marker, and return the new revision.
 
-        It has these `headers` besides its own.
+        The marker tells mirrors of the removal, carries `headers`, and expires after two minutes. Raises
+        `WrongRevision` as `put()` does.
         """
         headers = {
             **headers,
@@ -78,14 +80,14 @@ class Bucket:
         return await self._publish(key, b"", headers)
 
     async def read(self, key: str) -> Value:
-        """Return what the stream's leader holds, which a mirror or a replica may not have heard of yet."""
+        """Return a key's value from the stream's leader, which mirrors and replicas may not have yet."""
         value = await self.read_if_there(key)
         if value is None:
             raise Unavailable(f"the bucket {self._name} is not there; try again in a moment")
         return value
 
     async def read_if_there(self, key: str) -> Value | None:
-        """Return what `read()` does, None if there is no such bucket."""
+        """Return a key's value as `read()` does, or None if the bucket does not exist."""
         operation = f"STREAM.MSG.GET.{self._stream}"
         try:
             got = await jetstream.request(self._connection, operation, _got, last_by_subj=self._subject(key))
@@ -109,6 +111,6 @@ class Bucket:
             raise self._refused(exc) from exc
 
     def _refused(self, error: JetStreamError) -> Unavailable:
-        """Return what peers are told; the operator learns why from the log."""
+        """Log JetStream's reason for the operator, and return an error without it for peers."""
         log.warning("the bucket %s is refused: %s", self._name, error)
-        return Unavailable(f"the bucket {self._name} is not to be had now; try again in a moment")
+        return Unavailable(f"the bucket {self._name} is not available now; try again in a moment")

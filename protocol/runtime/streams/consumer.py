@@ -1,8 +1,8 @@
-"""An ordered push consumer of our own: a stream's messages in their order, until one may have been missed.
+"""An ordered push consumer of our own: a stream's messages in order, until one may have been missed.
 
-The library's own stay blind for 10 to 20 seconds after a restart of the server. Here whatever may mean that a message
-was missed (a gap in the consumer's sequence, three missed heartbeats, a stream that went backwards, a reconnect) ends
-the consumer's life, and who follows the stream makes the next one, from where it knows to go on.
+nats-py's ordered consumer takes 10 to 20 seconds to notice a restart of the server. Ours ends at every sign that a
+message may be missing: a gap in the consumer's sequence, three missed heartbeats, a stream sequence that goes
+backwards, or a reconnect. Its owner then makes the next consumer, from the last sequence that it has handled.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _created = msgspec.json.Decoder(_Created)
 
 
 class ConsumerPlace(NamedTuple):
-    """Where a delivered message stands: in the stream, in the consumer's order, and how many are still to come."""
+    """A delivered message's sequence in the stream, its sequence in the consumer, and the number of messages behind."""
 
     stream_sequence: int
     consumer_sequence: int
@@ -42,7 +42,7 @@ class ConsumerPlace(NamedTuple):
 
 
 class ConsumerOrder:
-    """What one consumer has delivered so far, and whether all of it came. Sans-I/O."""
+    """Checks that no message of one consumer is missing. `broken` names the first fault. Sans-I/O."""
 
     def __init__(self) -> None:
         self.broken: str | None = None
@@ -50,7 +50,7 @@ class ConsumerOrder:
         self._last_stream_sequence = 0
 
     def accept(self, place: ConsumerPlace) -> bool:
-        """Return whether the message is the next one; note that the order is broken where it is not."""
+        """Return whether the message is the next one. If not, the order is `broken`."""
         if place.consumer_sequence != self.delivered + 1:
             self.broken = "a message was missed"
         elif place.stream_sequence <= self._last_stream_sequence:
@@ -61,16 +61,16 @@ class ConsumerOrder:
         return True
 
     def heartbeat(self, last_consumer_sequence: int, *, idle: bool) -> None:
-        """Note what the server has delivered in all; messages lost at the end show only here.
+        """Compare with the last sequence that the server has sent, which shows a loss that no later message reveals.
 
-        An idle server has nothing left to deliver; one that waits for flow control has.
+        `idle` is false if the server has more to send and waits for flow control.
         """
         if last_consumer_sequence > self.delivered:
             self.broken = "a message was missed"
 
 
 class OrderedConsumer:
-    """One consumer's life. `take` gets each message in its order; `noted` is called after each and each heartbeat."""
+    """One consumer. `take` gets each message, in order. `noted` is called after each message and each heartbeat."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class OrderedConsumer:
         self._ended = asyncio.Event()
 
     def end(self) -> None:
-        """Take nothing more; `wait()` returns."""
+        """Take no more messages, and let `wait()` return."""
         self._ended.set()
 
     @contextlib.asynccontextmanager
     async def deliver(self, subject: str, **config: Any) -> AsyncIterator[int]:
-        """Have the server push what matches `subject` to an inbox of ours, and give how many messages are there yet.
+        """Create the consumer for `subject`, and yield the number of messages that it will deliver at once.
 
-        `config` is JetStream's, `deliver_policy` above all. The server drops the consumer soon after nobody listens.
-        Raises as `jetstream.request()` does.
+        `config` is JetStream's consumer configuration, above all `deliver_policy`. The server removes the consumer
+        five seconds after this ends. Raises as `jetstream.request()` does.
         """
         inbox = self._connection.new_inbox()
         self._heard_at = asyncio.get_running_loop().time()
@@ -113,7 +113,7 @@ class OrderedConsumer:
                 await subscription.unsubscribe()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for at most so long; return whether the consumer's life has ended: its order is broken, or `end()`."""
+        """Wait for `seconds` or a heartbeat at most. Return whether the consumer has ended: a fault, or `end()`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(seconds, self._heartbeat_seconds)):
                 await self._ended.wait()
@@ -162,7 +162,7 @@ class OrderedConsumer:
             self._noted()
 
     def _control(self, reply: str, headers: Mapping[str, str]) -> None:
-        """Answer flow control, by its own message or by the heartbeat of a stalled consumer; read the heartbeat."""
+        """Answer flow control, which comes as a message or in the heartbeat of a stalled consumer; check heartbeats."""
         waiting = reply or headers.get("Nats-Consumer-Stalled")
         if waiting:
             with contextlib.suppress(Unavailable):

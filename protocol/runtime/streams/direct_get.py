@@ -1,6 +1,6 @@
-"""Messages of a stream, read by batched direct gets (ADR-31): nothing stays behind on the server.
+"""Reads messages of a stream by batched direct gets (ADR-31), which leave no consumer behind on the server.
 
-Any replica may answer, also one that lags behind by some messages.
+Any replica may answer, even one that lacks the last few messages.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _END_OF_BATCH, _NOT_FOUND = "204", "404"
 
 
 class StoredMessage(NamedTuple):
-    """A message of a stream; `stored_at` is the server's clock, RFC 3339."""
+    """A message of a stream. `stored_at` is the server's time in RFC 3339."""
 
     sequence: int
     subject: str
@@ -66,13 +66,13 @@ class StoredMessages:
         self._batches: dict[str, _Batch] = {}
 
     async def start(self) -> None:
-        """Subscribe for what is read."""
+        """Subscribe for the answers."""
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
 
     async def get(self, stream: str, subject: str, batch: int, **start: Any) -> list[StoredMessage]:
-        """Return a stream's first `batch` messages on `subject`, or all there are, from `seq=` or `start_time=` on.
+        """Return a stream's next messages on `subject`, `batch` at most, from `seq=` or `start_time=` on.
 
-        Raises `Unavailable` where the stream does not answer or is not there.
+        Raises `Unavailable` if the stream does not answer within two seconds or does not exist.
         """
         found = await self._get(stream, subject, batch, start)
         messages = found.messages

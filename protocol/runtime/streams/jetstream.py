@@ -1,9 +1,12 @@
 """JetStream's own protocol: requests to its API, and publishes that it acknowledges with a sequence.
 
-Raw JSON instead of the library's context object, because the answers are then typed, the few subjects that a NATS user
-must be permitted can be seen here, and each failure becomes one of four: the server refused (`JetStreamError`), the
-stream has no room or is broken (`StoreRefused`: nothing was stored), the revision was not the expected one
-(`WrongRevision`), or there was no answer (`Unavailable`, which leaves open whether it was done).
+We send the JSON ourselves instead of using nats-py's context object. Then answers are typed, and this file shows the
+few subjects that a NATS user must be permitted. Each failure is one of four:
+
+- `JetStreamError`: the server refused the request.
+- `StoreRefused`: the stream is full or cannot write. Nothing was stored.
+- `WrongRevision`: the key does not have the expected revision. Nothing was stored.
+- `Unavailable`: no answer came. The message may or may not be stored.
 """
 
 import enum
@@ -17,15 +20,15 @@ from protocol.errors import BridgeError, Internal, Unavailable
 from protocol.runtime.nats.connection import Connection
 
 API = "$JS.API"
-TIMEOUT_SECONDS = 2.0  # a request that was on its way when the server went down is never answered
+TIMEOUT_SECONDS = 2.0  # a server that goes down never answers the requests that it has received
 STREAM_NOT_FOUND = 10059
 MESSAGE_NOT_FOUND = 10037
 SUBJECTS_OVERLAP = 10065
 MESSAGE_TOO_LARGE = 10054
-_TOO_LARGE = (MESSAGE_TOO_LARGE, 10097)  # as a whole, and its headers
-NO_STORAGE = 10047  # at creation: what the stream reserves is not there
+_TOO_LARGE = (MESSAGE_TOO_LARGE, 10097)  # the whole message, its headers
+NO_STORAGE = 10047  # at creation: the server has less free storage than the stream reserves
 _NOT_LEADER = 10009  # passes by itself, as a 503 does
-_NO_ROOM = (10002, 10023, 10028, 10077)  # of the account, of the server, of the stream; some are told with 503
+_NO_ROOM = (10002, 10023, 10028, 10077)  # limits of the account, the server, the stream; some come with code 503
 _WRONG_REVISION = (10071, 10164)  # with and without the sequence that was found
 EXPECTED_REVISION_HEADER = "Nats-Expected-Last-Subject-Sequence"
 TTL_HEADER = "Nats-TTL"
@@ -52,7 +55,7 @@ class _Ack(msgspec.Struct, frozen=True):
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """What a stream holds; an empty one's first sequence is the next, or 0 where it has never held anything."""
+    """A stream's sequences and size. If it is empty, `first_seq` is the next sequence; if it is new, 0."""
 
     last_seq: int
     first_seq: int = 0
@@ -61,7 +64,7 @@ class StreamState(msgspec.Struct, frozen=True):
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
-    """A stream's configuration as the server spells it, when it was created, and what it holds."""
+    """A stream's configuration with the server's names, its creation time and its state."""
 
     config: dict[str, Any]
     created: str
@@ -69,7 +72,7 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
 
 class JetStreamError(Exception):
-    """JetStream refused a request; `code` is HTTP's, `err_code` its own, finer one."""
+    """JetStream refused a request. `code` is an HTTP status, `err_code` JetStream's own number."""
 
     def __init__(self, fault: _Fault) -> None:
         super().__init__(fault.description)
@@ -78,11 +81,11 @@ class JetStreamError(Exception):
 
 
 class StoreRefused(Unavailable):
-    """A stream is full, or cannot write: nothing was stored. The operator is told of it by `Connection.stores`."""
+    """A stream is full or cannot write, so nothing was stored. `Connection.stores` reports it to the operator."""
 
 
 class WrongRevision(Exception):
-    """Somebody else wrote the subject since the revision that this write was based on."""
+    """The subject has a newer message than the expected revision, because another process wrote it."""
 
 
 _answers = msgspec.json.Decoder(_ApiReply)
@@ -93,7 +96,7 @@ _infos = msgspec.json.Decoder(StreamInfo)
 async def request(connection: Connection, operation: str, decoder: msgspec.json.Decoder[T], **body: Any) -> T:
     """Ask JetStream's API: `request(connection, "STREAM.INFO.events", ...)`.
 
-    Raises `JetStreamError` where it refuses, `Unavailable` where it does not answer or is not ready.
+    Raises `JetStreamError` if it refuses, `Unavailable` if it does not answer within two seconds or is not ready.
     """
     data = await _send(connection, f"{API}.{operation}", codec.encode(body) if body else b"")
     fault = codec.decode(_answers, data, Internal).error
@@ -103,7 +106,7 @@ async def request(connection: Connection, operation: str, decoder: msgspec.json.
 
 
 async def stream_info(connection: Connection, stream: str) -> StreamInfo | None:
-    """Return what the server knows of a stream, None where there is none. Raises as `request()` does."""
+    """Return a stream's configuration and state, or None if it does not exist. Raises as `request()` does."""
     try:
         return await request(connection, f"STREAM.INFO.{stream}", _infos)
     except JetStreamError as exc:
@@ -115,10 +118,10 @@ async def stream_info(connection: Connection, stream: str) -> StreamInfo | None:
 async def publish(
     connection: Connection, subject: str, payload: bytes, headers: dict[str, str], *, stream: str = ""
 ) -> int:
-    """Store a message and return its sequence in the stream, whose name is `stream` if that is known.
+    """Store a message and return its sequence in the stream. Pass the stream's name if you know it.
 
-    Raises `WrongRevision` where an expected revision is not the present one, `StoreRefused` if the stream has no room,
-    and as `request()` does. After `Unavailable` of another kind the message may or may not be stored.
+    Raises `WrongRevision` if the expected revision is not the present one, `StoreRefused` if the stream has no room,
+    and as `request()` does. After any other `Unavailable` the message may or may not be stored.
     """
     try:
         data = await _send(connection, subject, payload, headers)
@@ -134,7 +137,7 @@ async def publish(
         raise JetStreamError(_Fault(500, "the answer is not JetStream's"))
     fault = ack.error
     if fault.err_code in _WRONG_REVISION:
-        connection.stores.took(ack.stream)  # it would have taken another
+        connection.stores.took(ack.stream)  # the stream works: it only refuses this revision
         raise WrongRevision(subject)
     if is_refusal(fault.code, fault.err_code):
         connection.stores.refused(ack.stream or stream, fault.err_code, fault.description)
@@ -143,16 +146,16 @@ async def publish(
 
 
 def read_ack(connection: Connection, data: bytes) -> str:
-    """Return which stream says that it has stored a message; nothing if it has not, or if no stream has answered.
+    """Return the name of the stream that has stored a message; "" if it was refused or the answer is no stream's.
 
-    For those who publish without waiting; a stray responder may answer anything.
+    It is for messages that were published without waiting, whose answer may come from any stray responder.
     """
     ack = _read_ack(connection, data)
     return ack.stream if ack is not None and ack.error is None else ""
 
 
 class Stored(enum.Enum):
-    """Whether a stream has a message: for `NEVER`, it would refuse it each time."""
+    """Whether a stream has stored a message. `NEVER`: the message is too large, so sending it again cannot help."""
 
     YES = 1
     NO = 2
@@ -160,7 +163,7 @@ class Stored(enum.Enum):
 
 
 def read_stored(connection: Connection, data: bytes, stream: str) -> Stored:
-    """Return what an answer says of a message that a stream is to keep; its name may go on behind `stream`."""
+    """Tell from an answer whether a message was stored by a stream with a name that begins with `stream`."""
     ack = _read_ack(connection, data)
     if ack is None or not ack.stream.startswith(stream):
         return Stored.NO
@@ -170,7 +173,7 @@ def read_stored(connection: Connection, data: bytes, stream: str) -> Stored:
 
 
 def _read_ack(connection: Connection, data: bytes) -> _Ack | None:
-    """Return an acknowledgement or a refusal, and note it for the operator; None for anything else."""
+    """Decode an acknowledgement or a refusal, and report it to `connection.stores`; None for anything else."""
     try:
         ack = codec.decode(_acks, data)
     except BridgeError:
@@ -187,16 +190,16 @@ def _read_ack(connection: Connection, data: bytes) -> _Ack | None:
 
 
 def is_refusal(code: int, err_code: int) -> bool:
-    """Tell whether an error of JetStream means that the stream cannot take messages, whatever the message."""
+    """Tell whether JetStream's error means that the stream takes no message at all."""
     return err_code in _NO_ROOM or (code >= 500 and code != 503 and err_code != _NOT_LEADER)
 
 
 class NoStream(Unavailable):
-    """Nobody keeps what is published on a subject, or nobody serves JetStream's API."""
+    """No stream captures the subject, or no server has JetStream."""
 
 
 class _Silence(Unavailable):
-    """There was no answer in time."""
+    """No answer came in time."""
 
 
 async def _send(connection: Connection, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> bytes:
@@ -210,6 +213,7 @@ async def _send(connection: Connection, subject: str, payload: bytes, headers: d
 
 
 def _refusal(fault: _Fault) -> JetStreamError | Unavailable:
-    """Return what to raise; 503 is mostly JetStream's word for "not ready": a leader is being elected, say."""
+    """Return the error to raise."""
+    # 503 mostly means "not ready", while a leader is elected for example.
     is_passing = fault.code == 503 and fault.err_code not in _NO_ROOM
     return Unavailable(f"JetStream is not ready: {fault.description}") if is_passing else JetStreamError(fault)

@@ -1,7 +1,6 @@
-"""The last message of each key in a tenant's key stream, written by revision alone.
+"""The last message of each key in a tenant's key stream, only written by revision.
 
-A key is read by a direct get, which any replica may answer, one that lags behind too. So what is read may be old, and
-only a write by revision decides.
+Keys are read by direct gets. Any replica may answer, so a value may be old. Only a write by revision decides.
 """
 
 import nats.errors
@@ -14,22 +13,22 @@ from protocol.runtime.streams.bucket import NOTHING, Value
 from protocol.runtime.streams.jetstream import EXPECTED_REVISION_HEADER, TTL_HEADER, JetStreamError
 from protocol.runtime.streams.stores import keys_of
 
-FREED_SECONDS = 5  # for which an empty message stands in the place of a key that was freed
+FREED_SECONDS = 5  # until the empty message that frees a key expires
 _NOT_FOUND = "404"
 
 
 class KeyStreams:
     """The key streams of all tenants.
 
-    All raise `Unavailable` where JetStream does not answer; writes raise `NoStream` if the tenant has no such stream,
-    `StoreRefused` if it is full, and `WrongRevision` over any other revision than the expected one.
+    All methods raise `Unavailable` if JetStream does not answer. Writes raise `NoStream` if the tenant has no key
+    stream, `StoreRefused` if it is full, and `WrongRevision` if the key does not have the expected revision.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def read(self, tenant: str, name: str) -> Value:
-        """Return what lies under a key; nothing does if the tenant has no stream."""
+        """Return a key's value. It is empty if the key is free or the tenant has no stream."""
         operation = f"{jetstream.API}.DIRECT.GET.{keys_of(tenant).stream}.{subjects.idempotency_key(tenant, name)}"
         try:
             msg = await self._connection.request(operation, b"", jetstream.TIMEOUT_SECONDS)
@@ -45,7 +44,7 @@ class KeyStreams:
         return Value(int(headers["Nats-Sequence"]), msg.data or None)
 
     async def write(self, tenant: str, name: str, data: bytes, expected: int, ttl_seconds: int) -> int:
-        """Write over the revision `expected`, and return the new one."""
+        """Replace the revision `expected`, and return the new one."""
         headers = {EXPECTED_REVISION_HEADER: str(expected), TTL_HEADER: f"{ttl_seconds}s"}
         subject, stream = subjects.idempotency_key(tenant, name), keys_of(tenant).stream
         try:
@@ -54,5 +53,5 @@ class KeyStreams:
             raise Unavailable(f"the store of idempotency keys refuses this ({exc}); try again in a moment") from exc
 
     async def free(self, tenant: str, name: str, expected: int) -> None:
-        """Free a key."""
+        """Free a key that has the revision `expected`."""
         await self.write(tenant, name, b"", expected, FREED_SECONDS)

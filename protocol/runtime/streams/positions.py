@@ -1,4 +1,4 @@
-"""Where a reader stands: `epoch-sequence`, the id of every message and what a reader resumes from."""
+"""A position in a stream, `epoch-sequence`: the id of every message, from which a reader resumes."""
 
 import re
 from typing import NamedTuple
@@ -8,7 +8,7 @@ _NO_DIGIT = re.compile(r"[^0-9]")
 
 
 class Position(NamedTuple):
-    """All of a stream's messages up to `sequence`. Another `epoch` is another stream, whose sequences mean nothing."""
+    """All of a stream's messages up to `sequence`. Sequences of different epochs cannot be compared."""
 
     epoch: str
     sequence: int
@@ -18,11 +18,11 @@ class Position(NamedTuple):
 
 
 def parse_position(text: str) -> Position | None:
-    """Return the position that a reader names, None where it is none of ours."""
+    """Parse a position, or return None if the text is not one."""
     match = _FORM.fullmatch(text)
     return Position(match[1], int(match[2])) if match else None
 
 
 def epoch_of(created: str) -> str:
-    """Return the epoch of a stream: the digits of its creation time as the server spells it, which never changes."""
+    """Return the epoch of a stream: the digits of its creation time, which never changes."""
     return _NO_DIGIT.sub("", created)

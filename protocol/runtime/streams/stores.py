@@ -1,7 +1,6 @@
 """The stores of a tenant: its events, its audit and its idempotency keys, each a stream of its own.
 
-A registry makes a store if somebody needs it for the first time, and lets it grow. So whatever one tenant does, it
-fills its own stores alone.
+A registry makes a store at its first use and lets it grow. Because each tenant has its own, none can fill another's.
 """
 
 from typing import Literal, NamedTuple
@@ -38,7 +37,7 @@ class TenantStore(NamedTuple):
 
 
 class StoreRequest(msgspec.Struct, frozen=True):
-    """What a process asks of any registry: that a store exists, and has room if the setting allows it."""
+    """Asks any registry to make a store, or to let it grow up to the bound in the settings."""
 
     tenant: str
     store: StoreKind

@@ -1,11 +1,11 @@
-"""Stores that may not be there yet: before this process first writes to one, a registry is asked to make it.
+"""Stores that may not exist yet: before this process first writes to one, it asks a registry to make it.
 
-Asking first is safer than publishing first. Where a stream is missing, NATS answers *no responders* only if nobody taps
-the subject; beside a tap there is silence. A registry that runs answers within milliseconds. If none does, we publish
-all the same, because the store may well exist.
+We ask first instead of publishing first, because a missing stream is not always noticed. NATS answers *no responders*
+only if nobody taps the subject; with a tap there is silence. A registry answers within milliseconds. If none answers
+within two seconds, we publish anyway, because the store probably exists.
 
-What is known is forgotten at each reconnect, because NATS may come back empty, and if a publish hears *no responders*
-or nothing.
+We forget the known stores at each reconnect, because NATS may come back empty, and a single store if a publish to it
+gets *no responders* or no answer.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from protocol.runtime.nats.connection import Connection
 from protocol.runtime.streams.stores import StoreRequest, TenantStore
 
 ASK_SECONDS = 2.0
-REFUSED_SECONDS = 1.0  # for which a registry's refusal stands for those who ask next
-HINT_BYTES = 1024 * 1024  # written to a store since the last hint, about an eighth of what a store begins with
+REFUSED_SECONDS = 1.0  # how long a registry's refusal answers further questions
+HINT_BYTES = 1024 * 1024  # written to a store between hints to a registry; about an eighth of a new store's size
 _NO_RESPONDERS = "503"
 _NO_REGISTRY = "the store of this tenant may not exist yet, and no registry answers that could make it"
 
@@ -32,7 +32,7 @@ _errors = msgspec.json.Decoder(ErrorResponse)
 
 
 class _Asking:
-    """One question to a registry, and who waits for its answer."""
+    """One question to a registry, and the callbacks that wait for its answer."""
 
     def __init__(self, store: TenantStore, timer: asyncio.TimerHandle) -> None:
         self.store = store
@@ -57,25 +57,25 @@ class TenantStores:
         connection.on_reconnect(self._forget_all)
 
     async def start(self) -> None:
-        """Subscribe for what registries answer."""
+        """Subscribe for the answers of registries."""
         await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
 
     def knows(self, store: TenantStore) -> bool:
-        """Tell whether a store exists, as far as this process has heard."""
+        """Tell whether this process knows that a store exists."""
         return store.stream in self._known
 
     def took(self, stream: str) -> None:
-        """Note that a store has taken a message: it exists, whatever a registry says or does not say."""
+        """Note that a store has taken a message, so it exists."""
         self._known.add(stream)
 
     def forget(self, stream: str) -> None:
-        """Note that a publish to a store heard *no responders* or nothing at all: its stream may be gone."""
+        """Note that a publish to a store got *no responders* or no answer, so its stream may be gone."""
         self._known.discard(stream)
 
     def make(self, store: TenantStore, done: Done) -> None:
-        """Have a registry make a store; `done` is called with nothing if it exists, else with the reason why not.
+        """Let a registry make a store. `done` is called with "" if the store exists, else with the reason.
 
-        All who want a store at one time share one question. `done` is called within two seconds, perhaps at once.
+        Concurrent callers share one question. `done` is called within two seconds, perhaps before this returns.
         """
         refused_at, why = self._refused.get(store, (float("-inf"), ""))
         if store.stream in self._known:
@@ -88,7 +88,7 @@ class TenantStores:
             done("NATS is away; try again in a moment")
 
     async def ensure(self, store: TenantStore) -> None:
-        """Return when a store exists; raise `Unavailable` with the reason if it may not, after at most two seconds."""
+        """Return when a store exists. Raises `Unavailable` with the reason if it may not, within two seconds."""
         if store.stream in self._known:
             return
         answer: asyncio.Future[str] = self._loop.create_future()
@@ -97,7 +97,7 @@ class TenantStores:
             raise Unavailable(why)
 
     def wrote(self, store: TenantStore, size: int) -> None:
-        """Count what was published to a store; now and then a registry is told, to let the store grow in time."""
+        """Count the bytes published to a store. Each MiB a registry gets a hint, so that the store grows in time."""
         written = self._written.get(store, 0) + size
         if written >= HINT_BYTES:
             written = 0
@@ -105,9 +105,9 @@ class TenantStores:
         self._written[store] = written
 
     async def grow(self, store: TenantStore) -> None:
-        """Ask for more room, because a store has refused a message for want of it; once a second for each store.
+        """Ask a registry for more room, because a full store has refused a message.
 
-        Raises as `ensure()` does.
+        Asks once a second for each store at most. Raises as `ensure()` does.
         """
         now = self._loop.time()
         if now < self._grew_at.get(store, float("-inf")) + REFUSED_SECONDS:
@@ -129,7 +129,7 @@ class TenantStores:
         body = codec.encode(StoreRequest(store.tenant, store.kind))
         try:
             self._connection.publish_now(subjects.REGISTRY_STORES, body, reply=reply)
-        except BridgeError:  # NATS is away; what it holds afterwards is asked for then
+        except BridgeError:  # NATS is away; after the reconnect we ask again, because all stores are forgotten
             return False
         return True
 
@@ -162,7 +162,7 @@ def is_missing(msg: Msg) -> bool:
 
 
 def _refusal(msg: Msg) -> str:
-    """Return why a registry has not made a store, nothing if it has."""
+    """Return why a registry has not made a store, or "" if it has."""
     if is_missing(msg):
         return _NO_REGISTRY
     if ERROR_CODE_HEADER not in (msg.headers or {}):

@@ -1,4 +1,4 @@
-"""When a peer sends hardly anything but frames that nobody can understand. Takes the time, never reads a clock."""
+"""Detects a flood of invalid frames: more than 200 within ten seconds. Sans-I/O."""
 
 from collections import deque
 
@@ -15,7 +15,7 @@ class BadFrames:
         self._times: deque[float] = deque()
 
     def one_more(self, now: float) -> bool:
-        """Note a bad frame; return whether that is one too many."""
+        """Count a bad frame. Return whether there are too many."""
         self._times.append(now)
         while self._times[0] < now - WINDOW_SECONDS:
             self._times.popleft()

@@ -1,11 +1,12 @@
-"""One WebSocket of a peer: messages are handed over as they arrive, writes never wait, buffers are bounded.
+"""One WebSocket of a peer: messages go to the session as they arrive, writes never wait, buffers are bounded.
 
-The library's own message queue and keepalive task are not used: they cost memory for each connection and a wake-up for
-each frame, and its keepalive never evicts a peer that has stopped reading. Messages therefore go from the socket's
-callback to the session core without a detour.
+The library's message queue and keepalive task are not used. They cost memory for each connection and a wake-up for each
+frame, and the keepalive never evicts a peer that has stopped reading. Messages go from the socket's callback directly
+to the session core.
 
-Half of the send buffer is for messages that can be refused or left out (`has_room()`), the other half for answers and
-control frames, which are always written. A peer is cut off if it takes less than 1 KiB a second, or if both are full.
+Half of the send buffer is for messages that can be refused or left out (`has_room()`). The other half is for answers
+and control frames, which are always written. A peer is cut off if it reads less than 1 KiB a second, or if both halves
+are full.
 """
 
 import asyncio
@@ -35,12 +36,12 @@ OPEN_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 2
 SLOW_SECONDS = 30
 MAX_BUFFERS = 2
-UNCOUNTED_BYTES = 16 * 1024  # of input that waits for a turn; more is a share, up to the 256 KiB of one read
+UNCOUNTED_BYTES = 16 * 1024  # waiting input up to this size is free; more counts as a share, 256 KiB at most
 MAX_IDLE_FRAMES_PER_SECOND = 200  # control frames, and data frames without data
-# A connection that ends is read for its closing frame alone: one read, or so many frames, each tenth of a second.
+# While a connection closes, only the peer's closing frame matters: every 0.1 s one read, or 128 frames.
 TRICKLE_SECONDS = 0.1
 TRICKLE_FRAMES = 128
-REFUSED_BODY_SECONDS = 0.01  # between two reads of a refused request's body, whose sender may read the answer after it
+REFUSED_BODY_SECONDS = 0.01  # between reads of a refused request's body; the sender may read our answer only after it
 
 log = logging.getLogger(__name__)
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -54,11 +55,11 @@ class Receiver(Protocol):
     """Takes the messages of a peer."""
 
     def __call__(self, data: bytes, *, text: bool) -> None:
-        """Take one whole message; must not yield."""
+        """Take one complete message, without yielding to the event loop."""
 
 
 class SocketBounds(NamedTuple):
-    """The bounds of one server's connections: sizes in bytes, the turns of their input, and their shares."""
+    """The bounds of one server's connections: sizes in bytes, turns for input, shares of memory."""
 
     max_message_bytes: int
     send_buffer_bytes: int
@@ -67,7 +68,7 @@ class SocketBounds(NamedTuple):
 
 
 class BoundedSocket(SharedConnection, ServerConnection):
-    """A connection that hands messages to a receiver. Messages that come before there is a receiver wait."""
+    """A connection that passes messages to a receiver. Messages wait until there is one."""
 
     connections: "set[BoundedSocket]"
     no_messages: Assembler | None = None
@@ -104,29 +105,32 @@ class BoundedSocket(SharedConnection, ServerConnection):
         return self._gone
 
     def admit(self, tenant: str, sub: str) -> None:
-        """Count the connection for a user from now on; its input takes the user's turns. Raises `Overloaded`."""
+        """Count the connection for a user from now on, and give its input the user's turns.
+
+        Raises `Overloaded` if the user or the tenant has too many connections.
+        """
         self._place = self.bounds.admit(self, (tenant, sub))
         self.share = (tenant, sub)
 
     def receive_by(self, receiver: Receiver) -> None:
-        """Hand over all messages to a session from now on; those that came early have waited."""
+        """Pass all messages to a session from now on, and those that have waited for it."""
         self._forget_heads()
         self.introduce_by(receiver)
 
     def introduce_by(self, receiver: Receiver) -> None:
-        """Hand over all messages from now on to something that may still have to look at the opening handshake."""
+        """Pass all messages to `receiver`, as `receive_by()` does, but keep the headers of the opening handshake."""
         self._receiver = receiver
         self.go_on()
 
     def _forget_heads(self) -> None:
-        """Keep nothing of the opening handshake: its heads take 1.5 KB, and nobody looks at them any more."""
-        self.protocol.subprotocol = None  # it may be the one that brought the token
+        """Drop the headers of the opening handshake, which take 1.5 KB per connection and are not needed any more."""
+        self.protocol.subprotocol = None  # it may contain the token
         self.response = None
         if self.request is not None:
             self.request.headers = _NO_HEADERS
 
     def send_text(self, data: bytes) -> None:
-        """Write a text frame without waiting; cut off a peer that has left too much unread before."""
+        """Write a text frame without waiting. Cut the peer off if too much is unread already."""
         if self.protocol.state is OPEN:
             frame = text_frame(data)
             if self._unread is not None:
@@ -135,26 +139,26 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self._bound_unread(len(frame))
 
     def has_room(self, size: int) -> bool:
-        """Tell whether so much more may wait for the peer; to one that has read everything, anything may be sent."""
+        """Tell whether `size` more bytes fit into the send buffer. A message of any size fits into an empty one."""
         unread = self.unread_bytes
         return not unread or unread + size <= self.send_buffer_bytes
 
     def require_room(self, size: int) -> None:
-        """Raise `Overloaded` if so much more may not wait for the peer, or for all peers of its user or tenant."""
+        """Raise `Overloaded` if `size` more bytes do not fit, or if the peer's user or tenant has used up its share."""
         if not self.has_room(size):
             raise Overloaded("the client has not read the commands before this one; try again in a moment")
         self.bounds.require_output_share(self.share)
 
     def count_queued(self, size: int) -> None:
-        """Count so many bytes of commands, which wait before they are written, as output that waits."""
+        """Count `size` bytes of queued commands as unread output."""
         if size != self._queued_bytes:
             self._queued_bytes = size
             self._count_unsent()
 
     def check_reading(self, for_seconds: float = SLOW_SECONDS) -> bool:
-        """Abort the connection of a peer that reads too slowly; return whether it has read since the last call.
+        """Abort the connection if the peer reads too slowly. Return whether it has read since the last call.
 
-        Call this about once a second. A peer with less than 30 KiB of unread output is left to the keepalive.
+        Call this about once a second. If less than 30 KiB are unread, the keepalive decides about the peer.
         """
         if self._unread is None or self.transport.is_closing():
             return False
@@ -168,7 +172,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
         return taken
 
     def send_ping(self, on_pong: Callable[[], None]) -> None:
-        """Write a ping; `on_pong` is called when its answer comes, after all that was written before is read."""
+        """Write a ping. `on_pong` is called when the peer has read everything before it and answers."""
         if self.protocol.state is not OPEN:
             return
         self._watch_reading()
@@ -180,7 +184,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
         self._write()
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Start the closing handshake; the handler's end waits for it, within `close_timeout`."""
+        """Start the closing handshake. The end of the handler waits for it, for `close_timeout` at most."""
         if self.protocol.state is OPEN:
             self.protocol.send_close(code, reason)
             self._write()
@@ -196,7 +200,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
     # --- callbacks of the library ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection among those of its server."""
+        """Add the connection to its server's."""
         super().connection_made(transport)
         if self.no_messages is not None:
             self.recv_messages = self.no_messages
@@ -226,7 +230,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self._deliver(whole)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the bytes, and stop reading until they are handled: at once if nobody waits, else in turns."""
+        """Handle the bytes at once if no other socket waits. Else pause reading, and handle them in turns."""
         if not self._input and not self._is_held and self.turns.at_once() and self._is_whole_message(data):
             return
         self._keep(data)
@@ -238,7 +242,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
         elif not self.turns.at_once():
             self._add_to_turns()
         else:
-            self._in_turns = True  # a message that ends the connection must not give it a turn besides
+            self._in_turns = True  # so that a message that ends the connection does not add it to the turns
             if self.take_slice():
                 self._add_to_turns()
 
@@ -248,17 +252,17 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self._count_unfinished()
 
     def take_slice(self) -> bool:
-        """Handle a whole message, or else 16 frames or 64 KiB of the input; return whether more may be handled now.
+        """Handle one complete message, or 16 frames or 64 KiB of the input. Return whether more may be handled now.
 
-        Once this side has begun to close, the rest is passed over up to the peer's closing frame, at a trickle: what a
-        stranger sends after its refusal should cost nobody else anything. The body of a request that was refused before
-        it became a WebSocket is dropped, faster, because an HTTP client may write all of it before it reads the answer.
+        After this side has begun to close, all frames up to the peer's closing frame are skipped, slowly, so that a
+        refused peer costs others nothing. The body of a refused HTTP request is skipped faster, because an HTTP client
+        may write all of it before it reads the answer.
         """
         if self._is_held:
             self._in_turns = False
             return False
-        is_over = self.protocol.state is CLOSED or not self._input  # lost, or given up, while it waited for its turn
-        is_over = is_over or self._is_refused  # what follows is the body of a request that is answered
+        is_over = self.protocol.state is CLOSED or not self._input  # lost or given up while it waited for a turn
+        is_over = is_over or self._is_refused  # the input is the body of a refused request
         if is_over or (not self._at and self._is_whole_message(self._input)):
             self._at = len(self._input)
         elif self.protocol.state is CLOSING:
@@ -283,25 +287,25 @@ class BoundedSocket(SharedConnection, ServerConnection):
         return self.protocol.state in (CLOSING, CLOSED) or self.protocol.eof_sent
 
     def _trickle(self) -> None:
-        """Leave the rest in the network for a moment."""
+        """Pause reading for a moment: 0.1 s, or 10 ms for the body of a refused request."""
         self._read(False)
         if not self.transport.is_closing():
             self.loop.call_later(REFUSED_BODY_SECONDS if self._is_refused else TRICKLE_SECONDS, self.go_on)
 
     @property
     def _is_held(self) -> bool:
-        """Whether messages have to wait: the handshake is done and the session has not begun, or it holds them."""
+        """Whether messages have to wait, because the session has not begun yet or has called `hold()`."""
         if self.protocol.state not in (CONNECTING, OPEN) or self.protocol.eof_sent:
             return False
         return self._on_hold or (self._receiver is None and self.request is not None)
 
     def hold(self) -> None:
-        """Hand over no more messages, and stop reading from the socket."""
+        """Pass no more messages on, and pause reading."""
         self._on_hold = True
         self._read(False)
 
     def go_on(self) -> None:
-        """Handle the input that was held, and read on."""
+        """Handle the input that has waited, and resume reading."""
         self._on_hold = False
         if self._in_turns:
             return
@@ -312,13 +316,13 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     @property
     def _frames(self) -> FrameCutter:
-        """The position in the stream. Made when first needed, because most connections bring whole messages only."""
+        """The position in the stream. It is made at first use, because most connections only send whole messages."""
         if self._cutter is None:
             self._cutter = FrameCutter()
         return self._cutter
 
     def _is_whole_message(self, data: bytes) -> bool:
-        """Deliver the input if it is one whole text message; return whether it was."""
+        """Deliver the input if it is exactly one text message. Return whether it was."""
         if not self._boundaries.between_frames or self._fragments is not None or self.protocol.state is not OPEN:
             return False
         message, limit = whole_text(data), self.protocol.max_message_size
@@ -329,7 +333,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
         return True
 
     def _parse_slice(self) -> None:
-        """Let the library parse a slice, and notice if that ended the connection."""
+        """Let the library parse a slice."""
         data, start = self._input, self._at
         self._at = self._frames.slice_end(data, start) if self.request is not None else self._end_of_head(data, start)
         super().data_received(data[start : self._at] if start or self._at < len(data) else data)
@@ -346,14 +350,14 @@ class BoundedSocket(SharedConnection, ServerConnection):
         return len(data)
 
     def _pass_over(self) -> None:
-        """Pass over some frames, up to the peer's closing frame."""
+        """Skip up to 128 frames, and stop at the peer's closing frame."""
         for _ in range(TRICKLE_FRAMES):
             self._pass_over_one()
             if self._at >= len(self._input) or self.protocol.state is not CLOSING or self.transport.is_closing():
                 return
 
     def _pass_over_one(self) -> None:
-        """Pass over a frame, unless it is the peer's closing frame, or was begun before: these the library parses."""
+        """Skip one frame. The library parses the peer's closing frame, and a frame that it has begun to parse."""
         data, start = self._input, self._at
         if self._frames.between_frames:
             self._passes_over = data[start] & 0x0F != CLOSE_OPCODE
@@ -369,26 +373,26 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self.transport.close()
 
     def _count_unfinished(self) -> None:
-        """Count the held bytes of unfinished messages."""
+        """Count the bytes of unfinished messages, in our buffers and the library's."""
         self._count_input(len(self._input) - self._at + len(self.protocol.reader.buffer) + len(self._fragments or b""))
 
     def give_up_message(self, error: Overloaded) -> None:
-        """Close, and hold nothing of the message that is not whole."""
+        """Close, and free the bytes of the unfinished message."""
         self._let_go_input()
         self._fragments = None
         if self._is_held:
             self._drop_input()
         self.close_soon(CloseCode.TOO_MANY, error.message)
-        if not self._frames.between_frames:  # the parser is inside a frame whose rest is discarded
+        if not self._frames.between_frames:  # the library's parser is inside a frame that we drop, so it cannot go on
             self._passes_over = self._parser_is_lost = True
         self.protocol.reader.buffer.clear()
 
     def give_place_up(self) -> None:
-        """End for a newer connection: this one has had the time to get a session."""
+        """Abort in favour of a newer connection, because this one has had time enough to get a session."""
         self.transport.abort()
 
     def _count_idle_frame(self) -> None:
-        """Close the connection of a peer that sends hardly anything but frames that say nothing."""
+        """Close the connection after 200 control frames and empty frames within a second."""
         self._idle_frames += 1
         if self._idle_frames == 1:
             self._idle_since = self.loop.time()
@@ -398,35 +402,33 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self._idle_frames = 0
 
     def pause_writing(self) -> None:
-        """Watch from now on how much the peer takes."""
+        """Start to watch how fast the peer reads, because the transport's buffer is full."""
         super().pause_writing()
         self._watch_reading()
         self._congest(True)
 
     def resume_writing(self) -> None:
-        """Count the output that waits no more: there is little of it."""
+        """Stop counting unread output, because there is little of it."""
         super().resume_writing()
         self._congest(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the library clean up, notice, and break the circles through which ended connections hold each other.
-
-        Without that only a full collection frees them, which is rare here: the collector is told to work seldom.
-        """
+        """Let the library clean up, and free everything that the connection holds."""
         super().connection_lost(exc)
         self._note_closing()
         self._receiver = None
         self._let_go()
         self.connections.discard(self)
         self.bounds.leave(self, self._place, self.share)
+        # Break the reference cycles, because the garbage collector is set to run rarely.
         self.protocol.parser.close()
         vars(self.protocol).pop("select_subprotocol", None)
 
     def send_data(self) -> None:
-        """Write the library's output; if it has none for a request that it cannot read, write an answer of ours.
+        """Write the library's output, or an answer of ours if the library cannot read the request and has none.
 
-        The body of a refused request is then read and dropped, because a peer that still writes when the connection
-        breaks would not read the answer. The library ends that after a few seconds.
+        Then the body of a refused request is read and dropped, because a peer that is still writing when the connection
+        breaks would not see the answer. The library closes the connection after a few seconds.
         """
         if self.protocol.eof_sent and self.protocol.state is CONNECTING and not self._is_refused:
             self._is_refused = True
@@ -438,7 +440,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
             super().send_data()
 
     def _refuse_unreadable(self) -> None:
-        """Answer a request with a body, or one that is none; one that is not whole has nobody to read an answer."""
+        """Answer a request with a body, or of another method. An incomplete request gets none: its peer is gone."""
         error = self.protocol.handshake_exc
         if not isinstance(error, InvalidMessage) or (
             isinstance(error.__cause__, EOFError) and self.protocol.reader.eof
@@ -468,25 +470,25 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     @property
     def unread_bytes(self) -> int:
-        """The bytes that wait for the peer in this process; the operating system's own buffer is not counted."""
+        """The unread bytes in this process, without those in the operating system's buffer."""
         return int(self.transport.get_write_buffer_size())
 
     def _watch_reading(self) -> None:
-        """Let `check_reading()` look at the peer from now on, if much waits for it, here or in the system's buffer."""
+        """Let `check_reading()` watch the peer if 30 KiB are unread, here and in the system's buffer together."""
         if self._unread is None and (unread := count_unread(self.transport)) >= MIN_READ_BYTES:
             self._unread = Unread(unread, self.loop.time())
 
     def _bound_unread(self, just_written: int = 0) -> None:
-        """Cut off a peer that leaves too much unread; one that reads is not cut off for one large message."""
+        """Cut off a peer with more than two send buffers unread. One large message into an empty buffer is free."""
         unread = self.unread_bytes
         if unread <= just_written:
-            self._lone_bytes = just_written  # written to an empty buffer, in which it may exceed the bound
+            self._lone_bytes = just_written  # the buffer was empty, so this message alone may exceed the bound
         elif unread - max(self._lone_bytes, just_written) > MAX_BUFFERS * self.send_buffer_bytes:
             self.cut_off()
         if self._is_congested:
             self._count_unsent()
 
     def cut_off(self) -> None:
-        """Abort the connection of a peer that leaves too much unread."""
+        """Abort the connection, because the peer reads too slowly."""
         self.too_slow = True
         self.transport.abort()

@@ -1,8 +1,8 @@
-"""WebSocket frames (RFC 6455 section 5.2) of the common kind, a whole text message each, without the library's detour.
+"""A fast path for the common WebSocket frame (RFC 6455 section 5.2): one text frame that is a whole message.
 
-The library parses with generators and builds an object for each frame; a third of a gateway's time went into that when
-measured. A chunk that is exactly one whole, masked text frame is read here, and text frames are written here.
-Everything else is left to the library.
+The library parses with generators and builds an object for each frame, which took a third of a gateway's time. Here a
+chunk that is exactly one complete, masked text frame is read, and text frames are written. The library does everything
+else.
 """
 
 from collections.abc import Generator
@@ -20,21 +20,21 @@ MASK_BYTES = 4
 MAX_HEAD_BYTES = 14
 MAX_SLICE_BYTES, MAX_SLICE_FRAMES = 64 * 1024, 16
 CLOSE_OPCODE = 8
-SHORT, MEDIUM, LONG = 126, 127, 1 << 16  # sizes below SHORT stand in the head; the others announce longer fields
+SHORT, MEDIUM, LONG = 126, 127, 1 << 16  # sizes below 126 are in the second byte; 126 and 127 announce longer fields
 _SHORT_HEADS = [bytes((WHOLE_TEXT, size)) for size in range(SHORT)]
 
 
 class Boundaries(StreamReader):
-    """The reader of one of the library's parsers, which tells besides whether that stands between two frames."""
+    """The reader of a library parser. It also tells whether the parser is between two frames."""
 
     def __init__(self, former: StreamReader) -> None:
         super().__init__()
-        self.buffer = former.buffer  # the parser waits in the former one for the head of the handshake
+        self.buffer = former.buffer  # the parser still waits in the former reader for the handshake's head
         self.between_frames = False
         self._former = former
 
     def feed_eof(self) -> None:
-        """End the stream, also for a parser that waits in the former reader: it would wait for ever."""
+        """End the stream, for the former reader too, because a parser that waits there would wait for ever."""
         self._former.feed_eof()
         super().feed_eof()
 
@@ -47,7 +47,7 @@ class Boundaries(StreamReader):
 
 
 class FrameCutter:
-    """Finds the ends of frames by their heads alone, however the stream is cut into chunks."""
+    """Finds the ends of frames from their heads, however the stream is split into chunks."""
 
     __slots__ = ("_head", "_left")
 
@@ -57,11 +57,11 @@ class FrameCutter:
 
     @property
     def between_frames(self) -> bool:
-        """Whether the stream stands at the first byte of a frame."""
+        """Whether the next byte is the first of a frame."""
         return not self._left and not self._head
 
     def slice_end(self, data: bytes, start: int) -> int:
-        """Return the end of the slice that begins at `start`: after 16 frames or 64 KiB, or with the chunk."""
+        """Return the end of the slice that begins at `start`: after 16 frames, 64 KiB, or the end of the chunk."""
         end, frames, limit = start, 0, min(len(data), start + MAX_SLICE_BYTES)
         while end < limit and frames < MAX_SLICE_FRAMES:
             end = self.advance(data, end, limit)
@@ -85,7 +85,7 @@ class FrameCutter:
 
 
 def _measured(head: bytes) -> tuple[int, int]:
-    """Return the size of a frame's head and of its payload; the first is too large for a head that is not whole."""
+    """Return the sizes of a frame's head and payload. For an incomplete head the first exceeds the bytes present."""
     if len(head) < 2:
         return MAX_HEAD_BYTES, 0
     code = head[1] & ~MASKED
@@ -105,7 +105,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def whole_text(chunk: bytes) -> bytes | None:
-    """Return the payload of a chunk that is exactly one masked text frame of at most 64 KiB; None for all else."""
+    """Return the payload if the chunk is exactly one masked text frame below 64 KiB, else None."""
     if len(chunk) < 2 + MASK_BYTES or chunk[0] != WHOLE_TEXT:
         return None
     size, mask = chunk[1] - MASKED, 2

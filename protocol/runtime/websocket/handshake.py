@@ -1,7 +1,7 @@
 """Reads the opening handshake of a WebSocket: its token, its subprotocols, and whether its Origin is allowed.
 
-A refused token is answered by a close code after the handshake, because browsers can see that. A refused Origin gets
-403 before it.
+A bad token is refused with a close code after the handshake, because a page in a browser can see that. A foreign Origin
+gets 403 in the handshake.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ MAX_REASON_BYTES = 123  # RFC 6455 section 5.5
 
 
 class TurnedAway(Exception):
-    """A connection that is not let in: the close code and the reason to end it with."""
+    """Ends a connection that is not admitted, with a close code and a reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class TurnedAway(Exception):
 
 
 def turned_away(error: BridgeError) -> TurnedAway:
-    """Return how an error of the opening ends a connection, as browsers can see it: a client away may come again."""
+    """Return the close code for an error while a connection opens. 1012 lets a client connect again."""
     if isinstance(error, Unavailable):
         code = CloseCode.RESTARTING
     else:
@@ -85,7 +85,7 @@ def resume_token_of(request: Request) -> str | None:
 
 
 def require_own_page(headers: Headers, origins: Origins, *, loopback_only: bool) -> None:
-    """Raise `PermissionDenied` for a web page of a foreign origin; with `loopback_only`, for any other host's name."""
+    """Raise `PermissionDenied` for a web page of a foreign origin, and with `loopback_only` for any other host name."""
     if loopback_only and not all(map(names_loopback, headers.get_all("Host"))):
         raise PermissionDenied("without authentication this serves localhost, 127.0.0.1 and [::1] only")
     if not all(map(origins.allows, headers.get_all("Origin"))):
@@ -112,5 +112,5 @@ def _bringing_token(offered: Iterable[str]) -> str | None:
 
 
 def close_reason(text: str) -> str:
-    """Return as much of a sentence as a close frame can carry."""
+    """Cut a sentence to the 123 bytes that a close frame can carry."""
     return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

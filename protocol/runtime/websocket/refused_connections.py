@@ -1,6 +1,6 @@
-"""Reports refused connections: one warning a second, with a count, and a counter by reason.
+"""Reports refused connections: one warning a second at most, with a count, and a counter by reason.
 
-Values from a stranger are cut short and escaped in the warning, because an Origin may be any text.
+The warning cuts and escapes values of an unauthenticated peer, because an Origin may be any text.
 """
 
 import logging
@@ -31,7 +31,7 @@ class RefusedConnections:
     def note(
         self, connection: ServerConnection, request: Request | None, reason: str, why: str, sub: str | None = None
     ) -> None:
-        """Note one. `why` is a sentence of ours, `sub` the verified token's, if there is one."""
+        """Count and log a refusal. `why` is our own sentence, `sub` that of the verified token, if there is one."""
         self._counts[reason] += 1
         if count := self._lines.due():
             origin = request.headers.get_all("Origin") if request is not None else []
@@ -40,7 +40,7 @@ class RefusedConnections:
             log.warning("refused %d %s, the last for %s: %s %s", count, self._whose, reason, why, about)
 
     def counters(self) -> dict[str, int]:
-        """Return how many were refused since the start, by reason."""
+        """Return the counters of `/metrics`: refused connections since the start, by reason."""
         return {f"connectionsRefused:{reason}": count for reason, count in self._counts.items()}
 
 

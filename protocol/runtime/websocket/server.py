@@ -1,4 +1,4 @@
-"""The connections of one server: of one class, and closed together when the process ends."""
+"""The connections of one server: their common class, and their end when the process ends."""
 
 import asyncio
 
@@ -13,9 +13,9 @@ GOODBYE_POLL_SECONDS = 0.01
 
 
 def bounded_socket(bounds: SocketBounds, connections: set[BoundedSocket]) -> type[BoundedSocket]:
-    """Return the class of the connections of one server, which are in `connections` until they are lost.
+    """Return the class for a server's connections. They are in `connections` until they are lost.
 
-    The library makes a queue of 760 bytes for the messages of each connection. Here all share one, which is closed.
+    The library makes a message queue of 760 bytes for each connection. We do not use it, so all share a closed one.
     """
     no_messages = Assembler()
     no_messages.close()
@@ -30,7 +30,7 @@ def bounded_socket(bounds: SocketBounds, connections: set[BoundedSocket]) -> typ
 
 
 def stop_accepting(server: Server, connections: set[BoundedSocket]) -> None:
-    """Take no new connection, and cut those that are not open yet; open ones go on."""
+    """Take no new connection, and abort those that are still in the handshake. Open ones go on."""
     server.server.close()
     for connection in list(connections):
         if connection.protocol.state is CONNECTING:
@@ -38,7 +38,7 @@ def stop_accepting(server: Server, connections: set[BoundedSocket]) -> None:
 
 
 async def wait_closed(connections: set[BoundedSocket]) -> None:
-    """Wait until all connections are closed; abort those whose peers do not take their closing frame soon."""
+    """Wait until all connections are closed, and abort those that are still open after 0.4 s."""
     give_up = asyncio.get_running_loop().time() + GOODBYE_SECONDS
     while connections and asyncio.get_running_loop().time() < give_up:
         await asyncio.sleep(GOODBYE_POLL_SECONDS)

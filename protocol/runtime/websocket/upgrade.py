@@ -1,4 +1,4 @@
-"""Turns HTTP connections of another server into WebSockets, and plays the server for the library."""
+"""Turns HTTP connections of another server into WebSockets. For the library it takes the place of its own server."""
 
 import asyncio
 import logging
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class Upgrades:
-    """Makes a connection of every upgrade. To the library it is the server of these connections.
+    """Makes a WebSocket of every upgraded HTTP connection.
 
-    `screen` answers a handshake that is not to succeed; `serve` lives the life of a connection that is open.
+    `screen` returns a response to refuse a handshake. `serve` runs for as long as a connection is open.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Upgrades:
         return connection
 
     async def wait_closed(self) -> None:
-        """Wait until every connection has ended; one that is not open yet, or does not say goodbye, is cut."""
+        """Wait until every connection has ended. Abort those that do not close within 0.4 s."""
         await wait_closed(self._connections)
         if self.handler_tasks:
             await asyncio.wait(self.handler_tasks, timeout=CLOSE_TIMEOUT_SECONDS)
@@ -64,11 +64,11 @@ class Upgrades:
     # --- the library's view of a server ---
 
     def is_serving(self) -> bool:
-        """Tell whether a handshake may succeed; `screen` decides that."""
+        """Return True. `screen` decides about handshakes."""
         return True
 
     async def handler(self, connection: ServerConnection) -> None:
-        """Live the life of a connection; it is closed when this returns."""
+        """Run a connection from its handshake to its end."""
         try:
             if await self._shakes_hands(connection):
                 async with connection:

@@ -197,7 +197,7 @@ async def test_reader_whose_past_cannot_be_read_is_sent_away_and_one_warning_tel
                     end = await stream.ended()
                     assert (end.event, end.data["code"], end.data["retryable"]) == ("end", "unavailable", True)
                     assert stream.last_id == last.id
-    assert [record.levelname for record in caplog.records if "sent away" in record.message] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if "ending readers" in record.message] == ["WARNING"]
 
 
 async def test_user_of_the_template_may_do_what_readers_need(make_nats: MakeNats) -> None:

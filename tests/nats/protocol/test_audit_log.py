@@ -272,7 +272,7 @@ async def test_a_record_that_can_never_be_stored_is_lost_alone(
     told = [message for message in caplog.messages if "audit records are lost" in message]
     assert told == [
         "1 audit records are lost, 1 since this process began; the last because: they are not valid Unicode",
-        "2 audit records are lost, 3 since this process began; the last because: the stream takes none so large",
+        "2 audit records are lost, 3 since this process began; the last because: they are larger than the stream takes",
     ]
 
 

@@ -59,7 +59,7 @@ async def test_renewed_file_counts_at_the_next_connect_and_a_broken_one_does_not
             await connection.wait_connected(10)
             assert connection.reconnects == number
             await connection.flush()
-    assert "going on with what it held before" in caplog.text
+    assert "using its former content" in caplog.text
 
 
 async def test_garbage_is_a_line_for_the_operator(tmp_path: Path) -> None:
@@ -71,7 +71,9 @@ async def test_garbage_is_a_line_for_the_operator(tmp_path: Path) -> None:
         assert await process.ended() == 2
     finally:
         process.end()
-    assert process.log.startswith(f"gateway: AGENTBRIDGE_NATS_CREDS is '{garbage}', which is no NATS credentials file")
+    assert process.log.startswith(
+        f"gateway: AGENTBRIDGE_NATS_CREDS is '{garbage}', which is not a NATS credentials file: "
+    )
     assert process.log.count("\n") == 1
 
 

@@ -161,7 +161,7 @@ async def test_streams_fit_into_a_small_nats(
     process = Process("registry", tmp_path, environment(server.url)).launch()
     try:
         await until(lambda: '"process": "registry"' in process.out, 10)
-        assert ("for want of room" in process.log) == is_less
+        assert ("too little room" in process.log) == is_less
     finally:
         process.end()
 

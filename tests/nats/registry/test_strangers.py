@@ -78,7 +78,7 @@ async def test_flood_at_full_speed_costs_the_flooded_tenant_its_answers_and_nobo
             assert json.loads(acknowledged) == {"number": gateway.number}
     assert set(found) == {"ann"}
     assert "lost NATS" not in registry.log
-    assert "left the questions" in registry.log
+    assert "no longer answering" in registry.log
 
 
 async def test_questions_of_one_agent_are_overloaded_before_they_delay_others(world: World) -> None:

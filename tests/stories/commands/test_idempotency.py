@@ -186,7 +186,7 @@ async def test_answer_that_a_frozen_gateway_has_after_the_thaw_is_told_to_nobody
         finally:
             gateway.thaw()
     assert (first.status_code, first.json()["code"], first.headers.get(REPLAYED)) == (502, "client_lost", None)
-    await until(lambda: "declared lost by somebody" in gateway.log)
+    await until(lambda: "has recorded it as lost" in gateway.log)
     for api in range(2):
         again = await story.post("slow", api=api)
         assert {**again.json(), "requestId": ""} == {**first.json(), "requestId": ""}

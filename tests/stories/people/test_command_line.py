@@ -294,7 +294,7 @@ async def test_audit_shows_the_past_and_goes_on_with_what_comes(up: Up, connecti
 
     assert (await up.command("audit", "--client", "nobody")).err.splitlines() == ["nothing is recorded"]
     assert "no client has such an id" in (await up.command("audit", "--client", "no.body")).err
-    assert "is no duration" in (await up.command("audit", "--since", "soon")).err
+    assert "is not a duration" in (await up.command("audit", "--since", "soon")).err
 
 
 async def audited(up: Up, client_id: str, number: int) -> bool:

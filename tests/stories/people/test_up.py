@@ -179,7 +179,7 @@ async def test_port_of_nats_can_be_chosen_and_a_mistyped_setting_is_named(make_u
     up = make_up(nats_port=port, drain_second=1)
     await up.start()
     assert urlsplit(up.run_file["natsUrl"]).port == port
-    sentence = "AGENTBRIDGE_DRAIN_SECOND is no setting, and changes nothing; did you mean AGENTBRIDGE_DRAIN_SECONDS?"
+    sentence = "AGENTBRIDGE_DRAIN_SECOND is not a setting, and has no effect; did you mean AGENTBRIDGE_DRAIN_SECONDS?"
     said_by = {line.split()[1] for line in up.log.splitlines() if sentence in line}
     assert said_by == {"up"}
     assert await up.interrupted() == 0

@@ -82,10 +82,13 @@ def test_operation_is_decoded_by_its_op(body: bytes, operation: messages.Operati
         (b'{"traget":"a"}', "`traget`: there is no such field; did you mean `target`?"),
         (b'{"new":1}', "object missing required field `target`"),
         (b'{"new":1,"target":7}', "`target`: expected `str`"),
-        (b'{"target":"a",' + b",".join(b'"new%d":1' % each for each in range(65)) + b"}", "the message has 65 fields"),
+        (
+            b'{"target":"a",' + b",".join(b'"new%d":1' % each for each in range(65)) + b"}",
+            "the message has 65 unknown fields",
+        ),
         (
             b'{"target":"a","new":"' + b"x" * 65 * 1024 + b'"}',
-            "the fields that are not known here have more than 65536 bytes",
+            "the unknown fields have more than 65536 bytes",
         ),
         (
             b'{"target":"a","args":1,"parameters":{"a":"' + b"x" * 99_000 + b'"}}',

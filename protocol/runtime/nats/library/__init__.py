@@ -1,1 +1,1 @@
-"""The only place that touches the insides of nats-py."""
+"""The only folder that uses private attributes of nats-py."""

@@ -1,9 +1,10 @@
-"""The library's client, which goes on where the library would close for good, and loses no header.
+"""nats-py's client, corrected in two ways.
 
-The server refuses one subscription too many alone and keeps the connection, and a login ends with its token (tried with
-nats-server 2.15). The library takes every error but a lacking permission for the end, and closes the connection for
-good. Of a header that comes twice it keeps the last value alone, so that nobody could see that a message brings two
-tokens.
+- nats-py closes for good after every error of the server, except a permission violation. But the server keeps the
+  connection when it refuses a subscription too many, and a login that expired can be renewed with a fresh token
+  (observed with nats-server 2.15). Both go on here.
+- If a header comes twice, nats-py keeps only the last value. We keep both, so that a message with two tokens is
+  refused instead of read by one of them.
 """
 
 import nats.errors
@@ -17,16 +18,16 @@ _EXPIRED = "authentication expired"
 
 
 class TooManySubscriptionsError(nats.errors.Error):
-    """The server took no more subscriptions of this connection; it does not say which one it has refused."""
+    """The server takes no more subscriptions of this connection. It does not say which one it has refused."""
 
 
 class LastingClient(Client):
-    """A client for `nats://` and `tls://` servers, which tells its error callback of a subscription too many."""
+    """A client for `nats://` and `tls://` servers that survives a refused subscription and an expired login."""
 
     async def _process_err(self, err_msg: str) -> None:
         if _TOO_MANY in err_msg:
             await self._error_cb(TooManySubscriptionsError())
-        elif _EXPIRED in err_msg.lower():  # a fresh token leads in again
+        elif _EXPIRED in err_msg.lower():  # reconnect, with a fresh token
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
         else:
             await super()._process_err(err_msg)
@@ -37,7 +38,7 @@ class LastingClient(Client):
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
-    """Parse lines of headers (ADR-4). The values of a name that comes twice stand in one text, a line each."""
+    """Parse header lines (ADR-4). If a name comes twice, its values are joined by a line break."""
     found: dict[str, str] = Client._parse_header_lines(raw)  # noqa: SLF001
     lines = raw.split(_LINE_BREAK)
     if len(found) + 2 >= len(lines):  # the block ends with an empty line, which makes two empty pieces

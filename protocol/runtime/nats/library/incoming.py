@@ -1,14 +1,14 @@
-"""What the server sends, handed over where the socket delivers it, for the sake of the hot path.
+"""The fast path in: messages go from the socket's callback straight to their handlers.
 
-The library wakes a task for each chunk that arrives, tries regular expressions one after the other, and parses the
-headers of each message anew: a quarter of a gateway's time when measured. Here the messages of direct subscriptions
-(`protocol.runtime.nats.library.subscriptions`) go straight from the socket's callback to their handlers. All other
-messages, and lines such as `PING`, are left to the library, whole. A direct message that comes after one of these waits
-until the library has handled it, so the order in which the server spoke is kept.
+nats-py wakes a task for each chunk that arrives, tries regular expressions one after the other, and parses the headers
+of each message anew. That took a quarter of a gateway's time.
 
-One turn of the event loop handles messages for 2 ms. The rest of what was read waits for the next turn, and nothing
-more is read meanwhile. Without that a flood at one subject held the loop for 240 ms, because uvloop reads up to 8 MB in
-a row.
+Here the messages of direct subscriptions (`protocol.runtime.nats.library.subscriptions`) skip all of it. Everything
+else, other messages and lines such as `PING`, goes to the library unchanged. The server's order is kept: a direct
+message behind one of the library's waits until the library has handled that one.
+
+One turn of the event loop handles messages for 2 ms. Then the socket pauses and the unread bytes wait for the next
+turn. Without this bound a flood on one subject held the loop for 240 ms, because uvloop reads up to 8 MB in a row.
 """
 
 import asyncio
@@ -27,26 +27,26 @@ from protocol.runtime.nats.library.subscriptions import HandOver
 MAX_KEPT_BYTES = 64 * 1024
 BUDGET_SECONDS = 0.002
 _LINE_BREAK = b"\r\n"
-_VERSION = b"NATS/1.0\r\n"  # how headers begin that carry no status (ADR-4)
+_VERSION = b"NATS/1.0\r\n"  # first line of a header block without a status (ADR-4)
 
 
 class IncomingReader:
-    """Stands before the reader of one connection."""
+    """Splits the bytes of one connection between direct handlers and the library's reader."""
 
     def __init__(self, client: Client, reader: asyncio.StreamReader) -> None:
         self._client = client
         self._reader = reader
         self._feed_library = reader.feed_data
-        self._kept = b""  # the beginning of a message
-        self._waiting = b""  # whole messages that another turn handles
-        self._owed = 0  # bytes of a message that the library has the beginning of
+        self._kept = b""  # the start of an incomplete message
+        self._waiting = b""  # complete messages for the next turn of the loop
+        self._owed = 0  # bytes that the library still lacks of a message it has begun to read
         self._loop = asyncio.get_running_loop()
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived: the messages of direct subscriptions to their handlers, all else to the library."""
+        """Pass on the bytes that have arrived. The socket calls this in place of the library's reader."""
         if self._waiting:
             self._waiting += data
-            self._pause()  # the library's reader may have resumed it
+            self._pause()  # again, because the library's reader may have resumed the socket
             return
         if self._kept:
             data, self._kept = self._kept + data, b""
@@ -58,7 +58,7 @@ class IncomingReader:
             self._take(data)
 
     def take_over(self) -> None:
-        """Begin where the library stands: it may have the beginning of a line, or of a message."""
+        """Take over from the library's reader, which may be in the middle of a line or of a message."""
         parser, unread = self._client._ps, self._reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001
         rest = bytes(unread)
         unread.clear()
@@ -71,7 +71,7 @@ class IncomingReader:
             self.feed(rest)
 
     def _take(self, data: bytes) -> None:
-        """Take data that begins with a message, or a line, and end where a message has to wait or is not whole."""
+        """Handle messages and lines until the data ends, 2 ms are over, or a message is incomplete or has to wait."""
         at, until, is_idle = 0, time.perf_counter() + BUDGET_SECONDS, self._library_is_idle()
         subscriptions = self._client._subs  # noqa: SLF001
         while at < len(data):
@@ -85,7 +85,7 @@ class IncomingReader:
                 self._keep(data, at, ends)
                 return
             if isinstance(queue, HandOver):
-                if not is_idle:
+                if not is_idle:  # the library still handles an earlier message, which ours must not overtake
                     self._wait(data[at:])
                     return
                 if queue.credit is not None:
@@ -95,13 +95,13 @@ class IncomingReader:
                     queue.handle(
                         Msg(self._client, subject.decode(), reply.decode(), payload, headers, None, False, sid)
                     )
-            elif queue is not None or sid < 0:  # a message without a subscription is passed over: it was left just now
+            elif queue is not None or sid < 0:  # else its subscription has just ended: skip the message
                 self._feed_library(data[at:ends])
                 is_idle = False
             at = ends
 
     def _keep(self, data: bytes, at: int, ends: int) -> None:
-        """Keep a small beginning of a message until the rest of it comes; let the library assemble a large one."""
+        """Keep the start of an incomplete message, up to 64 KiB. The library assembles larger ones."""
         if len(data) - at <= MAX_KEPT_BYTES:
             self._kept = data[at:]
             return
@@ -109,7 +109,7 @@ class IncomingReader:
         self._feed_library(data[at:])
 
     def _wait(self, data: bytes) -> None:
-        """Keep the rest of what was read for the next turn of the loop."""
+        """Keep unread data for the next turn of the loop, and pause the socket."""
         self._waiting = data
         self._pause()
         self._loop.call_soon(self._go_on)
@@ -119,8 +119,8 @@ class IncomingReader:
             self._transport.pause_reading()
 
     def _go_on(self) -> None:
-        """Go on in another turn of the loop, when the library has handled what came before."""
-        if self._transport.is_closing() or self._reader.at_eof():  # the connection is lost, and what it brought, too
+        """Go on in a later turn of the loop, once the library has handled its data."""
+        if self._transport.is_closing() or self._reader.at_eof():  # the connection is lost; drop its unread data
             self._waiting = b""
             return
         if self._reader._waiter is None:  # type: ignore[attr-defined]  # noqa: SLF001
@@ -133,7 +133,7 @@ class IncomingReader:
             self._transport.resume_reading()
 
     def _library_is_idle(self) -> bool:
-        """Tell whether the library waits for data and has handled all that it was given."""
+        """Tell whether the library has handled all its data and waits for more."""
         parser = self._client._ps  # noqa: SLF001  the library has no other way in
         waits = self._reader._waiter is not None  # type: ignore[attr-defined]  # noqa: SLF001
         return waits and parser.state == AWAITING_CONTROL_LINE and not parser.buf
@@ -144,7 +144,7 @@ class IncomingReader:
 
 
 def divert(client: Client) -> None:
-    """Have a connected client's messages handed over as they arrive; to be done again after each reconnect."""
+    """Put an `IncomingReader` before a connected client's reader. Call it again after each reconnect."""
     reader = getattr(client._transport, "_io_reader", None)  # noqa: SLF001
     assert reader is not None, "a connected client reads"
     incoming = IncomingReader(client, reader)
@@ -158,10 +158,10 @@ _INCOMPLETE: _Found = (sys.maxsize, *_OF_THE_LIBRARY)
 
 
 def _find(data: bytes, at: int) -> _Found:
-    """Return end, sid, subject, reply, block of headers and payload of the message that begins at `at`.
+    """Return end, sid, subject, reply, header block and payload of the message that begins at `at`.
 
-    What the library has to read by itself has the sid -1: a line that is no message, or a message with a status. The
-    end of what is not there yet lies behind the data.
+    The sid is -1 for everything that the library must read itself: lines such as `PING`, and messages with a status. If
+    the message is incomplete, its end lies beyond the data.
     """
     line_ends = data.find(_LINE_BREAK, at)
     if line_ends < 0:
@@ -174,7 +174,7 @@ def _find(data: bytes, at: int) -> _Found:
 
 
 def _read(data: bytes, words: list[bytes], body: int) -> _Found:
-    """Read a message by its line: `MSG subject sid [reply] size`, `HMSG subject sid [reply] size-of-headers size`."""
+    """Read a message by its first line, `MSG subject sid [reply] size` or `HMSG subject sid [reply] headers size`."""
     ends = body + int(words[-1])
     past = ends + len(_LINE_BREAK)
     if words[0] not in (b"MSG", b"HMSG"):
@@ -190,5 +190,5 @@ def _read(data: bytes, words: list[bytes], body: int) -> _Found:
 
 @lru_cache(maxsize=1024)
 def _headers(block: bytes) -> dict[str, str]:
-    """Parse a block of headers. An agent sends the same token with each command, hence the cache."""
+    """Parse a header block. It is cached, because an agent sends the same token with each command."""
     return parse_headers(block[len(_VERSION) :])

@@ -1,25 +1,24 @@
-"""What the library keeps of a connection that broke, and would deliver or leave waiting long after."""
+"""Clears the library's state of a broken connection: unsent messages, and requests whose reply cannot come."""
 
 import nats.errors
 from nats.aio.client import Client
 
 
 def forget_unsent(client: Client) -> None:
-    """Drop what was not written when the connection broke: its senders have been told, or will give up.
+    """Drop the unwritten messages of a broken connection, because the library would send them seconds too late.
 
-    Without this the library would send stale requests seconds later. Subscriptions are replayed from its own table.
+    Their senders get an error or time out. The library repeats its subscriptions from a table of its own.
     """
     client._pending = []  # noqa: SLF001
     client._pending_data_size = 0  # noqa: SLF001
 
 
 def fail_requests(client: Client) -> None:
-    """End the waits of requests whose replies died with the connection; whether they were served is not known.
+    """Fail the requests whose replies were lost with the connection. They may have been served.
 
-    The library also keeps those that were given up or failed before they were sent. Nobody reads what becomes of them,
-    which would be logged as a fault: hence the look at each.
+    Raises `ConnectionReconnectingError` in the tasks that wait for them.
     """
     for waiting in list(client._resp_map.values()):  # noqa: SLF001
         if not waiting.done():
             waiting.set_exception(nats.errors.ConnectionReconnectingError())
-            waiting.exception()
+            waiting.exception()  # mark it as seen: for requests that were given up nobody else reads the error

@@ -1,9 +1,9 @@
-"""Subscriptions whose messages are handled where they arrive, without a queue and a task for each subscription.
+"""Direct subscriptions: their handlers run as messages arrive, without a queue and a task for each subscription.
 
-The library gives each subscription a queue and a task, 5 KB that a gateway would pay for every client, and a wake-up
-for every message. A handler that never waits needs neither: here it runs in the reading of the connection, so that the
-messages of all such subscriptions are handled in the order in which the server sent them. The library's object is kept,
-for reconnects and drains; only its queue is another one.
+nats-py gives each subscription a queue and a task. That is 5 KB for every client of a gateway, and a wake-up for every
+message. A handler that never waits needs neither. Here it runs in the connection's reader, so the messages of all
+direct subscriptions are handled in the server's order. The library's `Subscription` stays, for reconnects and drains,
+with another object as its queue.
 """
 
 import logging
@@ -22,7 +22,7 @@ Drops = Callable[[bytes, bytes], bool]  # by the subject and the block of header
 
 
 class HandOver:
-    """Stands in the place of a subscription's queue, and hands each message over at once, unless it `drops` it."""
+    """A subscription's queue that holds nothing: it calls the handler at once with each message."""
 
     __slots__ = ("_handler", "credit", "drops")
 
@@ -51,15 +51,15 @@ class HandOver:
             log.exception("the handler of %s failed", msg.subject)
 
     def qsize(self) -> int:
-        """Return how many messages wait: none ever does."""
+        """Return 0: no message ever waits."""
         return 0
 
     def empty(self) -> bool:
-        """Tell that no message waits."""
+        """Return True: no message ever waits."""
         return True
 
     async def join(self) -> None:
-        """Wait until all messages are handled: they are."""
+        """Return at once: all messages are handled."""
 
 
 async def subscribe(
@@ -104,9 +104,9 @@ def _credits(client: Client) -> list[Credit]:
 
 
 async def leave(client: Client, subscriptions: Sequence[Subscription], flush: Callable[[], Awaitable[None]]) -> None:
-    """End direct subscriptions by one round trip; what the server has sent before is handled.
+    """End direct subscriptions in one round trip, and handle the messages that the server has already sent.
 
-    Raises what `flush` raises. They have ended all the same: a server that is away sends nothing more.
+    Raises the errors of `flush`. The subscriptions have ended even then.
     """
     try:
         for subscription in subscriptions:

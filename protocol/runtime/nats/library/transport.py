@@ -1,8 +1,8 @@
-"""The TCP connection under the NATS client, cut where the library would say goodbye to a server that cannot hear it.
+"""The TCP connection of the NATS client, which is aborted instead of closed.
 
-When pings go unanswered the library closes the connection and waits until that is done before it tries the next
-server. Over TLS a graceful close waits for the other side, thirty seconds for one that is frozen. What must arrive has
-been flushed before any close that is meant to be graceful, so nothing is lost by cutting.
+When pings go unanswered, nats-py closes the connection and waits for that before it tries the next server. Over TLS a
+close waits for the other side, 30 seconds for a frozen one. An abort does not wait. It loses nothing, because we flush
+before every graceful close.
 """
 
 import socket
@@ -20,38 +20,38 @@ class CuttingTransport(TcpTransport):
         super().__init__()  # type: ignore[no-untyped-call]  # the library's has no annotations
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        """Connect, and first cut a connection whose server took it and then said nothing: the library forgets those."""
+        """Connect. First abort the last attempt's connection, which the library forgets if the server sent nothing."""
         self.close()
         await super().connect(uri, buffer_size, connect_timeout)
 
     def __bool__(self) -> bool:
-        """Tell the library that it has a transport, so that it does not make one of its own."""
+        """Return True, so that the library does not replace this transport by one of its own."""
         return True
 
     def writelines(self, payload: list[bytes]) -> None:
-        """Write; raise `ConnectionResetError` if the connection is lost, in the words of every event loop.
+        """Write. Raises `ConnectionResetError` if the connection is lost.
 
-        uvloop says `RuntimeError`, which the library's `close()` hands on and nobody takes for a loss.
+        uvloop alone would raise `RuntimeError`, which nobody takes for a lost connection.
         """
         if self._io_writer is not None and self._io_writer.transport.is_closing():
             raise ConnectionResetError("the connection to NATS is lost")
         super().writelines(payload)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Cut the connection."""
+        """Abort the connection."""
         if self._io_writer is not None:
             self._io_writer.transport.abort()
 
 
 def abandon(client: Client) -> None:
-    """Close the socket of a client whose own `close()` does not end, or would call that the end of everything."""
+    """Abort a client's socket, if its own `close()` hangs or would report the connection as closed for good."""
     transport = client._transport  # noqa: SLF001  the library offers no way to its socket
     if transport:
         transport.close()
 
 
 def give_up_after(client: Client, timeout_ms: int) -> None:
-    """Have the kernel give up on unacknowledged data after so many milliseconds, if it can (Linux)."""
+    """Let the kernel break the connection if data stays unacknowledged for `timeout_ms`. Linux only."""
     writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
     sock = writer.get_extra_info("socket") if writer is not None else None
     if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -59,13 +59,13 @@ def give_up_after(client: Client, timeout_ms: int) -> None:
 
 
 def peer_address(client: Client) -> str | None:
-    """Return the IP address that the connection leads to, whatever name found it; None if it has just broken."""
+    """Return the server's IP address, or None if the connection has just broken."""
     transport: Any = client._transport  # noqa: SLF001
     peer = transport._io_writer.get_extra_info("peername")  # noqa: SLF001
     return str(peer[0]).partition("%")[0] if peer else None  # a link-local IPv6 address carries its zone
 
 
 def knows_its_users(client: Client) -> bool:
-    """Tell whether the server asks who connects: by users of any kind, or by certificates alone."""
-    info = client._server_info  # noqa: SLF001  the library tells nothing of it
+    """Tell whether the server authenticates connections, by users of any kind or by certificates."""
+    info = client._server_info  # noqa: SLF001  there is no public attribute
     return bool(info.get("auth_required") or info.get("tls_verify"))

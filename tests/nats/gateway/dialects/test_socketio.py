@@ -265,7 +265,7 @@ async def test_client_that_does_not_say_who_it_is_is_sent_away(
     ):
         said = await ended(socket)
     assert (said[0][0], json.loads(said[1][2:])["data"]) == ("0", {"code": 1008})
-    assert (socket.close_code, socket.close_reason) == (1008, "say within ten seconds who you are")
+    assert (socket.close_code, socket.close_reason) == (1008, "authenticate within ten seconds")
 
 
 async def test_client_that_goes_before_it_has_a_session_leaves_nothing(gateway: Process) -> None:

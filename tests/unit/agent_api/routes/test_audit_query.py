@@ -53,7 +53,7 @@ def test_everything_that_may_be_asked_for_is_read() -> None:
 def test_a_wrong_value_is_refused_by_its_name(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest, match=f"`{name}`"):
         read_query([(name, value)])
-    with pytest.raises(InvalidRequest, match="twice"):
+    with pytest.raises(InvalidRequest, match="is repeated"):
         read_query([("limit", "1"), ("limit", "2")])
 
 

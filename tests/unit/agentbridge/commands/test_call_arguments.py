@@ -33,11 +33,11 @@ def test_value_is_text_or_json() -> None:
 @pytest.mark.parametrize(
     ("rest", "sentence"),
     [
-        (["add", "title"], "is no parameter"),
-        (["=x"], "is no parameter"),
-        ([":=1"], "is no parameter"),
-        (["count:=one"], "is no JSON"),
-        (["deep:=" + "[" * 100_000], "is no JSON"),
+        (["add", "title"], "is not a parameter"),
+        (["=x"], "is not a parameter"),
+        ([":=1"], "is not a parameter"),
+        (["count:=one"], "is not JSON"),
+        (["deep:=" + "[" * 100_000], "is not JSON"),
         (["a=1", "a:=2"], "given twice"),
     ],
 )
@@ -55,8 +55,8 @@ def test_first_word_is_the_client_unless_the_user_is_named() -> None:
 @pytest.mark.parametrize(
     ("words", "user", "app", "sentence"),
     [
-        (["add"], None, None, "say CLIENT TARGET"),
-        (["add", "title=x"], None, None, "say CLIENT TARGET"),
+        (["add"], None, None, "write CLIENT TARGET"),
+        (["add", "title=x"], None, None, "write CLIENT TARGET"),
         (["title=x"], "ann", None, "--user USER TARGET"),
         (["c1", "add"], None, "todo", "--app goes with --user"),
     ],

@@ -60,7 +60,7 @@ def test_each_command_explains_itself_with_examples_or_variables(command: str) -
 
 def test_help_names_the_longest_wait_that_gateways_allow() -> None:
     longest = next(field for field in msgspec.structs.fields(GatewaySettings) if field.name == "max_command_timeout_ms")
-    said = f"gateways cut a longer one to their maximum, which is {longest.default // 60_000}m"
+    said = f"Gateways have a maximum, {longest.default // 60_000}m by default, and cut longer ones."
     assert said in " ".join(run("call", "--help").output.split())
 
 

@@ -112,14 +112,14 @@ def test_near_miss_of_what_guards_a_capability_leaves_it_out(field: str, meant: 
 
 @pytest.mark.parametrize("field", ["permissions", "rateLimit", "authLevel", "approval"])
 def test_restriction_of_a_single_action_leaves_its_component_out(field: str) -> None:
-    assert "said of a component" in refusal({"id": "list", "actions": {"clear": {field: ["admin"]}}})
+    assert "belongs to a component" in refusal({"id": "list", "actions": {"clear": {field: ["admin"]}}})
 
 
 @pytest.mark.parametrize("name", ["parameters", "inputSchema", "input_schema"])
 @pytest.mark.parametrize("kind", ["component", "button"])
 def test_schema_of_a_whole_component_leaves_it_out(name: str, kind: str) -> None:
     """Nothing would be checked by it, because each action has a schema of its own."""
-    assert "said of each action" in refusal({"type": kind, "id": "list", "actions": ["clear"], name: SCHEMA})
+    assert "belongs to each action" in refusal({"type": kind, "id": "list", "actions": ["clear"], name: SCHEMA})
     assert "parameters" not in normal({"type": kind, "id": "list", "actions": ["clear"], "inputSchema": None})
 
 

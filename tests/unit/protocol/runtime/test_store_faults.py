@@ -79,7 +79,7 @@ def test_silence_counts_twice_in_a_row_and_only_while_nats_is_surely_there(fault
 
 def test_jetstream_as_a_whole_may_be_away(faults: StoreFaults) -> None:
     faults.not_ready("it is not enabled")
-    assert "JetStream is not to be had (it is not enabled)" in faults.sentences()[0]
+    assert "JetStream is not available (it is not enabled)" in faults.sentences()[0]
     faults.took(JETSTREAM)
     assert faults.sentences() == []
 

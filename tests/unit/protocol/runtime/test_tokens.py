@@ -471,7 +471,7 @@ async def test_token_that_names_no_key_finds_the_successor_of_the_only_one(
 async def test_token_that_names_no_key_fits_no_set_of_two(key_server: KeyServer, key: rsa.RSAPrivateKey) -> None:
     key_server.body = key_server.key_set({"k1": key, "k2": key})
     reason = await refusal(by_key_set(key_server), sign(key=key, algorithm="RS256"))
-    assert reason == "the token names no key (`kid`), and the key set has not just one"
+    assert reason == "the token names no key (`kid`), and the key set has several"
 
 
 async def test_key_of_a_set_may_have_no_id_if_it_is_the_only_one_for_signatures(

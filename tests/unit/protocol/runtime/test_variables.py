@@ -27,7 +27,7 @@ def test_known_variables_are_those_of_all_processes() -> None:
     ],
 )
 def test_mistyped_variable_is_named_with_the_nearest_setting_and_without_its_value(name: str, meant: str) -> None:
-    assert unknown({name: "s3cret", "PATH": "/bin"}) == [f"{name} is no setting, and changes nothing{meant}"]
+    assert unknown({name: "s3cret", "PATH": "/bin"}) == [f"{name} is not a setting, and has no effect{meant}"]
 
 
 def test_settings_of_other_processes_and_of_deployments_are_no_mistake() -> None:
