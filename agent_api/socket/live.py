@@ -12,6 +12,7 @@ from typing import Any, assert_never
 from agent_api.commands.gather import Gathered
 from agent_api.commands.progress_buffer import size_of
 from agent_api.context import SocketContext
+from agent_api.http.connections import COMMAND_SECONDS
 from agent_api.http.server import PEER_SECONDS
 from agent_api.socket import frames
 from agent_api.socket.dialect import AgentDialect
@@ -149,6 +150,7 @@ class LiveSocket:
             self._context.sender.audit.refused(exc, principal, order.command, order.client_id)
             self.perform(self.core.failed(command, exc, self._loop.time()))
             return
+        self._context.turns.charge(COMMAND_SECONDS)
         task = self._context.tasks.create_task(self._execute(command), name=f"command {command.order.request_id}")
         self._running[command] = task
         task.add_done_callback(lambda _: self._over(command, piece))

@@ -21,6 +21,7 @@ from agent_api.events.filters import Filters
 from agent_api.events.gaps import Gap
 from agent_api.events.messages import Message
 from agent_api.events.reader import Reader
+from agent_api.http.connections import REQUEST_SECONDS
 from agent_api.socket import frames
 from agent_api.socket.dialect import AgentDialect
 from agent_api.socket.effects import AgentEffect, Stream
@@ -71,6 +72,7 @@ class AgentStreams:
 
     def open(self, stream: Stream, owner: Owner) -> None:
         """Start a stream in a task of its own."""
+        self._context.turns.charge(REQUEST_SECONDS)
         task = self._context.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
         self._running[stream] = task
         task.add_done_callback(lambda _: self._running.pop(stream))
