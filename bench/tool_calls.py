@@ -34,6 +34,7 @@ from protocol.records import ClientRecord, read_capabilities
 from protocol.shares import Shares
 
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
+OFFERED_SECONDS = 10
 TARGET, ACTION, TOOL = "headline", "setText", "headline_setText"
 ARGUMENTS = {"text": "Hello", "n": 1}
 WARM_UP_CALLS = 50
@@ -65,6 +66,7 @@ def measure(given: argparse.Namespace, folder: Path) -> Outcome:
     ways: list[Way] = []
     with agentbridge(folder, secrets.token_urlsafe(48)) as system, load.clients(system, folder, "all", 1):
         calls = _calls()
+        _wait_until_offered(system)
         for name, call in calls.items():
             _send(system, call, WARM_UP_CALLS, name)
         for number in range(given.rounds):
@@ -72,6 +74,19 @@ def measure(given: argparse.Namespace, folder: Path) -> Outcome:
             ways += [_send(system, call, given.calls, name) for name, call in calls.items()]
     lists = {name: _list_ms(clients, given.rounds) for name, clients in _tenants(given.clients).items()}
     return _outcome(ways, lists)
+
+
+def _wait_until_offered(system: System) -> None:
+    """Return when the agent API knows the client; raise `Missing` after some seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", system.api_port, timeout=60)
+    give_up = time.monotonic() + OFFERED_SECONDS
+    while time.monotonic() < give_up:
+        connection.request("GET", "/api/tools", headers={"Authorization": f"Bearer {system.agent_token}"})
+        if TOOL.encode() in connection.getresponse().read():
+            connection.close()
+            return
+        time.sleep(0.05)
+    raise Missing(f"the agent API does not list `{TOOL}` within {OFFERED_SECONDS} s")
 
 
 def _calls() -> dict[str, Call]:

@@ -107,7 +107,26 @@ def test_floods_are_sent_to_every_port() -> None:
     assert answer["figures"]["floods.hold_ms"] > 0
 
 
-@pytest.mark.parametrize("name", ["commands", "connections", "events", "floods", "reconnects"])
+@needs_compiler
+def test_tools_are_called_by_each_way_in() -> None:
+    answer = found("tool_calls", "--rounds=1", "--calls=5", "--clients=20")
+    assert {way["name"] for way in answer["ways"]} == {
+        "POST /api/command",
+        "POST /api/tools/{name}",
+        "MCP 2026-07-28, tools/call",
+        "MCP 2025-11-25, tools/call",
+        "MCP 2026-07-28, tools/list",
+    }
+    assert all(way["ms"] > 0 for way in answer["ways"])
+
+
+@needs_compiler
+def test_clients_come_back_after_the_death_of_their_gateway() -> None:
+    answer = found("reconnects", "--clients=20", "--rounds=1")
+    assert answer["figures"]["reconnects.20.back_seconds"] > 0
+
+
+@pytest.mark.parametrize("name", ["commands", "connections", "events", "floods", "reconnects", "tool_calls"])
 def test_missing_compiler_is_told_in_a_sentence(name: str, tmp_path: Path) -> None:
     ended = bench(name, path=str(tmp_path))
     assert ended.returncode == CANNOT_RUN
