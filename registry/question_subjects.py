@@ -32,9 +32,9 @@ AT_ONCE = 100  # subscriptions in one turn of the loop
 UNKNOWN = ""  # stands for all unknown tenants
 RETRY_SECONDS = 0.5
 TRIAL_SECONDS = 0.2  # for a flood that goes on to be noticed
-# Questions that NATS may send before they are handled. By the wildcard so many that a flood is noticed, and the tenants
-# are served apart, before they are used up; of one tenant some 10 ms of a flood.
-CREDIT, CREDIT_APART = 20_000, 2_000
+# Questions that NATS may send before they are handled. By the wildcard so many that the tenants are served apart before
+# they are used up, also if this process has to wait for a core; of one tenant some 10 ms of a flood.
+CREDIT, CREDIT_APART = 50_000, 2_000
 END_SECONDS = 0.3  # for the server to send the last questions
 LOG_SECONDS = 1.0
 
@@ -113,11 +113,11 @@ class QuestionSubjects:
     async def _serve_apart(self) -> None:
         """Serve each known tenant by itself, except the flooded ones, until there are none."""
         while self._handlers and self._until:
+            self._changed.clear()  # before the subscriptions change: another tenant may be flooded meanwhile
             try:
                 await self._divide()
             except (BridgeError, nats.errors.Error) as exc:
                 log.info("cannot serve tenants apart yet: %s", exc)
-            self._changed.clear()
             await self._sleep(min(self._until.values()) - self._clock())
             now = self._clock()
             self._until = {tenant: until for tenant, until in self._until.items() if until > now}
@@ -128,8 +128,8 @@ class QuestionSubjects:
     async def _try_wide(self) -> None:
         """Serve all tenants by the wildcard, too; a flood that goes on is noticed while the others are still apart."""
         with contextlib.suppress(BridgeError, nats.errors.Error):  # `_unite()` tries again
-            self._wide = await self._subscribed("*")
             self._changed.clear()
+            self._wide = await self._subscribed("*")
             await self._sleep(TRIAL_SECONDS)
 
     async def _divide(self) -> None:

@@ -629,7 +629,7 @@ def _left_out(capabilities: CapabilityList, ident: str | None) -> ErrorFrame:
         "refused": capabilities.refused,
         **({"more": capabilities.more_refused} if capabilities.more_refused else {}),
     }
-    sentence = f"{count} capabilities are left out, the others are registered: {first.message}"
+    sentence = f"{count} of the capabilities left out, the others are registered: {first.message}"
     return ErrorFrame(Code.INVALID_FRAME.value, sentence, ident, details)
 
 

@@ -13,7 +13,10 @@ from support.settings import agent_token, app_token
 
 from protocol.runtime.connections.agent_turns import AT_ONCE
 
-HANDLERS: dict[str, Handler] = {"echo": lambda parameters: parameters}
+HANDLERS: dict[str, Handler] = {
+    "echo": lambda parameters: parameters,
+    "hold": lambda parameters: asyncio.Event().wait(),
+}
 COMMANDS = 4 * AT_ONCE
 LARGE = {"text": "x" * 200_000}
 LARGE_COMMANDS = 40

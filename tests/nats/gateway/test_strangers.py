@@ -119,7 +119,7 @@ async def test_flood_faster_than_it_can_be_dropped_costs_its_own_tenant_alone(
 ROWS = {"type": "object", "properties": {"rows": {"items": {"properties": {k: {"type": "string"} for k in "abcdef"}}}}}
 COSTLY = [{"type": "function", "name": "load", "parameters": ROWS}]
 TABLE = {"rows": [dict.fromkeys("abcdef", "x" * 8)] * 1000}  # some 3 ms to check
-AHEAD = 32  # commands with tables: they take longer to check than the next one takes to arrive
+AHEAD = 24  # commands with tables: they take longer to check than the next one takes to arrive
 LOADS = 150
 
 

@@ -344,7 +344,7 @@ def test_what_is_left_out_of_a_list_is_told_instead_of_an_ack_and_stands_in_the_
     assert isinstance(told, Send)
     assert isinstance(told.frame, ErrorFrame)
     assert (told.frame.code, told.frame.id) == ("invalid_frame", "f1")
-    assert told.frame.message.startswith("2 capabilities are left out, the others are registered: `capabilities[1]`")
+    assert told.frame.message.startswith("2 of the capabilities left out, the others are registered: `capabilities[1]`")
     assert (told.frame.details["registered"], "more" in told.frame.details) == (1, False)
     refused = told.frame.details["refused"]
     assert [one.name for one in refused] == ["bad", "capabilities[2]"]
