@@ -42,6 +42,8 @@ CLIENT = {
 OVERRIDDEN = {
     "_process_err": "protocol/runtime/nats/library/client.py overrides it to outlive a refused subscription",
     "_error_cb": "protocol/runtime/nats/library/client.py tells of it by this",
+    "_process_connect_init": "protocol/runtime/nats/library/client.py begins credits anew after it",
+    "_process_msg": "protocol/runtime/nats/library/client.py overrides it to outlive odd messages",
 }
 SUBSCRIPTION = {
     "_pending_queue": "protocol/runtime/nats/library/subscriptions.py puts its own there",

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 
+import pytest
 from nats.aio.msg import Msg
 from support.nats.nats_server import NatsServer
 from support.settings import settings_for
 from support.wait import until
 
 from protocol.runtime.nats.connection import Connection, connect
+from protocol.runtime.nats.library.credit import Credit
 from protocol.runtime.settings import Settings
 
 CREDIT = 100
@@ -133,3 +136,29 @@ async def test_member_of_a_queue_group_is_replaced_in_time(private_nats: NatsSer
         await connection.flush()
     assert heard == list(range(10 * CREDIT))
     assert made >= 10
+
+
+def publish_while_the_loop_is_held(server: NatsServer, count: int) -> None:
+    """Return when the server has taken the messages, of which nobody in this process has read one."""
+    host, _, port = server.url.rpartition("/")[2].partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as sock:
+        sock.sendall(b'CONNECT {"verbose":false}\r\n' + b"PUB a 1\r\n1\r\n" * count + b"PING\r\n")
+        answer = b""
+        while b"PONG" not in answer:
+            answer += sock.recv(4096)
+
+
+async def test_limit_that_was_passed_before_the_server_heard_of_it_is_noticed(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends the subscription then, and has sent more than the limit."""
+    subject, made = Subject(), list[Credit]()
+    grant = Credit.grant
+    monkeypatch.setattr(Credit, "grant", lambda credit: made.append(credit))
+    async with connected(private_nats.url) as connection:
+        await connection.subscribe_directly("a", subject.handle, credit=CREDIT, on_used_up=subject.end)
+        await connection.flush()
+        publish_while_the_loop_is_held(private_nats, CREDIT + 30)
+        grant(made[0])
+        await until(lambda: subject.used_up)
+        assert len(subject.heard) == CREDIT + 30

@@ -10,6 +10,7 @@
 import nats.errors
 from nats.aio.client import Client
 
+from protocol.runtime.nats.library.subscriptions import HandOver, begin_credits_anew
 from protocol.runtime.nats.library.transport import CuttingTransport
 
 _LINE_BREAK = b"\r\n"
@@ -31,6 +32,19 @@ class LastingClient(Client):
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
         else:
             await super()._process_err(err_msg)
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        begin_credits_anew(self)  # the library repeats the subscriptions next; an attempt before may have failed there
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except (ValueError, IndexError) as exc:  # odd headers, or a reply that is not UTF-8: the reading must go on
+            queue = getattr(self._subs.get(sid), "_pending_queue", None)
+            if isinstance(queue, HandOver) and queue.credit is not None:
+                queue.count(queue.credit)  # the server has counted it
+            await self._error_cb(exc)
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:

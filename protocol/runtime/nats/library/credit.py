@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from protocol.errors import Unavailable
 
+MAX_COUNTED = 900_000_000  # the server reads nine digits, and ends a subscription whose limit has ten
+
 
 class Credit:
     """The credit of one subscription, of `messages` that may come before they are handled.
@@ -47,8 +49,8 @@ class Credit:
         is_of_group: bool = False,
     ) -> None:
         self.received = 0  # on this connection
-        self.renew_at = messages // 2
-        self._granted = messages
+        self.renew_at = sys.maxsize
+        self._granted = sys.maxsize  # none yet: `grant()` follows the SUB
         self._sid = sid
         self._messages = messages
         self._write = write
@@ -71,7 +73,7 @@ class Credit:
 
     def renew(self) -> None:
         """Extend the limit, or have a member of a queue group replaced."""
-        if self._is_of_group:
+        if self._is_of_group or self.received > MAX_COUNTED:
             self.renew_at = sys.maxsize
             self._on_used_up()
         else:

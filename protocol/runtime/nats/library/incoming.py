@@ -37,7 +37,8 @@ class IncomingReader:
         self._client = client
         self._reader = reader
         self._feed_library = reader.feed_data
-        self._kept = b""  # the start of an incomplete message
+        self._kept: list[bytes] = []  # the start of an incomplete message
+        self._missing = 0  # bytes of the kept message
         self._waiting = b""  # complete messages for the next turn of the loop
         self._owed = 0  # bytes that the library still lacks of a message it has begun to read
         self._loop = asyncio.get_running_loop()
@@ -49,7 +50,11 @@ class IncomingReader:
             self._pause()  # again, because the library's reader may have resumed the socket
             return
         if self._kept:
-            data, self._kept = self._kept + data, b""
+            self._kept.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data, self._kept = b"".join(self._kept), []
         if self._owed:
             owed, self._owed = self._owed, max(0, self._owed - len(data))
             self._feed_library(data[:owed])
@@ -82,7 +87,7 @@ class IncomingReader:
             subscription = subscriptions.get(sid)
             queue: Any = None if subscription is None else subscription._pending_queue  # noqa: SLF001
             if ends > len(data):
-                self._keep(data, at, ends)
+                self._keep(data, at, ends, is_ours=isinstance(queue, HandOver))
                 return
             if isinstance(queue, HandOver):
                 if not is_idle:  # the library still handles an earlier message, which ours must not overtake
@@ -92,18 +97,24 @@ class IncomingReader:
                     queue.count(queue.credit)
                 if queue.drops is None or not queue.drops(subject, block):
                     headers = _headers(block) if block else None
+                    # Any bytes may stand in a reply. What is not UTF-8 becomes a subject that is no inbox.
+                    to = reply.decode(errors="replace")
                     queue.handle(
-                        Msg(self._client, subject.decode(), reply.decode(), payload, headers, None, False, sid)
+                        Msg(self._client, subject.decode(errors="replace"), to, payload, headers, None, False, sid)
                     )
             elif queue is not None or sid < 0:  # else its subscription has just ended: skip the message
                 self._feed_library(data[at:ends])
                 is_idle = False
             at = ends
 
-    def _keep(self, data: bytes, at: int, ends: int) -> None:
-        """Keep the start of an incomplete message, up to 64 KiB. The library assembles larger ones."""
-        if len(data) - at <= MAX_KEPT_BYTES:
-            self._kept = data[at:]
+    def _keep(self, data: bytes, at: int, ends: int, *, is_ours: bool) -> None:
+        """Keep the beginning of a message until the rest of it comes; let the library assemble a large one of its own.
+
+        Not one of ours: the library ends the connection over a line with an odd reply.
+        """
+        if is_ours or len(data) - at <= MAX_KEPT_BYTES:
+            self._kept = [data[at:]]
+            self._missing = ends - len(data) if ends < sys.maxsize else 1
             return
         self._owed = max(0, ends - len(data)) if ends < sys.maxsize else 0
         self._feed_library(data[at:])
@@ -168,7 +179,7 @@ def _find(data: bytes, at: int) -> _Found:
         return _INCOMPLETE
     body = line_ends + len(_LINE_BREAK)
     try:
-        return _read(data, data[at:body].split(), body)
+        return _read(data, data[at:line_ends].split(b" "), body)  # other white space may stand in a reply
     except (ValueError, IndexError):
         return (body, *_OF_THE_LIBRARY)
 
@@ -191,4 +202,7 @@ def _read(data: bytes, words: list[bytes], body: int) -> _Found:
 @lru_cache(maxsize=1024)
 def _headers(block: bytes) -> dict[str, str]:
     """Parse a header block. It is cached, because an agent sends the same token with each command."""
-    return parse_headers(block[len(_VERSION) :])
+    try:
+        return parse_headers(block[len(_VERSION) :])
+    except (ValueError, IndexError):  # nothing in it can be believed
+        return {}

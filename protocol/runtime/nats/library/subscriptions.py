@@ -78,12 +78,18 @@ async def subscribe(
     subscription = Subscription(client, client._sid, subject, queue, pending_bytes_limit=0)  # noqa: SLF001  nothing pends
     hand_over = HandOver(handler, drops)
     subscription._pending_queue = hand_over  # type: ignore[assignment]  # noqa: SLF001
-    client._subs[client._sid] = subscription  # noqa: SLF001
-    await client._send_subscribe(subscription)  # noqa: SLF001
     if new_credit is not None:
         hand_over.credit = new_credit(subscription._id)  # noqa: SLF001
-        await client._send_unsubscribe(subscription._id, hand_over.credit.limit)  # noqa: SLF001
+    client._subs[client._sid] = subscription  # noqa: SLF001
+    await client._send_subscribe(subscription)  # noqa: SLF001
+    if hand_over.credit is not None:
+        hand_over.credit.grant()
     return subscription
+
+
+def forget(client: Client, subscription: Subscription) -> None:
+    """Have the library not repeat a subscription on the next connection."""
+    client._remove_sub(subscription._id)  # noqa: SLF001
 
 
 def begin_credits_anew(client: Client) -> None:
