@@ -62,7 +62,8 @@ from protocol.shares import Shares
 from protocol.subjects import is_safe_reply
 
 MAX_VERIFYING = 256
-MAX_WAITING = 1024  # commands, for their parameters to be checked
+MAX_WAITING_BYTES = 32 * 1024 * 1024  # of messages whose parameters are to be checked
+WAITING_BYTES = 1024  # what one takes beside its bytes
 MAX_OUTCOMES_BYTES = 512 * 1024
 TICK_SECONDS = 0.25
 LOG_SECONDS = 1.0
@@ -95,7 +96,7 @@ class CommandSubjects:
         self._pending: PendingOperations = {}
         self._verifying = 0
         self._turns = turns
-        self._places = Shares(MAX_WAITING, "too many commands wait to be checked; try again in a moment")
+        self._places = Shares(MAX_WAITING_BYTES, "too many commands wait to be checked; try again in a moment")
         self._loop = asyncio.get_running_loop()
         self._freeze_detector = FreezeDetector(self._loop.time())
         self._guard = FloodGuard(verifier, self._loop.time, QueueLag(connection.flush).seconds)
@@ -330,7 +331,7 @@ class CommandSubjects:
         share = (caller.tenant, caller.sub)
         pending = self._begin(session, share, call.request_id)
         try:
-            place = self._places.ask(share, 1)
+            place = self._places.ask(share, len(msg.data) + WAITING_BYTES)
         except Overloaded:
             pending.end()
             raise

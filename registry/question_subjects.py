@@ -173,6 +173,8 @@ class QuestionSubjects:
         self._tasks.create_task(self._replace(tenant, name), name="subscribe to questions again")
 
     async def _replace(self, tenant: str, name: str) -> None:
+        if name not in self._handlers:  # the registry is about to end
+            return
         try:
             made = await self._subscribe(tenant, name)
         except nats.errors.Error as exc:

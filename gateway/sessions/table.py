@@ -222,15 +222,15 @@ class SessionTable:
         await self._unsubscribe(session)
         await asyncio.sleep(seconds)
         while session.subscription is None and session.core.state is not SessionState.ENDED:
+            _doubt(session)  # before the first message comes
             try:
                 await self.subscribe(session)
             except BridgeError as exc:
                 log.info("client %s is not reachable yet: %s", session.core.client_id, exc.message)
                 await asyncio.sleep(TICK_SECONDS)
         session.has_left_subject = False
-        if session.part is not None:
-            session.part.verified = NEVER  # the session may have missed a claim
-        if session.core.client_id not in self._live:
+        _doubt(session)
+        if self._live.get(session.core.client_id) is not session:
             await self._unsubscribe(session)  # the session ended, and stopped lingering, while this subscribed
 
     async def _unsubscribe(self, session: LiveSession) -> None:
@@ -259,3 +259,9 @@ class SessionTable:
             self._lingering -= 1
             if not self._live and not self._lingering:
                 self._gone.set()
+
+
+def _doubt(session: LiveSession) -> None:
+    """Have a session that did not hear its subject prove that it still holds its client: it may have missed a claim."""
+    if session.part is not None:
+        session.part.verified = NEVER

@@ -560,7 +560,9 @@ class Session:
         self._require_unread_room(FRAME_BYTES + len(memoryview(command.parameters)))
 
     def _dispatch(self, command: CommandRequest, call: Call, reservation: str, now: float) -> list[Effect]:
-        in_flight = self._in_flight.begin(call, reservation, now if command.probed else None)
+        # Callers of a key are asked after by their own ids, which this command does not have.
+        is_probed = command.probed and not reservation
+        in_flight = self._in_flight.begin(call, reservation, now if is_probed else None)
         frame = CommandFrame(
             in_flight.wire_id,
             command.target,

@@ -284,16 +284,18 @@ class Connection:
 
         Raises `Unavailable` if the server goes away. It takes five seconds for each of two pongs at most.
         """
+        if self._away_since is not None:
+            raise Unavailable("NATS is away; try again in a moment")
         await self._flushes.join()
 
-    async def end_subscriptions(self, subscriptions: Iterable[Subscription]) -> None:
+    async def end_subscriptions(self, ended: Iterable[Subscription]) -> None:
         """Drain these subscriptions: take no new messages, and handle those that the server has already sent.
 
         If the server is away or frozen, there is nothing to wait for, and they are only unsubscribed. The next
         connection does not repeat them.
         """
         there = await self.answers(LAST_ANSWER_SECONDS)
-        for subscription in subscriptions:
+        for subscription in ended:
             try:
                 if there:  # no timeout: nats-py stops reading if a pong arrives after its flush was cancelled
                     await subscription.drain()
@@ -303,6 +305,7 @@ class Connection:
                 log.debug("could not drain %s: %s", subscription.subject, exc or type(exc).__name__)
             with contextlib.suppress(nats.errors.Error, OSError):  # it has ended with the connection
                 await subscription.unsubscribe()
+            subscriptions.forget(self.client, subscription)  # a drain that failed half-way leaves it to be repeated
 
     async def leave_subscriptions(self, direct: Sequence[Subscription]) -> None:
         """Drain direct subscriptions: take no new messages, and handle those that the server has already sent.

@@ -80,3 +80,10 @@ def test_namesake_of_another_tenant_has_no_command_here() -> None:
     core = session("add")
     call(core, AGENT_1, command(), "r1", REPLY, 0)
     assert not core.is_in_flight(STRANGER, "r1")
+
+
+def test_command_under_a_key_is_not_asked_after_by_its_own_id() -> None:
+    """Callers of a key come and go, and are asked after as waiting requests; the command itself is nobody's."""
+    core = session("add")
+    call(core, AGENT_1, command(probed=True), "r1", REPLY, 0, reservation="reservation-1")
+    assert core.abandon(10 * ABANDONED_SECONDS, 0) == []
