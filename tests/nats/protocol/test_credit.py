@@ -162,3 +162,24 @@ async def test_limit_that_was_passed_before_the_server_heard_of_it_is_noticed(
         grant(made[0])
         await until(lambda: subject.used_up)
         assert len(subject.heard) == CREDIT + 30
+
+
+async def test_subscription_is_made_before_its_credit_is_told_to_be_used_up(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it made could not leave it otherwise, and would never hear of it again."""
+    told, grant = list[str](), Credit.grant
+    async with connected(private_nats.url) as connection:
+
+        def grant_in_a_flood(credit: Credit) -> None:
+            connection.write_now()
+            publish_while_the_loop_is_held(private_nats, CREDIT + 30)
+            grant(credit)
+
+        monkeypatch.setattr(Credit, "grant", grant_in_a_flood)
+        await connection.subscribe_confirmed(
+            "a", lambda msg: None, credit=CREDIT, on_used_up=lambda: told.append("used up")
+        )
+        told.append("made")
+        await until(lambda: told[1:])
+        assert told == ["made", "used up"]

@@ -44,7 +44,9 @@ async def begun(page: Page, name: str) -> None:
 
 async def client_id(page: Page) -> str:
     return str(
-        await until(lambda: page.evaluate("agentbridge.state.phase === 'ready' && agentbridge.state.clientId"), 15)
+        await until(
+            lambda: page.evaluate("window.agentbridge?.state.phase === 'ready' && agentbridge.state.clientId"), 15
+        )
     )
 
 

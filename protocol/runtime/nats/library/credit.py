@@ -87,8 +87,12 @@ class Credit:
             self._write(b"UNSUB %d %d\r\n" % (self._sid, self._granted))
         except Unavailable:  # the next connection begins anew
             return
-        granted = self._granted
-        self._flush().add_done_callback(lambda flushed: self._confirm(flushed, before, granted))
+        # In another turn, behind the flush of whoever makes the subscription: it must know of it before it is used up.
+        asyncio.get_running_loop().call_soon(self._verify, before, self._granted)
+
+    def _verify(self, before: int, granted: int) -> None:
+        if granted == self._granted:
+            self._flush().add_done_callback(lambda flushed: self._confirm(flushed, before, granted))
 
     def _confirm(self, flushed: asyncio.Future[None], before: int, granted: int) -> None:
         if flushed.cancelled() or flushed.exception() is not None or granted != self._granted:
