@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class ReaderStream:
-    """The answer to one reader: a refusal, or a stream of server-sent events. `what` names the stream in errors."""
+    """The answer to one reader: a refusal, or a stream of server-sent events. `stream` names it in errors."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, what: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, stream: str) -> None:
         self._is_head = scope["method"] == "HEAD"
         self._receive = receive
         self._send = send
-        self._what = what
+        self._stream = stream
         self._begun = False
         self._ended = False
         self._is_whole = True  # whether the output ends with a complete block
@@ -59,7 +59,7 @@ class ReaderStream:
         """
         if self._ended:
             return
-        reason = _told(error, self._what)
+        reason = _told(error, self._stream)
         _forget_unwritten(error)
         if self._begun:
             last = sse.block(b"end", codec.encode(reason.body())) if self._is_whole else b""
@@ -132,9 +132,9 @@ def _forget_unwritten(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def _told(error: Exception, what: str) -> BridgeError:
-    """Return the error for a reader of `what`: `internal` for an unexpected exception, which is logged."""
+def _told(error: Exception, stream: str) -> BridgeError:
+    """Return the error for a reader of `stream`: `internal` for an unexpected exception, which is logged."""
     if isinstance(error, BridgeError):
         return error
-    log.error("a reader of %s failed", what, exc_info=error)
-    return Internal(f"reading {what} failed; see the log of the process")
+    log.error("a reader of %s failed", stream, exc_info=error)
+    return Internal(f"reading {stream} failed; see the log of the process")

@@ -118,7 +118,7 @@ async def serve_request(server: Server[Any], exchange: Exchange, message: RpcMes
     except BridgeError as exc:
         return fault_message(exchange.request_id, exc, status=HTTP_UNAVAILABLE if isinstance(exc, Unavailable) else 200)
     except Exception as exc:
-        error = modern_error_data(exc)
+        error = modern_error_data(exc)  # it logs an exception that nobody expected
         status = ERROR_CODE_HTTP_STATUS.get(error.code, 200) if modern else 200
         return error_message(exchange.request_id, error.code, error.message, error.data, status)
     return result_message(exchange.request_id, result | exchange.unseen)

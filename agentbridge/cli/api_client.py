@@ -19,7 +19,7 @@ async def refusal_of(url: str, token: str | None) -> BridgeError | None:
     """Return the agent API's reason to refuse a token, or None if it accepts it or does not answer within 2 s."""
     parts = urlsplit(url)
     head = f"GET /api/clients?limit=1 HTTP/1.0\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n"
-    with contextlib.suppress(OSError, TimeoutError, BridgeError):
+    with contextlib.suppress(OSError, TimeoutError, BridgeError):  # no answer says nothing about the token
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
             try:

@@ -95,6 +95,7 @@ class McpBridge:
     async def _follow(self) -> None:
         """Tell the host of changes. After a lost stream tell it, too, because a change may have been missed."""
         while True:
+            # Any end of the stream, by the server or the network, is followed by another try.
             with contextlib.suppress(MCPError, RuntimeError, httpx2.HTTPError, TimeoutError):
                 async with self._client.listen(tools_list_changed=True) as changes:
                     async for _ in changes:

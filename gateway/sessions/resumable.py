@@ -309,7 +309,7 @@ class ResumableSessions:
 
     async def drain(self) -> None:
         """Keep no more sessions for others, and send away the clients that may come back at once elsewhere."""
-        with contextlib.suppress(nats.errors.Error):
+        with contextlib.suppress(nats.errors.Error):  # gone with the connection
             await self._adopts.unsubscribe()
         if not await self._others_are_there():
             return  # clients have nowhere to go: their commands may end first

@@ -112,7 +112,7 @@ class IdempotencyStore:
             await self._stores.ensure(keys_of(tenant))
             written = await self._keys.write(tenant, name, data, expected, ttl_seconds)
         except StoreRefused:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Unavailable):  # the second write says whether there is room
                 await self._stores.grow(keys_of(tenant))
             try:
                 written = await self._keys.write(tenant, name, data, expected, ttl_seconds)

@@ -114,7 +114,7 @@ class Responder:
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{ident}"):
                 handler = partial(self._answer_service, answer)
                 self._subscriptions.append(await self._connection.subscribe(subject, handler))
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(Unavailable):  # the library repeats the subscriptions on the next connection
             await self._connection.flush()
 
     async def endpoint(

@@ -165,7 +165,7 @@ class OrderedConsumer:
         """Answer flow control, which comes as a message or in the heartbeat of a stalled consumer; check heartbeats."""
         waiting = reply or headers.get("Nats-Consumer-Stalled")
         if waiting:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Unavailable):  # the consumer ends with the connection
                 self._connection.publish_now(waiting, b"")
         if "Nats-Last-Consumer" in headers:
             self._order.heartbeat(int(headers["Nats-Last-Consumer"]), idle=not waiting)

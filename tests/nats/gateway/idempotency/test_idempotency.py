@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 import pytest
 from support.nats.nats_server import NatsServer
 from support.nats.stores import KEYS_STREAM, make_store
@@ -424,7 +425,7 @@ async def test_outcome_outlives_a_restart_of_nats(here: Surroundings) -> None:
     async def replayed() -> bool:
         try:
             return bool((await here.call()).get("replayed"))
-        except Exception:  # not subscribed again yet
+        except (nats.errors.Error, KeyError):  # not subscribed again yet
             return False
 
     await until(replayed, 10)

@@ -49,7 +49,7 @@ async def code(caller: Agent, client_id: str) -> str:
     """Return what becomes of a command: `unavailable` while the session waits, `client_not_found` if it has ended."""
     try:
         answer = await caller.call(client_id, "any")
-    except Exception:  # nobody is subscribed any more
+    except NoRespondersError:  # nobody is subscribed any more
         return "client_not_found"
     return str(answer["error"]["code"])
 

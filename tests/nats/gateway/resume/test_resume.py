@@ -19,6 +19,7 @@ from support.processes.metrics import figures, of_gateway
 from support.settings import app_token, settings_for
 from support.wait import until
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from protocol.runtime.nats.connection import connect
 from protocol.runtime.streams.stores import keys_of
@@ -244,7 +245,7 @@ async def _claim(gateway: Process, token: str) -> tuple[ClientConnection, Any]:
     try:
         async with asyncio.timeout(10):
             return socket, json.loads(await socket.recv())
-    except Exception:
+    except ConnectionClosed:
         await socket.wait_closed()
         return socket, None
 
