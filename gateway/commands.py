@@ -50,7 +50,6 @@ from protocol.messages import (
     is_past_deadline,
 )
 from protocol.runtime import logs
-from protocol.runtime.clock import wall_ms
 from protocol.runtime.connections.agent_turns import AgentTurns
 from protocol.runtime.connections.turns import STRANGERS, Share, Turns, Work
 from protocol.runtime.log_throttle import LogThrottle
@@ -114,7 +113,7 @@ class CommandSubjects:
         """Handle one message. If it fails, its sender gets a code and the subscription goes on.
 
         Above a rate, messages without a good token get no answer, because an answer costs as much as all the other
-        work. Above eight in a turn of the loop, messages of a known agent wait for the agent's turn.
+        work. Above 16 in a turn of the loop, messages of a known agent wait for the agent's turn.
         """
         self._observe()
         try:
@@ -131,7 +130,7 @@ class CommandSubjects:
         """Handle a message in its agent's turn, or refuse it if the agent's share is used up."""
         share, held_up = (agent.tenant, agent.sub), self._freeze_detector.backlog
         try:
-            self._agents.later(share, len(msg.data), lambda: self._look_at_known(session, msg, held_up))
+            self._agents.later(share, len(msg.data), lambda: self._look_at_known(session, msg, token, held_up))
         except Overloaded as exc:
             if not self._agents.answers_refusal(share, self._loop.time()):
                 self._guard.drop(session, msg.subject, token)
@@ -139,9 +138,9 @@ class CommandSubjects:
                 self._refuse(session, msg, exc, "")
                 self._record(session, exc, agent)
 
-    def _look_at_known(self, session: LiveSession, msg: Msg, held_up: bool) -> None:
+    def _look_at_known(self, session: LiveSession, msg: Msg, token: str | None, held_up: bool) -> None:
         try:
-            self._look_at(session, msg, token_of(msg), in_line=True, held_up=held_up)
+            self._look_at(session, msg, token, in_line=True, held_up=held_up)
         except Exception:
             log.exception("a message for client %s could not be handled", session.core.client_id)
 
@@ -163,7 +162,7 @@ class CommandSubjects:
             return
         request_id, principal = _request_id(operation), None
         try:
-            token = token_of(msg)
+            token = token or token_of(msg)  # which raises if there are two
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
@@ -448,9 +447,7 @@ class CommandSubjects:
         A command with a key may have been executed before the freeze. Its entry tells.
         """
         timeout_ms = command.timeout_ms or self._limits.command_timeout_ms
-        # Take the clock by which it is less late, because a direct agent does not know the registry's clock.
-        now_ms = min(self._connection.clock.now_ms(), wall_ms())
-        if is_past_deadline(command, timeout_ms, now_ms / 1000):
+        if is_past_deadline(command, timeout_ms, self._connection.clock.earliest_ms()):
             raise DeadlineExceeded("by its `sentAt` it came after its deadline; it was not executed")
         if held_up and command.idempotency_key is None:
             raise Unavailable(FROZEN)

@@ -245,11 +245,11 @@ def _with_whole_numbers(command: F) -> F:
     return msgspec.structs.replace(command, timeout_ms=timeout_ms, sent_at=sent_at)
 
 
-def is_past_deadline(command: CommandFields, timeout_ms: int, unix_seconds: float) -> bool:
+def is_past_deadline(command: CommandFields, timeout_ms: int, unix_ms: float) -> bool:
     """Tell whether a command's deadline, `sentAt` plus its timeout, has passed by this clock."""
     if command.sent_at is None:
         return False
-    return unix_seconds * 1000 - command.sent_at - timeout_ms > PAST_DEADLINE_MS
+    return unix_ms - command.sent_at - timeout_ms > PAST_DEADLINE_MS
 
 
 def decode_response(data: bytes) -> CommandResponse:
@@ -288,11 +288,11 @@ def header_text(text: str) -> str:
 
 def timestamp(unix_seconds: float) -> str:
     """Return an instant as RFC 3339 in UTC with milliseconds, the form of `at` and `connectedAt`."""
-    return _instant(int(unix_seconds * 1000))
+    seconds, milliseconds = divmod(int(unix_seconds * 1000), 1000)
+    return f"{_second(seconds)}.{milliseconds:03}Z"
 
 
-@lru_cache(maxsize=256)
-def _instant(unix_milliseconds: int) -> str:
-    """Return an instant. It is cached, because under load several messages have the same one."""
-    instant = datetime.datetime.fromtimestamp(unix_milliseconds // 1000, datetime.UTC)
-    return f"{instant.isoformat()[:-6]}.{unix_milliseconds % 1000:03}Z"
+@lru_cache(maxsize=64)
+def _second(unix_seconds: int) -> str:
+    """Return an instant without its milliseconds. It is cached, because thousands of messages have the same one."""
+    return datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC).isoformat()[:-6]

@@ -1,7 +1,6 @@
 """Sends a checked order, from HTTP, a socket or MCP, to its clients."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from protocol.access import Principal
 from protocol.errors import BridgeError, ClientNotFound, DeadlineExceeded
 from protocol.ids import is_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage, is_past_deadline
+from protocol.runtime.clock import wall_ms
 from protocol.runtime.commands.progress import OnProgress
 from protocol.subjects import ClientAddress
 
@@ -143,4 +143,4 @@ class Sender:
 
 def _is_past_deadline(command: CommandRequest) -> bool:
     assert command.timeout_ms is not None
-    return is_past_deadline(command, command.timeout_ms, time.time())
+    return is_past_deadline(command, command.timeout_ms, wall_ms())

@@ -134,7 +134,8 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle the bytes at once if no other socket waits. Else pause reading, and handle them in turns."""
-        if not self._input and len(data) <= MAX_AT_ONCE_BYTES and not self._is_held and self.turns.at_once():
+        is_small = not self._input and len(data) <= MAX_AT_ONCE_BYTES
+        if is_small and not self._is_held and self.turns.at_once(self.share):
             self._parse(data)
             return
         self._keep(data)

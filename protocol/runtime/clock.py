@@ -42,6 +42,13 @@ class SharedClock:
         """Return the time of day of the deployment."""
         return self._wall() - self.skew_ms
 
+    def earliest_ms(self) -> int:
+        """Return the time of day of the deployment or of this machine, whichever is earlier.
+
+        By it a message of a sender that does not know the deployment's clock is less late.
+        """
+        return self._wall() - max(0, self.skew_ms)
+
     def is_ahead_by(self, skew_ms: int) -> None:
         """Note a comparison. A difference above a second is logged, once a minute at most."""
         self.skew_ms = skew_ms

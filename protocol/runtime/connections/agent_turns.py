@@ -1,6 +1,6 @@
 """Fair turns for the messages of agents on NATS: tenants in turn, then the agents of a tenant in turn.
 
-The messages of all agents arrive on one connection. The first eight of an agent in a turn of the event loop are handled
+The messages of all agents arrive on one connection. The first 16 of an agent in a turn of the event loop are handled
 at once. Its further ones wait in a queue of their own, in order, while the messages behind them are read. The memory of
 the queues is shared out in bytes. An agent whose queue has used up its share is refused.
 """
@@ -13,7 +13,7 @@ from protocol.runtime.connections.turns import Share, Turns, Work
 from protocol.runtime.token_buckets import TokenBuckets
 from protocol.shares import Shares
 
-AT_ONCE = 8  # messages of one agent in a turn of the loop: 0.4 ms of commands
+AT_ONCE = 16  # messages of one agent in a turn of the loop: 0.8 ms of commands
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 MESSAGE_BYTES = 1024  # memory of a waiting message besides its body
 MAX_AGENTS = 10_000
@@ -37,7 +37,7 @@ class AgentTurns:
         self._refusals = TokenBuckets(MAX_AGENTS)
 
     def at_once(self, share: Share) -> bool:
-        """Tell whether to handle a message now, and count it against the agent's eight of this turn of the loop."""
+        """Tell whether to handle a message now, and count it against the agent's 16 of this turn of the loop."""
         begun = self._begun.get(share, 0)
         if begun >= AT_ONCE or self.waits(share):
             return False

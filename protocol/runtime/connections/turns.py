@@ -11,9 +11,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-# The time for input in one turn of the loop; a slice that has begun is finished. If no socket waits, input is handled
-# in the socket's callback, which costs less, for up to 2 ms. If sockets wait, the pump has 0.5 ms, so that a neighbour
-# waits for only a few turns of the loop.
+# The time for input in one turn of the loop; a slice that has begun is finished. If no socket of another tenant waits,
+# input is handled in the socket's callback, which costs less, for up to 2 ms. What waits is handled by the pump, for
+# 0.5 ms, so that a neighbour waits for only a few turns of the loop.
 AT_ONCE_SECONDS = 0.002
 BUDGET_SECONDS = 0.0005
 
@@ -44,9 +44,12 @@ class Turns:
         self._until = 0.0
         self._at_once = False
 
-    def at_once(self) -> bool:
-        """Tell whether a socket's callback may handle its input: no socket waits, and the 2 ms are not over."""
-        if self._tenants:
+    def at_once(self, share: Share) -> bool:
+        """Tell whether a socket of `share` may handle its input in its callback.
+
+        It may if no socket of another tenant waits, and the 2 ms are not over.
+        """
+        if self._tenants and (len(self._tenants) > 1 or share[0] not in self._tenants):
             return False
         now = self._clock()
         if not self._at_once:
@@ -112,7 +115,7 @@ class Work:
 
 async def take_turn(turns: Turns, share: Share, work: Callable[[], R]) -> R:
     """Call `work`, at once if no source waits, else in a turn of `share`. Return its result or raise its error."""
-    if turns.at_once():
+    if turns.at_once(share):
         return work()
     result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
 

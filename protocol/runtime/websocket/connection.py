@@ -136,7 +136,8 @@ class BoundedSocket(SharedConnection, ServerConnection):
             if self._unread is not None:
                 self._unread.grew(len(frame))
             self.transport.write(frame)
-            self._bound_unread(len(frame))
+            if self.transport.get_write_buffer_size():
+                self._bound_unread(len(frame))
 
     def has_room(self, size: int) -> bool:
         """Tell whether `size` more bytes fit into the send buffer. A message of any size fits into an empty one."""
@@ -231,7 +232,8 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Handle the bytes at once if no other socket waits. Else pause reading, and handle them in turns."""
-        if not self._input and not self._is_held and self.turns.at_once() and self._is_whole_message(data):
+        may_hand_over = self._receiver is not None and not self._on_hold and not self._input
+        if may_hand_over and self.turns.at_once(self.share) and self._is_whole_message(data):
             return
         self._keep(data)
         if self._in_turns:
@@ -239,7 +241,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
         if self._is_held:
             self._read(False)
             self._count_unfinished()
-        elif not self.turns.at_once():
+        elif not self.turns.at_once(self.share):
             self._add_to_turns()
         else:
             self._in_turns = True  # so that a message that ends the connection does not add it to the turns

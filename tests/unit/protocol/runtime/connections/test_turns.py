@@ -122,13 +122,16 @@ def test_fault_of_one_source_leaves_the_others_their_turns(loop: Loop, caplog: p
     assert "could not be handled" in caplog.text
 
 
-def test_input_is_handled_where_it_arrives_while_nobody_waits_and_the_turn_has_time(loop: Loop) -> None:
-    assert loop.turns.at_once()
+def test_input_is_handled_where_it_arrives_while_no_other_tenant_waits_and_the_turn_has_time(loop: Loop) -> None:
+    ours, colleague = ("a", "x"), ("a", "y")
+    assert loop.turns.at_once(ours)
     loop.now += AT_ONCE_SECONDS / 2
-    assert loop.turns.at_once()
+    assert loop.turns.at_once(ours)
     loop.now += AT_ONCE_SECONDS
-    assert not loop.turns.at_once()
+    assert not loop.turns.at_once(ours)
     loop.turn()
-    assert loop.turns.at_once()
+    loop.turns.add(Input(loop, colleague))
+    assert loop.turns.at_once(ours)
     loop.turns.add(Input(loop, STRANGERS))
-    assert not loop.turns.at_once()
+    assert not loop.turns.at_once(ours)
+    assert not loop.turns.at_once(STRANGERS)
