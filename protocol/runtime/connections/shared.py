@@ -8,8 +8,10 @@ from abc import abstractmethod
 
 from protocol.errors import Overloaded
 from protocol.runtime.connections.bounds import ConnectionBounds
-from protocol.runtime.connections.turns import STRANGERS, Share, Turns
+from protocol.runtime.connections.turns import BUDGET_SECONDS, STRANGERS, Share, Turns, Work
 from protocol.shares import Piece
+
+BULK_BYTES = 32 * 1024  # in one read: then the next read of the socket waits for a turn, because it may take 0.5 ms
 
 
 class SharedConnection:
@@ -27,6 +29,7 @@ class SharedConnection:
     _at = 0
     _in_turns = False
     _reading = True
+    _sends_bulk = False
     _is_congested = False
     _queued_bytes = 0
     _waiting: Piece | None = None
@@ -46,6 +49,7 @@ class SharedConnection:
 
     def _keep(self, data: bytes) -> None:
         """Add to the waiting input."""
+        self._sends_bulk = len(data) >= BULK_BYTES
         self._input, self._at = (self._input[self._at :] + data if self._input else data), 0
 
     def _drop_input(self) -> None:
@@ -57,14 +61,22 @@ class SharedConnection:
         self.turns.add(self)
 
     def _read(self, on: bool) -> None:
-        """Resume or pause reading from the network."""
+        """Resume or pause reading from the network. After a large read, resume in a turn of the loop."""
         if on is self._reading or self.transport.is_closing():
             return
         self._reading = on
-        if on:
-            self.transport.resume_reading()
-        else:
+        if not on:
             self.transport.pause_reading()
+        elif self._sends_bulk:
+            self.turns.add(Work(self.share, self._resume_in_turn))
+        else:
+            self.transport.resume_reading()
+
+    def _resume_in_turn(self) -> None:
+        """Resume, and use up the turn: the read of another 256 KiB follows it, which is not in the pump's hands."""
+        if self._reading and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.turns.charge(BUDGET_SECONDS)
 
     def _count_input(self, size: int) -> None:
         """Count the bytes of waiting input. Give the message up if there is no room for them."""
