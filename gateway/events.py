@@ -71,7 +71,7 @@ class Events:
 
     async def start(self) -> None:
         """Subscribe for the stream's answers."""
-        await self._connection.subscribe(f"{self._inbox}.*", self._on_answer)
+        await self._connection.subscribe_directly(f"{self._inbox}.*", self._on_answer)
 
     def publish(self, session: LiveSession, frame: EventFrame) -> None:
         """Publish an event. If it has an id, its `ack` follows when it is stored.
@@ -156,7 +156,7 @@ class Events:
         # Its body is not kept: 64 of the largest for each session would be too much.
         self._unstored[number] = _Unstored(event._replace(body=b""), timer, why)
 
-    async def _on_answer(self, msg: Msg) -> None:
+    def _on_answer(self, msg: Msg) -> None:
         number = msg.subject.rpartition(".")[2]
         unstored = self._unstored.get(number)
         if unstored is None:

@@ -29,7 +29,15 @@ from protocol.runtime.connections.bounds import ConnectionBounds
 from protocol.runtime.connections.shared import SharedConnection
 from protocol.runtime.connections.turns import Turns
 from protocol.runtime.connections.unread import MIN_READ_BYTES, Unread, count_unread
-from protocol.runtime.websocket.framing import CLOSE_OPCODE, Boundaries, FrameCutter, text_frame, whole_text
+from protocol.runtime.websocket.framing import (
+    CLOSE_OPCODE,
+    MAX_SLICE_BYTES,
+    MAX_SLICE_FRAMES,
+    Boundaries,
+    FrameCutter,
+    text_frame,
+    whole_text,
+)
 from protocol.shares import Piece
 
 OPEN_TIMEOUT_SECONDS = 10
@@ -232,10 +240,12 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Handle the bytes at once if no other socket waits. Else pause reading, and handle them in turns."""
-        may_hand_over = self._receiver is not None and not self._on_hold and not self._input
-        if may_hand_over and self.turns.at_once(self.share) and self._is_whole_message(data):
-            return
-        self._keep(data)
+        handled = 0
+        if not self._input and self.turns.at_once(self.share):
+            handled = self._hand_over(data, 0)
+            if handled == len(data):
+                return
+        self._keep(data[handled:])
         if self._in_turns:
             return
         if self._is_held:
@@ -254,7 +264,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self._count_unfinished()
 
     def take_slice(self) -> bool:
-        """Handle one complete message, or 16 frames or 64 KiB of the input. Return whether more may be handled now.
+        """Handle 16 frames or 64 KiB of the input. Return whether more may be handled now.
 
         After this side has begun to close, all frames up to the peer's closing frame are skipped, slowly, so that a
         refused peer costs others nothing. The body of a refused HTTP request is skipped faster, because an HTTP client
@@ -265,10 +275,12 @@ class BoundedSocket(SharedConnection, ServerConnection):
             return False
         is_over = self.protocol.state is CLOSED or not self._input  # lost or given up while it waited for a turn
         is_over = is_over or self._is_refused  # the input is the body of a refused request
-        if is_over or (not self._at and self._is_whole_message(self._input)):
+        if is_over:
             self._at = len(self._input)
         elif self.protocol.state is CLOSING:
             self._pass_over()
+        elif (handled := self._hand_over(self._input, self._at)) > self._at:
+            self._at = handled
         else:
             self._parse_slice()
         if self._at < len(self._input) and not self._is_ending:
@@ -323,16 +335,26 @@ class BoundedSocket(SharedConnection, ServerConnection):
             self._cutter = FrameCutter()
         return self._cutter
 
-    def _is_whole_message(self, data: bytes) -> bool:
-        """Deliver the input if it is exactly one text message. Return whether it was."""
-        if not self._boundaries.between_frames or self._fragments is not None or self.protocol.state is not OPEN:
-            return False
-        message, limit = whole_text(data), self.protocol.max_message_size
-        if message is None or (limit is not None and len(message) > limit):
-            return False
-        self._is_text = True
-        self._deliver(message)
-        return True
+    def _hand_over(self, data: bytes, at: int) -> int:
+        """Deliver messages from `at` on that are one text frame each: 16, or 64 KiB. Return the end of the last one.
+
+        It stops at anything that the library has to parse, and as soon as the session holds or closes the connection.
+        """
+        if not self._boundaries.between_frames or self._fragments is not None:
+            return at
+        most = at + MAX_SLICE_BYTES
+        for _ in range(MAX_SLICE_FRAMES):
+            if self._receiver is None or self._on_hold or self.protocol.state is not OPEN:
+                break
+            found, limit = whole_text(data, at), self.protocol.max_message_size
+            if found is None or (limit is not None and len(found[0]) > limit):
+                break
+            message, at = found
+            self._is_text = True
+            self._deliver(message)
+            if at == len(data) or at >= most:
+                break
+        return at
 
     def _parse_slice(self) -> None:
         """Let the library parse a slice."""

@@ -1,8 +1,7 @@
 """A fast path for the common WebSocket frame (RFC 6455 section 5.2): one text frame that is a whole message.
 
-The library parses with generators and builds an object for each frame, which took a third of a gateway's time. Here a
-chunk that is exactly one complete, masked text frame is read, and text frames are written. The library does everything
-else.
+The library parses with generators and builds an object for each frame, which took a third of a gateway's time. Here
+complete, masked text frames are read, and text frames are written. The library does everything else.
 """
 
 from collections.abc import Generator
@@ -104,14 +103,18 @@ def text_frame(payload: bytes) -> bytes:
     return b"%c%c%b%b" % (WHOLE_TEXT, MEDIUM, size.to_bytes(8), payload)
 
 
-def whole_text(chunk: bytes) -> bytes | None:
-    """Return the payload if the chunk is exactly one masked text frame below 64 KiB, else None."""
-    if len(chunk) < 2 + MASK_BYTES or chunk[0] != WHOLE_TEXT:
+def whole_text(data: bytes, at: int) -> tuple[bytes, int] | None:
+    """Return the payload and the end of the frame at `at` if it is a whole, masked text message below 64 KiB.
+
+    Else return None: for frames of other kinds, frames without data, and incomplete ones.
+    """
+    if len(data) < at + 2 + MASK_BYTES or data[at] != WHOLE_TEXT:
         return None
-    size, mask = chunk[1] - MASKED, 2
+    size, mask = data[at + 1] - MASKED, at + 2
     if size == SHORT:
-        size, mask = int.from_bytes(chunk[2:4]), 4
+        size, mask = int.from_bytes(data[mask : mask + 2]), at + 4
     payload = mask + MASK_BYTES
-    if not 0 <= size == len(chunk) - payload or chunk[1] == MASKED + MEDIUM:
+    end = payload + size
+    if size <= 0 or end > len(data) or data[at + 1] == MASKED + MEDIUM:
         return None
-    return apply_mask(chunk[payload:], chunk[mask:payload])
+    return apply_mask(data[payload:end], data[mask:payload]), end

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.asyncio.server import Server
 from websockets.client import ClientProtocol
@@ -132,13 +132,31 @@ async def test_a_frame_after_half_a_head_is_read_by_the_library() -> None:
     assert socket.protocol.state is OPEN
 
 
-@given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_read_as_the_frame_that_they_are_or_left(data: bytes) -> None:
-    text = whole_text(data)
-    if text is not None:
-        mask = data[-len(text) - 4 : len(data) - len(text)]
-        assert data == bytes(Frame(Opcode.TEXT, text).serialize(mask=False)[:1]) + data[1:]
-        assert text == bytes(byte ^ mask[place % 4] for place, byte in enumerate(data[len(data) - len(text) :]))
+@given(st.binary(max_size=200), st.integers(0, 20))
+@example(b"\x81\x82abcd\x00\x00rest", 0)
+@example(b"\x81\x80abcd", 0)  # without data
+@example(b"\x81\x83abcdxx", 0)  # incomplete
+def test_arbitrary_bytes_are_read_as_the_frame_that_they_are_or_left(data: bytes, at: int) -> None:
+    found = whole_text(data, at)
+    if found is not None:
+        text, end = found
+        assert text
+        assert data[at] == Frame(Opcode.TEXT, text).serialize(mask=False)[0]
+        mask, masked = data[end - len(text) - 4 : end - len(text)], data[end - len(text) : end]
+        assert text == bytes(byte ^ mask[place % 4] for place, byte in enumerate(masked))
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), max_size=5),
+    st.sampled_from([b"", b"\x81", b"\x89\x80abcd", b"\x81\xfe"]),
+)
+def test_whole_messages_are_read_one_behind_the_other_and_all_else_is_left(texts: list[bytes], rest: bytes) -> None:
+    data = b"".join(Frame(Opcode.TEXT, text).serialize(mask=True) for text in texts) + rest
+    at, read = 0, []
+    while (found := whole_text(data, at)) is not None:
+        read.append(found[0])
+        at = found[1]
+    assert (read, data[at:]) == (texts, rest)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 70_000])
@@ -173,7 +191,7 @@ async def test_many_frames_of_one_read_are_handled_in_slices_and_in_order() -> N
     sent = [str(number).encode() for number in range(5 * MAX_SLICE_FRAMES)]
     pumps.pop()()
     socket.data_received(b"".join(Frame(Opcode.TEXT, text).serialize(mask=True) for text in sent))
-    assert len(received) == MAX_SLICE_FRAMES
+    assert len(received) == 2 * MAX_SLICE_FRAMES  # a slice of whole messages, and one of whatever follows
     pumps.pop()()
     assert [data for data, _ in received] == sent
 
