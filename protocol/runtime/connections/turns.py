@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 # The time for input in one turn of the loop; a slice that has begun is finished. If no socket of another tenant waits,
-# input is handled in the socket's callback, which costs less, for up to 2 ms. What waits is handled by the pump, for
+# input is handled in the socket's callback, which costs less, for up to 1 ms. What waits is handled by the pump, for
 # 0.5 ms, so that a neighbour waits for only a few turns of the loop.
-AT_ONCE_SECONDS = 0.002
+AT_ONCE_SECONDS = 0.001
 BUDGET_SECONDS = 0.0005
 
 Share = tuple[str, str]  # a tenant and a `sub`
@@ -47,7 +47,7 @@ class Turns:
     def at_once(self, share: Share) -> bool:
         """Tell whether a socket of `share` may handle its input in its callback.
 
-        It may if no socket of another tenant waits, and the 2 ms are not over.
+        It may if no socket of another tenant waits, and the millisecond is not over.
         """
         if self._tenants and (len(self._tenants) > 1 or share[0] not in self._tenants):
             return False
