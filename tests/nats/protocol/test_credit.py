@@ -52,6 +52,7 @@ async def test_messages_that_are_handled_in_time_come_without_an_end(private_nat
             if number % (CREDIT // 4) == 0:
                 await client.flush()
                 await until(partial(has_heard, subject, number + 1))
+                await connection.flush()  # behind the round trip that confirms an extension
         await client.flush()
         await until(lambda: len(subject.heard) == 20 * CREDIT)
         assert subject.heard == list(range(20 * CREDIT))
