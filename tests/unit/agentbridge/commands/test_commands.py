@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support.settings import SECRET
 
-from agentbridge.__main__ import cli
+from agentbridge.command_line import cli
 from agentbridge.commands.events import describe
 from agentbridge.commands.listing import capability_rows
 from gateway.settings import GatewaySettings
