@@ -1,11 +1,13 @@
 """The commands of `agentbridge`, and how errors and signals end them."""
 
+import contextlib
 import os
 import sys
 from typing import Any
 
 import click
 
+from agentbridge import PROCESSES
 from agentbridge.cli import output
 from agentbridge.commands.audit import audit
 from agentbridge.commands.call import call
@@ -19,6 +21,7 @@ from agentbridge.commands.processes import agent_api, gateway, registry
 from agentbridge.commands.token import token
 from agentbridge.commands.up import up
 from protocol.errors import BridgeError, ConfigurationError
+from protocol.runtime import variables
 from protocol.runtime.process.early_signals import EXIT_INTERRUPTED
 from protocol.runtime.settings import environment
 
@@ -57,9 +60,13 @@ a running `agentbridge up`.
 @click.version_option(package_name="agentbridge-nats", prog_name="agentbridge")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Prepare the context that all commands share."""
+    """Prepare the context that all commands share, and warn of variables that nothing reads."""
     if environment().get("NO_COLOR"):
         ctx.color = False
+    if ctx.invoked_subcommand not in PROCESSES:  # these warn in their logs
+        with contextlib.suppress(OSError):  # nobody reads standard error
+            for sentence in variables.unknown(environment()):
+                click.echo(f"warning: {sentence}", err=True)
 
 
 for command in (
