@@ -121,6 +121,7 @@ async def serving(settings: ApiSettings, connection: Connection, tasks: asyncio.
         def counters() -> dict[str, int]:
             counted = (
                 requests,
+                sender,
                 command_audit,
                 refused,
                 admission,

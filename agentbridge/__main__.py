@@ -1,89 +1,24 @@
-"""The `agentbridge` command."""
+"""The `agentbridge` command: handles signals first, then imports everything else, which takes a third of a second."""
 
-import os
+import signal
 import sys
-from typing import Any
 
-import click
-
-from agentbridge.cli import output
-from agentbridge.commands.audit import audit
-from agentbridge.commands.call import call
-from agentbridge.commands.disconnect import disconnect
-from agentbridge.commands.events import events
-from agentbridge.commands.health import health
-from agentbridge.commands.help import keep_lists
-from agentbridge.commands.listing import capabilities, clients
-from agentbridge.commands.mcp import mcp
-from agentbridge.commands.processes import agent_api, gateway, registry
-from agentbridge.commands.token import token
-from agentbridge.commands.up import up
-from protocol.errors import BridgeError, ConfigurationError
-from protocol.runtime.settings import environment
-
-EXIT_INTERRUPTED = 130
-
-
-class _CommandGroup(click.Group):
-    """The commands, in the order in which a newcomer needs them. Errors become one sentence and exit code 1."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BridgeError as exc:
-            raise click.ClickException(output.sentence(exc)) from exc
-        except ConfigurationError as exc:
-            raise click.ClickException(str(exc)) from exc
-        except KeyboardInterrupt:
-            ctx.exit(EXIT_INTERRUPTED)
-
-
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-HELP = """Let AI agents use running applications, routed by NATS.
-
-Begin with:
-  agentbridge up                                run everything on this machine
-  agentbridge clients                           list the connected applications
-  agentbridge call CLIENT addTodo title=Milk    call a function of one
-
-Commands take their credentials from flags, else from the environment, else from
-a running `agentbridge up`.
-"""
-
-
-@click.group(cls=_CommandGroup, help=keep_lists(HELP), context_settings=SETTINGS)
-@click.version_option(package_name="agentbridge-nats", prog_name="agentbridge")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
-    """Prepare the context that all commands share."""
-    if environment().get("NO_COLOR"):
-        ctx.color = False
-
-
-for command in (
-    *(up, gateway, agent_api, registry),
-    *(token, clients, capabilities, call, events, audit, disconnect, mcp, health),
-):
-    cli.add_command(command)
+from agentbridge import PROCESSES
+from protocol.runtime.process import early_signals
 
 
 def main() -> None:
     """Run the command line."""
-    try:
-        cli(prog_name="agentbridge")
-    finally:
-        _drop_what_nobody_reads()
+    former, serves = signal.getsignal(signal.SIGINT), sys.argv[1:2] and sys.argv[1] in PROCESSES
+    if serves:
+        early_signals.end_at_once()
+    elif former is not signal.SIG_IGN:  # as it is behind `&` in a script
+        early_signals.end_at_once(early_signals.EXIT_INTERRUPTED, (signal.SIGINT,))
+    from agentbridge import command_line
 
-
-def _drop_what_nobody_reads() -> None:
-    """Discard unwritten text if standard error is closed. The interpreter would try again and exit with 120."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if not serves:
+        signal.signal(signal.SIGINT, former)
+    command_line.main()
 
 
 if __name__ == "__main__":

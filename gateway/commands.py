@@ -250,8 +250,8 @@ class CommandSubjects:
             self._guard.log_dropped()
 
     def counters(self) -> dict[str, int]:
-        """Return the counters since the start."""
-        return self._guard.counters()
+        """Return the counters since the start, and the used part of what may wait for a turn."""
+        return {**self._guard.counters(), "sharesUsedPercent:messages": self._agents.used_percent}
 
     # --- floods ---
 

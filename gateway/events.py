@@ -66,8 +66,12 @@ class Events:
         self._overloaded = 0
 
     def counters(self) -> dict[str, int]:
-        """Return whether events can be published now, and how many were refused because too many waited before them."""
-        return {"eventsConnected": int(self._connection.connected), "eventsOverloaded": self._overloaded}
+        """Return whether events can be published now, what waits for a stream, and how many were refused for that."""
+        return {
+            "eventsConnected": int(self._connection.connected),
+            "eventsOverloaded": self._overloaded,
+            "sharesUsedPercent:events": self._waiting_shares.used_percent,
+        }
 
     async def start(self) -> None:
         """Subscribe for the stream's answers."""

@@ -94,12 +94,13 @@ async def _serving(
         served = QuestionSubjects(asking, tasks, mirror)
         async with responder.serving(settings.drain_seconds), served.served():
             more = {"audit": reading.answer, "disconnect": disconnections.answer}
-            await endpoints.serve_agents(responder, asking, served, more)
+            questions = await endpoints.serve_agents(responder, asking, served, more)
             await endpoints.serve(responder)
             await connection.flush()  # whoever reads the next line may send a request at once
             await asking.verify_permissions()
+            parts = connection, disconnections, connection.stores, logins, questions, served
             probes = ProbeServer(
-                Metrics(SERVICE, lambda: connection.counters() | counters() | served.counters()),
+                Metrics(SERVICE, lambda: {name: count for part in parts for name, count in part.counters().items()}),
                 lambda: _missing(connection, asking),
             )
             async with probes.serving(settings.registry_host, settings.registry_port) as port:

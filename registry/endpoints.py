@@ -94,7 +94,7 @@ class Endpoints:
 
     async def serve_agents(
         self, responder: Responder, asking: Connection, served: QuestionSubjects, more: Mapping[str, _Work]
-    ) -> None:
+    ) -> Questions:
         """Answer agents' questions over a second connection, so that no flood of them delays anything else.
 
         `more` are administrators' questions with slow answers, of which only a few run at once.
@@ -128,6 +128,7 @@ class Endpoints:
             for name, work in more.items()
         }
         await served.serve(handlers, questions.drops)
+        return questions
 
     async def _report(self, msg: Msg) -> bytes:
         report = codec.decode(_reports, msg.data)

@@ -133,8 +133,11 @@ class Questions:
         return await take_turn(self._turns, (asker.tenant, asker.sub), work)
 
     def counters(self) -> dict[str, int]:
-        """Return the counter of `/metrics`: dropped questions since the start."""
-        return {"messagesDropped": self._unverified.dropped + self._sieve.dropped + self._overloaded}
+        """Return the counters of `/metrics`: dropped questions since the start, and the used part of the queue."""
+        return {
+            "messagesDropped": self._unverified.dropped + self._sieve.dropped + self._overloaded,
+            "sharesUsedPercent:questions": self._agents.used_percent,
+        }
 
     def _on_sieved(self, subject: str, count: int) -> None:
         self._on_dropped(parse_registry(subject)[0], count)

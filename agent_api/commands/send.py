@@ -13,11 +13,13 @@ from agent_api.commands.gather import Gathered
 from agent_api.commands.orders import Order
 from agent_api.commands.targets import Targets
 from protocol.access import Principal
-from protocol.errors import BridgeError, ClientNotFound, DeadlineExceeded
+from protocol.audit import SUCCESS
+from protocol.errors import BridgeError, ClientNotFound, Code, DeadlineExceeded
 from protocol.ids import is_token, new_request_id
 from protocol.messages import CommandRequest, CommandResponse, ProgressMessage, is_past_deadline
 from protocol.runtime.clock import wall_ms
 from protocol.runtime.commands.progress import OnProgress
+from protocol.runtime.process.command_counts import CommandCounts
 from protocol.subjects import ClientAddress
 
 OnClientProgress = Callable[[str, ProgressMessage], None]
@@ -57,18 +59,40 @@ class Sender:
         self._passes_tokens_on = passes_tokens_on
         self._loop = asyncio.get_running_loop()
         self.audit = audit or CommandAudit()
+        self._counts = CommandCounts()
 
-    def send(
+    async def send(
         self, order: Order, principal: Principal, token: str | None, heard: OnClientProgress | None = None
-    ) -> Coroutine[Any, Any, CommandResponse | Gathered]:
-        """Return a coroutine that sends an order. If it is cancelled, it cancels its commands.
+    ) -> CommandResponse | Gathered:
+        """Send an order. If this is cancelled, it cancels its commands.
 
-        Its result is the response of one client, which may be an error, or the responses of several. `heard` is called
-        with a client's id and its progress; it must not wait.
+        Return the response of one client, which may be an error, or the responses of several. `heard` is called with a
+        client's id and its progress; it must not wait.
 
-        The coroutine raises as `Caller.call`, `Targets.send` and `KeyedOrders.send` do, `ClientNotFound` for a
-        malformed id, and `DeadlineExceeded` if the deadline passed before the order was sent.
+        Raises as `Caller.call`, `Targets.send` and `KeyedOrders.send` do, `ClientNotFound` for a malformed id, and
+        `DeadlineExceeded` if the deadline passed before the order was sent.
         """
+        started, outcome = self._loop.time(), Code.INTERNAL.value
+        try:
+            answer = await self._sending(order, principal, token, heard)
+            outcome = _outcome(answer)
+        except BridgeError as exc:
+            outcome = exc.code.value
+            raise
+        except asyncio.CancelledError:
+            outcome = Code.CANCELLED.value
+            raise
+        finally:
+            self._counts.note(outcome, self._loop.time() - started)
+        return answer
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters of `/metrics`: orders by outcome, and their durations. One for several clients is one."""
+        return self._counts.counters()
+
+    def _sending(
+        self, order: Order, principal: Principal, token: str | None, heard: OnClientProgress | None
+    ) -> Coroutine[Any, Any, CommandResponse | Gathered]:
         if order.client_id is not None and not is_token(order.client_id):
             return self._refuse(order, principal, ClientNotFound())
         if order.command.sent_at is not None and _is_past_deadline(order.command):
@@ -144,3 +168,7 @@ class Sender:
 def _is_past_deadline(command: CommandRequest) -> bool:
     assert command.timeout_ms is not None
     return is_past_deadline(command, command.timeout_ms, wall_ms())
+
+
+def _outcome(answer: CommandResponse | Gathered) -> str:
+    return SUCCESS if isinstance(answer, Gathered) or answer.error is None else answer.error.code

@@ -6,6 +6,7 @@ import sys
 import click
 
 from agentbridge.commands.help import TeachingCommand
+from protocol.runtime.process import early_signals
 from protocol.runtime.settings import PREFIX
 
 
@@ -48,4 +49,5 @@ def _become(module: str) -> None:
 
     `-P` keeps Python from importing a `registry.py` in the user's folder instead of ours.
     """
+    early_signals.hold_back()  # Python's start has no handlers yet
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606  our own module, no input of anybody's

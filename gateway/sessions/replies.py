@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 
 from gateway.sessions.audit import GatewayAudit
 from gateway.sessions.core.effects import Answer
@@ -11,10 +10,11 @@ from gateway.sessions.core.session import MESSAGE_TOO_LARGE
 from gateway.sessions.recent_outcomes import RecentOutcomes
 from protocol import codec
 from protocol.access import ClientView
+from protocol.audit import SUCCESS
 from protocol.errors import PayloadTooLarge, Unavailable
 from protocol.messages import CommandResponse, error_headers, failure
 from protocol.runtime.nats.connection import Connection
-from protocol.runtime.process.durations import Durations
+from protocol.runtime.process.command_counts import CommandCounts
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,13 @@ class Replies:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._answered = 0
-        self._by_outcome: Counter[str] = Counter()
-        self._durations = Durations("commandDurationSeconds")
+        self._counts = CommandCounts()
 
     def answer(self, client: ClientView, effect: Answer) -> None:
         """Record a command and send its one answer, which is kept for a probe because the caller may not get it."""
         call, response = effect.call, effect.response
         self._answered += 1
-        self.count(response)
-        self._durations.note(self._loop.time() - call.started)
+        self._counts.note(_outcome(response), self._loop.time() - call.started)
         try:
             self._send(client, effect)
         except PayloadTooLarge:
@@ -54,12 +52,11 @@ class Replies:
 
     def counters(self) -> dict[str, int]:
         """Return what is counted since the start."""
-        outcomes = {f"commands:{outcome}": count for outcome, count in self._by_outcome.items()}
-        return {"commandsAnswered": self._answered, **outcomes, **self._durations.counters(), **self.audit.counters()}
+        return {"commandsAnswered": self._answered, **self._counts.counters(), **self.audit.counters()}
 
     def count(self, response: CommandResponse) -> None:
-        """Count the outcome of a command, including refusals before it was sent to an application."""
-        self._by_outcome["success" if response.error is None else response.error.code] += 1
+        """Count a command that was refused before it was sent to an application."""
+        self._counts.count(_outcome(response))
 
     def _send(self, client: ClientView, effect: Answer) -> None:
         """Send an answer behind its record, in the same write. If it raises `PayloadTooLarge`, nothing was sent."""
@@ -73,3 +70,7 @@ class Replies:
                 self._connection.publish_framed_now(answer)
         except Unavailable:
             log.info("kept the answer to request %s for the caller's probe: NATS is away", call.request_id)
+
+
+def _outcome(response: CommandResponse) -> str:
+    return SUCCESS if response.error is None else response.error.code

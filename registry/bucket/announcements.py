@@ -80,13 +80,17 @@ class Announcer:
     async def announcing(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
         """Publish the queue. On a regular exit wait until everything in it is stored.
 
-        If NATS is away, it does not wait. Then the reports are not acknowledged, and another registry gets them.
+        If NATS is away, or goes meanwhile, it does not wait. Then the reports are not acknowledged, and another
+        registry gets them.
         """
         tasks.create_task(self.run(), name="announce")
         tasks.create_task(self._parked.run(), name="announce to stuck stores")
         yield
-        if await self._connection.answers(LAST_ANSWER_SECONDS):
-            await self.drain()
+        while await self._connection.answers(LAST_ANSWER_SECONDS):
+            with contextlib.suppress(TimeoutError):  # then ask again whether NATS is there
+                async with asyncio.timeout(LAST_ANSWER_SECONDS):
+                    await self.drain()
+                break
 
     async def run(self) -> None:
         """Publish the queue, for ever."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from protocol.access import Principal
-from protocol.errors import BridgeError, Unauthenticated, Unavailable
+from protocol.errors import BridgeError, Code, Unauthenticated, Unavailable
 from protocol.runtime.connections.turns import Turns, take_turn
 from protocol.runtime.log_throttle import LogThrottle
 from protocol.runtime.nats.agent_login import LOGINS_METADATA
@@ -66,7 +67,8 @@ class Logins:
         self._turns = Turns(loop.call_soon, loop.time)
         self._waiting: WaitingLogins[_Opened] = WaitingLogins(MAX_WAITING, PATIENCE_SECONDS)
         self._running = 0
-        self._admitted = self._refused = self._unreadable = self._late = 0
+        self._admitted = self._unreadable = self._late = 0
+        self._refused = Counter({Code.UNAUTHENTICATED.value: 0, Code.PERMISSION_DENIED.value: 0})
         self._lines = {
             kind: LogThrottle(LOG_SECONDS, loop.time) for kind in ("refused", "unreadable", "late", "unanswered")
         }
@@ -91,12 +93,13 @@ class Logins:
         return {LOGINS_METADATA: "on" if self._pairs else "off"}
 
     def counters(self) -> dict[str, int]:
-        """Return the counters of `/metrics`: logins since the start, by outcome."""
+        """Return the counters of `/metrics`: logins since the start, and the used part of the queue."""
         return {
             "loginsAdmitted": self._admitted,
-            "loginsRefused": self._refused,
+            **{f"loginsRefused:{reason}": count for reason, count in self._refused.items()},
             "loginsUnreadable": self._unreadable,
             "loginsDropped": self._waiting.dropped + self._late,
+            "sharesUsedPercent:logins": 100 * len(self._waiting) // MAX_WAITING,
         }
 
     async def _accept(self, msg: Msg) -> None:
@@ -167,7 +170,7 @@ class Logins:
         except Unavailable:  # another registry may know the keys
             raise
         except BridgeError as exc:
-            self._refused += 1
+            self._refused[exc.code.value] += 1
             if count := self._lines["refused"].due():
                 log.warning("refused %d logins to NATS, the last from %s: %s", count, host, exc)
             return requests.refusal(keys, request, f"{exc.code.value}: {exc}", time.time())

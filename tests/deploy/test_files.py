@@ -102,6 +102,13 @@ def test_containers_have_the_time_to_end(service: str) -> None:
     assert grace > linger_seconds(service) + default(KINDS[service], "drain_seconds") + GOODBYE_SECONDS
 
 
+@pytest.mark.parametrize("service", ["haproxy", "nats", *KINDS])
+def test_containers_may_start_slowly(service: str) -> None:
+    """`up --wait` fails at the first unhealthy container, such as a NATS that reads its streams for 20 seconds."""
+    looked_at = COMPOSE["services"][service]["healthcheck"]
+    assert {"start_period": "120s", "start_interval": "1s", "interval": "5s"}.items() <= looked_at.items()
+
+
 def linger_seconds(service: str) -> float:
     """Return how long a service serves on unless it is told otherwise."""
     given = COMPOSE["services"][service]["environment"].get("AGENTBRIDGE_LINGER_SECONDS", "0")

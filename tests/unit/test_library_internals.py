@@ -44,6 +44,9 @@ OVERRIDDEN = {
     "_error_cb": "protocol/runtime/nats/library/client.py tells of it by this",
     "_process_connect_init": "protocol/runtime/nats/library/client.py begins credits anew after it",
     "_process_msg": "protocol/runtime/nats/library/client.py overrides it to outlive odd messages",
+    "_process_pong": "protocol/runtime/nats/library/client.py overrides it to outlive a flush that was given up",
+    "_pongs": "protocol/runtime/nats/library/client.py takes the given-up ones out",
+    "_pings_outstanding": "protocol/runtime/nats/library/client.py notes that the server lives",
 }
 SUBSCRIPTION = {
     "_pending_queue": "protocol/runtime/nats/library/subscriptions.py puts its own there",

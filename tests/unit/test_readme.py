@@ -26,8 +26,8 @@ from agent_api.routes.health import HealthRoutes
 from agent_api.routes.tools import ToolCallEndpoint, ToolRoutes
 from agent_api.settings import ApiSettings
 from agent_api.socket import frames as socket
-from agentbridge.__main__ import cli
 from agentbridge.cli.credentials import CommandSettings
+from agentbridge.command_line import cli
 from agentbridge.up.settings import UpSettings, complete
 from gateway.settings import GatewaySettings
 from protocol import subjects

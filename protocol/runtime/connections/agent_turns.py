@@ -36,6 +36,11 @@ class AgentTurns:
         self._places = Shares(max_waiting_bytes, "too many of your messages wait here; try again in a moment")
         self._refusals = TokenBuckets(MAX_AGENTS)
 
+    @property
+    def used_percent(self) -> int:
+        """The used part of what may wait, in per cent."""
+        return self._places.used_percent
+
     def at_once(self, share: Share) -> bool:
         """Tell whether to handle a message now, and count it against the agent's 16 of this turn of the loop."""
         begun = self._begun.get(share, 0)

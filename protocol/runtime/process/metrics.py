@@ -46,7 +46,9 @@ FIGURES: Final = {
     "commandsNotKept": Figure(CounterMetricFamily, "Messages that found no room while a session moved"),
     "commandsInFlight": Figure(GaugeMetricFamily, "Commands that wait for an application"),
     "commands": Figure(CounterMetricFamily, "Commands by outcome: `success`, or the code of an error", ("outcome",)),
-    "commandDurationSeconds": Figure(HistogramMetricFamily, "Durations of commands that were sent to an application"),
+    "commandDurationSeconds": Figure(
+        HistogramMetricFamily, "Durations of commands; at a gateway, of those that were sent to an application"
+    ),
     "httpRequests": Figure(CounterMetricFamily, "Requests over HTTP by route and status", ("route", "status")),
     "connectionsOpened": Figure(CounterMetricFamily, "Connections of applications that were admitted"),
     "connectionsOpen": Figure(GaugeMetricFamily, "Open connections, including those without a session"),
@@ -74,6 +76,10 @@ FIGURES: Final = {
         CounterMetricFamily,
         "Times that a subject was unsubscribed for a while, because it was flooded",
     ),
+    "loginsAdmitted": Figure(CounterMetricFamily, "Logins of agents to NATS that were admitted"),
+    "loginsRefused": Figure(CounterMetricFamily, "Refused logins of agents to NATS, by reason", ("reason",)),
+    "loginsUnreadable": Figure(CounterMetricFamily, "Logins for which NATS has other keys than the registry"),
+    "loginsDropped": Figure(CounterMetricFamily, "Logins that could not be answered in time"),
     "unauthenticated": Figure(CounterMetricFamily, "Requests without a good token"),
     "connectionsRefused": Figure(CounterMetricFamily, "Refused connections, by reason", ("reason",)),
     "agentsDisconnected": Figure(CounterMetricFamily, "Times that an administrator has disconnected an agent"),

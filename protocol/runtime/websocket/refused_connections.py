@@ -10,12 +10,15 @@ from collections.abc import Callable
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
+from protocol.errors import Code
 from protocol.runtime.log_throttle import LogThrottle
 
 LOG_SECONDS = 1.0
 MAX_SHOWN_CHARS = 200
 # The other reasons are codes of errors.
 NO_TOKEN, FOREIGN_ORIGIN, NO_INTRODUCTION = "no_token", "origin", "no_introduction"
+CODES = Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.OVERLOADED, Code.UNAVAILABLE
+REASONS = NO_TOKEN, FOREIGN_ORIGIN, NO_INTRODUCTION, *(code.value for code in CODES)
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ class RefusedConnections:
     def __init__(self, whose: str, clock: Callable[[], float]) -> None:
         self._whose = whose
         self._lines = LogThrottle(LOG_SECONDS, clock)
-        self._counts: Counter[str] = Counter()
+        self._counts = Counter(dict.fromkeys(REASONS, 0))  # a rate needs a first value
 
     def note(
         self, connection: ServerConnection, request: Request | None, reason: str, why: str, sub: str | None = None

@@ -428,7 +428,7 @@ async def test_command_past_its_deadline_is_not_executed(caller: Agent, app: App
     body = {"target": "echo", "timeoutMs": 1000, "sentAt": int(time.time() * 1000) - 1000 - late_ms}
     answer = await caller.ask(app.client_id, body)
     assert answer.get("error", {"code": "success"})["code"] == ("success" if executed else "timeout")
-    assert len(app.all_received(type="command")) == executed
+    assert len(await app.commands()) == executed
 
 
 async def test_registered_anew_is_what_counts(caller: Agent, app: App) -> None:

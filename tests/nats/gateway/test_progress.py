@@ -171,7 +171,7 @@ async def test_progress_of_a_command_whose_caller_did_not_ask_goes_nowhere(app: 
 async def test_progress_is_sent_to_inboxes_alone(app: App, plain: Agent, subject: str) -> None:
     error = (await asking(plain, app, subject))["error"]
     assert (error["code"], "Agentbridge-Progress" in error["message"]) == ("invalid_request", True)
-    assert app.all_received(type="command") == []
+    assert await app.commands() == []
 
 
 async def asking(plain: Agent, app: App, subject: str) -> Frame:

@@ -159,6 +159,18 @@ async def test_process_waits_for_a_server_that_starts_later(
             assert not made.failed.done()
 
 
+async def test_pong_whose_flush_was_given_up_does_not_end_the_reading(
+    private_nats: NatsServer, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a process gets no CPU for longer than its flush waits, and then reads the answer."""
+    private_nats.freeze()
+    with pytest.raises(nats.errors.TimeoutError):
+        await connection.client.flush(0.1)  # type: ignore[arg-type]
+    private_nats.thaw()
+    assert await connection.answers(2)
+    assert (connection.breaks, caplog.text) == (0, "")
+
+
 async def test_frozen_server_is_noticed(private_nats: NatsServer, connection: Connection) -> None:
     private_nats.freeze()
     await gone(connection, 4)

@@ -50,7 +50,7 @@ async def test_an_agent_that_is_too_fast_is_told_when_to_come_back(limited: Brid
         wait_ms = told["details"]["retryAfterMs"]
         assert 0 < wait_ms <= 20_000
         assert refusal.headers["Retry-After"] == str(-(-wait_ms // 1000))
-        assert len(app.all_received(type="command")) == 5
+        assert len(await app.commands()) == 5
         assert await statuses(limited, app, "add", agent_token("patient"), 1) == [200]
 
 

@@ -128,7 +128,7 @@ async def test_key_that_was_used_before_runs_no_command_again(tmp_path: Path, pr
             assert (done["success"], done["result"]) == (True, {"old": 1})
             lost = await bridge.call(app.client_id, "f", idempotencyKey="running")
             assert lost.json()["code"] == ClientLost.code.value
-            assert not app.all_received(type="command")
+            assert not await app.commands()
             fresh = await bridge.call(app.client_id, "f", idempotencyKey="fresh")
             assert fresh.json()["success"]
             assert len(app.all_received(type="command")) == 1

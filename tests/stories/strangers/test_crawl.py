@@ -104,7 +104,7 @@ async def test_every_route_about_somebody_else_answers_as_for_nobody(bridge: Bri
                 hidden = await _request(http, method, [path, query, body])
                 absent = await _request(http, method, _with_absent([path, query, body], other))
                 assert _comparable(hidden, other) == _comparable(absent, other), (method, path, query, body)
-    assert [app.all_received(type="command") for app in (actor.app for actor in actors)] == [[], [], []]
+    assert [await actor.app.commands() for actor in actors] == [[], [], []]
 
 
 Asked = tuple[str, str, dict[str, str], Any]
@@ -190,7 +190,7 @@ async def test_agents_sockets_tell_what_is_theirs(bridge: Bridge, actors: Cast) 
             await until(partial(_told, agent, f"{actor.secret}-only"))
             assert_nothing_of(others, json.dumps(agent.frames))
             await _assert_refusals_are_alike(agent, others)
-    assert [actor.app.all_received(type="command") for actor in actors] == [[], [], []]
+    assert [await actor.app.commands() for actor in actors] == [[], [], []]
 
 
 async def test_agents_of_the_original_sdk_are_told_what_is_theirs(bridge: Bridge, actors: Cast) -> None:
@@ -212,7 +212,7 @@ async def test_agents_of_the_original_sdk_are_told_what_is_theirs(bridge: Bridge
                 assert told[0] == told[1]
             frames = [frame for frame in agent.frames if frame["type"] != "error"]
             assert_nothing_of(others, json.dumps(frames))
-    assert [actor.app.all_received(type="command") for actor in actors] == [[], [], []]
+    assert [await actor.app.commands() for actor in actors] == [[], [], []]
 
 
 def _told(agent: AgentSocket, word: str) -> bool:
@@ -253,7 +253,7 @@ async def test_subjects_tell_what_is_theirs(bridge: Bridge, actors: Cast) -> Non
             assert_nothing_of(others, "\n".join(told))
     finally:
         await client.close()
-    assert [actor.app.all_received(type="command") for actor in actors] == [[], [], []]
+    assert [await actor.app.commands() for actor in actors] == [[], [], []]
 
 
 def _registry_requests(others: list[Actor]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -66,6 +66,14 @@ class App:
         """Wait for the socket's end and return its close code."""
         return await until(lambda: self.close_code, seconds) or 0
 
+    async def commands(self) -> list[Frame]:
+        """Return the commands so far. Frames keep their order, so all that the gateway has sent are among them."""
+        pongs = len(self.all_received(type="pong"))
+        if self.close_code is None:
+            await self.send({"type": "ping"})
+            await until(lambda: self.close_code or len(self.all_received(type="pong")) > pongs)
+        return self.all_received(type="command")
+
     async def read(self, tasks: asyncio.TaskGroup) -> None:
         """Read until the socket closes, answering commands."""
         with contextlib.suppress(ConnectionClosed):

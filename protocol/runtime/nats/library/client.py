@@ -1,10 +1,12 @@
-"""nats-py's client, corrected in two ways.
+"""nats-py's client, corrected in three ways.
 
 - nats-py closes for good after every error of the server, except a permission violation. But the server keeps the
   connection when it refuses a subscription too many, and a login that expired can be renewed with a fresh token
   (observed with nats-server 2.15). Both go on here.
 - If a header comes twice, nats-py keeps only the last value. We keep both, so that a message with two tokens is
   refused instead of read by one of them.
+- If a pong comes after its flush was given up, nats-py stops reading the connection, with a traceback. Two seconds
+  later its pings notice. We pass over such a pong.
 """
 
 import nats.errors
@@ -36,6 +38,13 @@ class LastingClient(Client):
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
         begin_credits_anew(self)  # the library repeats the subscriptions next; an attempt before may have failed there
+
+    async def _process_pong(self) -> None:
+        if not self._pongs or not self._pongs[0].done():
+            await super()._process_pong()
+            return
+        del self._pongs[0]
+        self._pings_outstanding = 0
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:

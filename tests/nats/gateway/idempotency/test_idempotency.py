@@ -41,9 +41,9 @@ class Surroundings:
         await self.release.wait()
         return parameters
 
-    def executed(self, app: App | None = None) -> int:
+    async def executed(self, app: App | None = None) -> int:
         """How many commands the application has got."""
-        return len((app or self.app).all_received(type="command"))
+        return len(await (app or self.app).commands())
 
     async def call(self, target: str = "echo", key: str = "k1", **more: Any) -> dict[str, Any]:
         """Send a command under a key."""
@@ -119,7 +119,7 @@ async def test_answer_is_replayed_and_the_command_executed_once(here: Surroundin
         "requestId": "r3",
         "replayed": True,
     }
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_twin_that_a_freeze_held_up_gets_what_its_key_has_and_begins_nothing(here: Surroundings) -> None:
@@ -137,7 +137,7 @@ async def test_twin_that_a_freeze_held_up_gets_what_its_key_has_and_begins_nothi
         here.gateway.thaw()
     assert twin.result() == {**first, "requestId": "r2", "replayed": True}
     assert (new.result()["error"]["code"], new.result()["error"]["retryable"]) == ("unavailable", True)
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ async def test_error_of_an_executed_command_is_replayed(
     await here.ended()
     again = await here.call(target)
     assert (again["error"], again["replayed"]) == (first["error"], True)
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_twin_joins_the_command_in_flight(here: Surroundings) -> None:
@@ -164,7 +164,7 @@ async def test_twin_joins_the_command_in_flight(here: Surroundings) -> None:
         here.release.set()
     assert (first.result()["status"], twin.result()["status"]) == ("success", "success")
     assert (first.result().get("replayed"), twin.result().get("replayed")) == (None, True)
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def in_flight(here: Surroundings, probe: dict[str, Any], count: int) -> bool:
@@ -178,7 +178,7 @@ async def test_fifty_twins_at_once_are_executed_once(here: Surroundings) -> None
         here.release.set()
     assert [call.result()["result"] for call in calls] == [{"n": 1}] * 50
     assert sum(call.result().get("replayed", False) for call in calls) == 49
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_twins_under_one_request_id_both_get_the_answer(here: Surroundings) -> None:
@@ -187,7 +187,7 @@ async def test_twins_under_one_request_id_both_get_the_answer(here: Surroundings
         await until(here.executed)
         here.release.set()
     assert [(call.result()["status"], call.result()["requestId"]) for call in calls] == [("success", "same")] * 2
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 # --- what is another command ---
@@ -201,7 +201,7 @@ async def test_other_command_under_the_key_is_a_conflict(here: Surroundings, oth
     assert await here.refused({"parameters": {"a": 1}, **other}) == "conflict"
     await here.ended()
     assert await here.refused({"parameters": {"a": 1}, **other}) == "conflict"
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_other_client_under_the_key_is_a_conflict(here: Surroundings) -> None:
@@ -211,7 +211,7 @@ async def test_other_client_under_the_key_is_a_conflict(here: Surroundings) -> N
         assert await here.caller.refused(other.client_id, body) == "conflict"
         await here.ended()
         assert await here.caller.refused(other.client_id, body) == "conflict"
-        assert here.executed(other) == 0
+        assert await here.executed(other) == 0
 
 
 async def test_client_on_another_gateway_under_the_key_is_a_conflict(here: Surroundings, tmp_path: Path) -> None:
@@ -226,20 +226,20 @@ async def test_client_on_another_gateway_under_the_key_is_a_conflict(here: Surro
         assert await here.caller.refused(other.client_id, body) == "conflict"
         here.release.set()
         assert (await first)["status"] == "success"
-        assert here.executed(other) == 0
+        assert await here.executed(other) == 0
 
 
 async def test_key_of_another_principal_is_another_key(here: Surroundings) -> None:
     await here.call()
     for token in (agent_token("agent-2"), agent_token("agent-1x")):
         assert "replayed" not in await here.call(token=token)
-    assert here.executed() == 3
+    assert await here.executed() == 3
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, 7, "\n"])
 async def test_key_that_is_none_is_refused(here: Surroundings, key: Any) -> None:
     assert await here.refused({"idempotencyKey": key}) == "invalid_request"
-    assert here.executed() == 0
+    assert await here.executed() == 0
 
 
 async def test_request_id_in_flight_under_another_key_or_none_is_a_conflict(here: Surroundings) -> None:
@@ -274,7 +274,7 @@ async def test_refused_command_leaves_its_key_free(here: Surroundings) -> None:
     assert await here.refused({"target": "add"}) == "invalid_parameters"
     assert await here.refused({"target": "guarded"}) == "permission_denied"
     assert "replayed" not in await here.call("add", parameters={"a": 1})
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_replay_needs_the_permission_that_the_command_needed(here: Surroundings) -> None:
@@ -319,7 +319,7 @@ async def test_application_is_told_when_the_last_request_is_cancelled(here: Surr
     assert await here.app.received(type="cancel")
     await here.ended()
     assert (await here.call("slow"))["error"]["code"] == "cancelled"
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_application_is_told_when_the_last_request_has_waited_long_enough(here: Surroundings) -> None:
@@ -334,7 +334,7 @@ async def test_application_is_told_when_the_last_request_has_waited_long_enough(
     assert (await here.ended())["outcome"]["error"]["code"] == "timeout"
     again = await here.call("slow")
     assert (again["error"]["code"], again["replayed"]) == ("timeout", True)
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_request_that_has_waited_long_enough_leaves_the_command_to_its_twin(here: Surroundings) -> None:
@@ -397,7 +397,7 @@ async def test_bucket_away_is_unavailable_and_nothing_is_executed(here: Surround
     await here.caller.nats.jsm().delete_stream(STREAM)
     answer = await here.call()
     assert (answer["error"]["code"], answer["error"]["retryable"]) == ("unavailable", True)
-    assert here.executed() == 0
+    assert await here.executed() == 0
     await make_bucket(here.nats.url)
     assert (await here.call())["status"] == "success"
 
@@ -413,7 +413,7 @@ async def test_outcome_is_told_while_the_bucket_is_away_and_written_when_it_retu
     await make_bucket(here.nats.url)
     await here.ended()
     assert (await here.call("slow"))["replayed"] is True
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_outcome_outlives_a_restart_of_nats(here: Surroundings) -> None:
@@ -429,7 +429,7 @@ async def test_outcome_outlives_a_restart_of_nats(here: Surroundings) -> None:
             return False
 
     await until(replayed, 10)
-    assert here.executed() == 1
+    assert await here.executed() == 1
 
 
 async def test_gateway_that_ends_writes_down_what_it_knows(here: Surroundings) -> None:
@@ -456,7 +456,7 @@ async def test_command_of_a_killed_gateway_is_lost_for_whoever_sends_it_again(
             await here.caller.nats.jetstream().publish(reserved["subject"], json.dumps(moved).encode())
             answer = await here.caller.call(heir.client_id, "never", idempotencyKey="k1")
             assert (answer["error"]["code"], answer["replayed"]) == ("client_lost", True)
-            assert here.executed(heir) == 0
+            assert await here.executed(heir) == 0
             (stored,) = await here.stored()
             assert stored["entry"]["outcome"]["error"]["code"] == "client_lost"
             assert "Nats-TTL" in stored["headers"]

@@ -102,8 +102,8 @@ def keyed(caller: Agent, app: App, request_id: str, **more: Any) -> Any:
     return caller.call(app.client_id, "echo", idempotencyKey="k", requestId=request_id, **more)
 
 
-def executed(app: App) -> int:
-    return len(app.all_received(type="command"))
+async def executed(app: App) -> int:
+    return len(await app.commands())
 
 
 async def test_probe_finds_a_command_in_flight_while_its_key_is_claimed(gate: Gate, app: App, caller: Agent) -> None:
@@ -113,7 +113,7 @@ async def test_probe_finds_a_command_in_flight_while_its_key_is_claimed(gate: Ga
         await until(lambda: gate.reached)
         probe = {"op": "probe", "requestIds": ["r1", "r2"]}
         assert await caller.ask(app.client_id, probe) == {"inFlight": ["r1"], "outcomes": [], "unknown": ["r2"]}
-        assert executed(app) == 0
+        assert await executed(app) == 0
         gate.open.set()
     assert call.result()["status"] == "success"
 
@@ -127,9 +127,9 @@ async def test_command_cancelled_while_its_key_is_claimed_is_never_sent(gate: Ga
         assert (await call)["error"]["code"] == "cancelled"
         gate.open.set()
     await until(lambda: gate.written)
-    assert executed(app) == 0
+    assert await executed(app) == 0
     assert "replayed" not in await keyed(caller, app, "r2")
-    assert executed(app) == 1
+    assert await executed(app) == 1
 
 
 async def test_command_whose_time_is_up_while_its_key_is_claimed_is_never_sent(
@@ -141,7 +141,7 @@ async def test_command_whose_time_is_up_while_its_key_is_claimed_is_never_sent(
     assert "was not executed" in answer["error"]["message"]
     gate.open.set()
     assert "replayed" not in await keyed(caller, app, "r2")
-    assert executed(app) == 1
+    assert await executed(app) == 1
 
 
 async def test_twin_takes_over_from_one_who_left_while_the_key_was_claimed(gate: Gate, app: App, caller: Agent) -> None:
@@ -191,7 +191,7 @@ async def test_twin_that_has_the_permission_is_executed_where_the_first_one_lack
     assert [twin.result()["status"] for twin in twins] == ["success"] * 2
     assert [twin.result().get("replayed") for twin in twins] == [None, True]
     assert (await guarded(caller, app, "r4", "todo"))["replayed"] is True
-    assert executed(app) == 1
+    assert await executed(app) == 1
 
 
 async def test_twin_that_comes_while_the_key_of_one_without_permission_is_freed_is_executed(
@@ -212,7 +212,7 @@ async def test_twin_that_comes_while_the_key_of_one_without_permission_is_freed_
         may_remove.set()
     assert first.result()["error"]["code"] == "permission_denied"
     assert (await guarded(caller, app, "r3", "todo"))["replayed"] is True
-    assert executed(app) == 1
+    assert await executed(app) == 1
 
 
 async def in_flight(caller: Agent, app: App, *request_ids: str) -> bool:
@@ -234,11 +234,11 @@ async def test_claim_whose_writing_failed_somehow_is_not_executed_and_may_be_sen
     gate.error = error
     answer = await keyed(caller, app, "r1")
     assert (answer["error"]["code"], answer["error"]["retryable"]) == (code, retryable)
-    assert (executed(app), len(gate.written)) == (0, 1)
+    assert (await executed(app), len(gate.written)) == (0, 1)
     gate.error = None
     assert "replayed" not in await keyed(caller, app, "r2")
     assert (await keyed(caller, app, "r3"))["replayed"] is True
-    assert executed(app) == 1
+    assert await executed(app) == 1
 
 
 @pytest.mark.parametrize("error", [LOST, UNREADABLE])
@@ -253,7 +253,7 @@ async def test_outcome_whose_acknowledgement_is_lost_or_unreadable_is_written_on
     (data,) = [each["data"] for each in counted["endpoints"] if each["name"] == "ping"]
     assert (data["keyedCommands"], data["outcomesNotRecorded"]) == (1, 0)
     assert (await keyed(caller, app, "r2"))["replayed"] is True
-    assert executed(app) == 1
+    assert await executed(app) == 1
 
 
 async def test_key_whose_removal_is_answered_by_a_stranger_is_freed_a_moment_later(
@@ -271,4 +271,4 @@ async def test_key_whose_removal_is_answered_by_a_stranger_is_freed_a_moment_lat
     refused = {"target": "nothing", "idempotencyKey": "k"}
     assert await caller.refused(app.client_id, refused) == "unknown_capability"
     assert (await keyed(caller, app, "r2"))["status"] == "success"
-    assert executed(app) == 1
+    assert await executed(app) == 1

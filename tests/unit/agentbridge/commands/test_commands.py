@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support.settings import SECRET
 
-from agentbridge.__main__ import cli
+from agentbridge.command_line import cli
 from agentbridge.commands.events import describe
 from agentbridge.commands.listing import capability_rows
 from gateway.settings import GatewaySettings
@@ -197,3 +197,11 @@ def test_capabilities_become_rows() -> None:
 )
 def test_function_that_takes_nothing_differs_from_one_that_takes_anything(schema: object, shown: str) -> None:
     assert capability_rows({"type": "function", "name": "f", "parameters": schema}) == [["f", "", shown, ""]]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("TOKN", "; did you mean AGENTBRIDGE_TOKEN?"), ("ELSEWHERE", "")])
+def test_mistyped_variable_is_a_warning_beside_the_output(name: str, meant: str) -> None:
+    ended = run("token", AGENTBRIDGE_JWT_SECRET=SECRET, **{f"AGENTBRIDGE_{name}": "s3cret"})
+    assert ended.stderr == f"warning: AGENTBRIDGE_{name} is not a setting, and has no effect{meant}\n"
+    assert ended.exit_code == 0
+    assert claims(ended.stdout)["role"] == "agent"

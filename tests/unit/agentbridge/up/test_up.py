@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from support.settings import SECRET
 
-from agentbridge.__main__ import cli
+from agentbridge.command_line import cli
 from agentbridge.deployment import data_folder
 from agentbridge.deployment.data_folder import RunFile
 from agentbridge.up import nats_server, ports, welcome
