@@ -160,7 +160,10 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
 
   /** A page that goes may come back: out of the browser's cache, or by a reload, which needs the lock. */
   #liveInTab(): void {
-    addEventListener("pagehide", () => this.#identity.release());
+    addEventListener("pagehide", ({ persisted }) => {
+      if (persisted) this.#link.suspend();
+      this.#identity.release();
+    });
     addEventListener("pageshow", ({ persisted }) => {
       if (persisted) void this.#identity.acquire().then(() => this.#link.wake());
     });

@@ -216,6 +216,7 @@ async def test_tool_that_cannot_be_sent_is_refused_and_keeps_no_other_from_agent
     async with open_page(pages.page(UNUSABLE)) as page:
         client_id = await ready(page)
         assert await page.evaluate("outcomes") == ["circular TypeError", "big TypeError", "long ToolError"]
+        await until(lambda: offered(bridge, client_id), 10)
         assert await offered(bridge, client_id) == ["plain"]
         assert (await bridge.call(client_id, "plain")).json()["result"] == "plain"
 

@@ -233,7 +233,8 @@ async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_
         "window.kept = 'still here'; addEventListener('pageshow', (event) => { window.persisted = event.persisted })"
     )
     async with open_browser(without=["--disable-back-forward-cache"]) as context:
-        page = await context.new_page()
+        page, said = await context.new_page(), list[str]()
+        page.on("console", lambda message: said.append(message.text))
         await page.goto(pages.page(f"{TOOLS}\n{shown}"))
         assert await client_id(page) == "client-1"
         for _ in range(2):
@@ -248,6 +249,7 @@ async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_
         await page.evaluate("finish()")
         assert (await session.answered("r1"))["result"] == "done"
         assert len(gateway.sessions) == 1
+        assert said == []
 
 
 async def test_closing_ends_the_session_for_good(gateway: ResumingGateway, pages: Site) -> None:
@@ -355,3 +357,26 @@ async def ids_of_frames(page: Page) -> dict[str, str]:
 
     await until(complete, 20)
     return found
+
+
+async def test_script_that_is_on_a_page_twice_makes_two_clients_that_stay_who_they_are(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    library = f"{pages.gateway}/agentbridge.js"
+    script = "window.first = agentbridge"
+    url = pages.page("", before=script)
+    again = f'<script src="{library}" data-token-url="/token" data-app="page"></script>'
+    text, content_type = pages.files["/"]
+    pages.files["/"] = (text.replace('<script src="/before.js">', f'{again}<script src="/before.js">'), content_type)
+    async with open_page(url) as page:
+        both = await ids_of_both(page)
+        assert len(set(both)) == 2
+        for _ in range(2):
+            await page.reload()
+            assert await ids_of_both(page) == both
+
+
+async def ids_of_both(page: Page) -> list[str]:
+    ready = "[window.first, window.agentbridge].every((each) => each?.state.phase === 'ready')"
+    await until(lambda: page.evaluate(ready), 15)
+    return list(await page.evaluate("[first.state.clientId, agentbridge.state.clientId]"))

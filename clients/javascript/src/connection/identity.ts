@@ -20,7 +20,8 @@ interface Entry {
 const MAX_ENDED = 128; // commands that have been answered; the answer may have been lost
 const MAX_STOPPED = 64; // as many as a gateway remembers
 const MAX_FRAMES = 20;
-const namesHere = new Set<string>();
+/** The names of all connections of this document, also of those that another copy of the library has made. */
+const namesHere: Set<string> = ((globalThis as any)[Symbol.for("agentbridge.names")] ??= new Set<string>());
 
 export class Identity {
   #entry: Entry = fresh();

@@ -8,6 +8,7 @@ import { claimsOf, LoggedOut, type TokenSource, userOf } from "./tokens.js";
 import type { State } from "../types.js";
 
 const SUBPROTOCOL = "agentbridge.v1";
+const PAGE_LEFT = 4900; // a code of our own
 const ANSWER_WITHIN_MS = 10_000;
 const BEAT_MS = 15_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -62,6 +63,13 @@ export class Link {
   close(reason = "disconnected"): void {
     this.#socket?.close(1000);
     this.#leave("stopped", reason);
+  }
+
+  /** The page goes into the browser's cache, which breaks connections with an error in the console. */
+  suspend(): void {
+    if (this.#phase === "stopped") return;
+    this.#socket?.close(PAGE_LEFT); // the session waits
+    this.#leave("waiting", "the page was left");
   }
 
   send(frame: ClientFrame): void {

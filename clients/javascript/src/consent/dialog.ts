@@ -12,15 +12,16 @@ dialog {
 }
 dialog[open] { display: flex; }
 dialog::backdrop { background: rgb(0 0 0 / 45%); }
+h2, p, div { flex: none; }
 h2 { margin: 0 0 .5rem; font-size: 1.1rem; overflow-wrap: anywhere; }
 p { margin: 0 0 .75rem; overflow-wrap: anywhere; }
-section { flex: 0 1 auto; min-height: 5rem; margin-bottom: 1rem; overflow: auto; }
+section { min-height: 0; margin-bottom: 1rem; overflow: auto; }
 section > :last-child { margin-bottom: 0; }
 pre {
   margin: 0; padding: .6rem .75rem; border-radius: 8px; font-size: .85rem;
   background: color-mix(in srgb, CanvasText 8%, Canvas); white-space: pre-wrap; overflow-wrap: anywhere;
 }
-div { display: flex; flex: none; flex-wrap: wrap; gap: .5rem; justify-content: flex-end; }
+div { display: flex; flex-wrap: wrap; gap: .5rem; justify-content: flex-end; }
 button {
   min-height: 2.75rem; padding: 0 1rem; border: 1px solid color-mix(in srgb, CanvasText 30%, Canvas); border-radius: 10px;
   background: transparent; color: inherit; font: inherit; font-weight: 600; cursor: pointer;
