@@ -234,7 +234,7 @@ async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_
     )
     async with open_browser(without=["--disable-back-forward-cache"]) as context:
         page, said = await context.new_page(), list[str]()
-        page.on("console", lambda message: said.append(message.text))
+        page.on("console", lambda message: said.append(message.text) if "WebSocket" in message.text else None)
         await page.goto(pages.page(f"{TOOLS}\n{shown}"))
         assert await client_id(page) == "client-1"
         for _ in range(2):
