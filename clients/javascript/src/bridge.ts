@@ -217,6 +217,7 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
 
   #connected({ clientId, limits, resumeToken, resumed, awaiting = [] }: ConnectionFrame): void {
     this.#become("connecting", "", clientId);
+    if (!this.#link.isOpen) return; // a listener has closed the connection
     this.#resumable = resumeToken !== undefined;
     this.#limits.maxMessageBytes = limits?.maxMessageBytes ?? MAX_MESSAGE_BYTES;
     if (!resumed) this.#endSession("the session was lost");
@@ -239,12 +240,15 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
     this.dispatchEvent(new CustomEvent("agents", { detail: this.agents }));
     clearTimeout(this.#stopEnds);
     const next = Math.min(...this.stoppedAgents.map(({ until }) => until));
-    if (next < Infinity) this.#stopEnds = setTimeout(() => this.#showStops(), next - Date.now());
+    if (next === Infinity) return;
+    this.#stopEnds = setTimeout(() => this.#showStops(), next - Date.now());
+    (this.#stopEnds as { unref?(): void }).unref?.(); // in Node it keeps no process alive that has nothing else to do
   }
 
   #registered(): void {
     if (this.state.phase === "ready") return;
     this.#become("ready", "", this.state.clientId);
+    if (!this.#link.isOpen) return; // a listener has closed the connection
     this.#link.keepAlive();
     this.#events.connected();
   }

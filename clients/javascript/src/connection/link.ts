@@ -59,6 +59,10 @@ export class Link {
     if (this.#phase === "stopped" || this.#phase === "waiting") void this.#open();
   }
 
+  get isOpen(): boolean {
+    return this.#socket?.readyState === 1;
+  }
+
   /** Leave for good; the gateway ends the session. */
   close(reason = "disconnected"): void {
     this.#socket?.close(1000);
