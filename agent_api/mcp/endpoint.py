@@ -21,11 +21,11 @@ from agent_api.mcp.context import McpContext
 from agent_api.mcp.discovery import MCP_PATH, AuthorizationDiscovery
 from agent_api.mcp.messages import (
     CANCELLED_REQUEST,
-    INVALID_REQUEST,
     PARSED_FACTOR,
     RpcAnswer,
     RpcMessage,
     error_message,
+    fault_code,
     fault_message,
     is_id,
     notification,
@@ -174,7 +174,7 @@ class McpEndpoint:
                 message = read_message(data)
             except InvalidRequest as exc:
                 self._context.sender.audit.refused(exc, caller.principal)
-                answer = fault_message(None, exc, INVALID_REQUEST, HTTPStatus.BAD_REQUEST)
+                answer = fault_message(None, exc, fault_code(exc), HTTPStatus.BAD_REQUEST)
                 await write_answer(send, receive, HttpAnswer(answer.status, answer.body))
                 return
             if not message.is_request:

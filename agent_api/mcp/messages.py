@@ -100,6 +100,12 @@ def _require_sound(envelope: _Envelope) -> None:
         raise InvalidRequest(f"`id`: at most {MAX_ID_CHARS} characters")
 
 
+def fault_code(error: InvalidRequest) -> int:
+    """Return the code for a body that cannot be read: -32700 if it is no JSON, -32600 if it is no message."""
+    cause = error.__cause__
+    return INVALID_REQUEST if cause is None or isinstance(cause, msgspec.ValidationError) else PARSE_ERROR
+
+
 def result_message(ident: RpcId, result: Any, status: int = 200) -> RpcAnswer:
     """Return the answer to a request that succeeded."""
     return RpcAnswer(codec.encode({"jsonrpc": "2.0", "id": ident, "result": result}), status)

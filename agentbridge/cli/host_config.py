@@ -1,9 +1,11 @@
 """Configuration entries for hosts of the Model Context Protocol, each in the format of its host."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 Command = Sequence[str]
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def claude(name: str, command: Command) -> str:
@@ -23,11 +25,17 @@ def vscode(name: str, command: Command) -> str:
 
 def codex(name: str, command: Command) -> str:
     """Return an entry of `~/.codex/config.toml`."""
-    program, *arguments = map(json.dumps, command)  # a string of JSON is one of TOML
-    return f"[mcp_servers.{name}]\ncommand = {program}\nargs = [{', '.join(arguments)}]"
+    key = name if _BARE_KEY.fullmatch(name) else _toml(name)
+    program, *arguments = map(_toml, command)
+    return f"[mcp_servers.{key}]\ncommand = {program}\nargs = [{', '.join(arguments)}]"
 
 
 HOSTS: dict[str, Callable[[str, Command], str]] = {"claude": claude, "cursor": cursor, "vscode": vscode, "codex": codex}
+
+
+def _toml(text: str) -> str:
+    """Return a string of TOML. One of JSON is, if no character is written as two surrogates."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _program(command: Command) -> dict[str, object]:

@@ -110,15 +110,15 @@ function Bridge() {
       </div>
       <p className="quiet">{connected ? <code id="client-id">{state.clientId}</code> : state?.reason}</p>
       <ul id="agents" aria-label="Agents at work">
-        {agents.filter(({ id }) => !stopped.includes(id)).map(({ id, name }) => (
+        {agents.filter(({ id }) => !stopped.includes(id) && !stopped.includes(undefined)).map(({ id, name }) => (
           <li key={id}>
             <span className="working">Agent {name ?? id} is working</span>
             <button type="button" className="plain" onClick={() => bridge.stop(id)}>Stop</button>
           </li>
         ))}
-        {stopped.map((id) => (
-          <li key={id} data-stopped>
-            <span className="working">Agent {id} is stopped</span>
+        {stopped.filter((id) => id === undefined || !stopped.includes(undefined)).map((id) => (
+          <li key={id ?? ''} data-stopped>
+            <span className="working">{id === undefined ? 'Each agent' : `Agent ${id}`} is stopped</span>
             <button type="button" className="plain" onClick={() => bridge.allow(id)}>Allow</button>
           </li>
         ))}

@@ -50,14 +50,15 @@ export class BridgePanel {
   #showAgents() {
     const stopped = this.#bridge.stoppedAgents.map(({ id }) => id);
     for (const { id, name } of this.#bridge.agents) this.#names.set(id, name ?? id);
-    const ids = new Set([...this.#bridge.agents.map(({ id }) => id), ...stopped]);
+    const each = stopped.includes(undefined); // nobody works here, then
+    const ids = each ? [undefined] : new Set([...this.#bridge.agents.map(({ id }) => id), ...stopped]);
     element('agents').replaceChildren(...[...ids].map((id) => this.#agentRow(id, stopped.includes(id))));
   }
 
   #agentRow(id, isStopped) {
     const row = element('agent-row').content.firstElementChild.cloneNode(true);
-    const name = this.#names.get(id) ?? id;
-    row.querySelector('.working').textContent = isStopped ? `Agent ${name} is stopped` : `Agent ${name} is working`;
+    const who = id === undefined ? 'Each agent' : `Agent ${this.#names.get(id) ?? id}`;
+    row.querySelector('.working').textContent = isStopped ? `${who} is stopped` : `${who} is working`;
     row.toggleAttribute('data-stopped', isStopped);
     const button = row.querySelector('button');
     button.textContent = isStopped ? 'Allow' : 'Stop';

@@ -132,10 +132,15 @@ export interface EmitOptions {
     /** An id of your own: an event that is sent twice within two minutes is stored once. */
     id?: string;
 }
+type PageDocument = typeof globalThis extends {
+    document: infer Page;
+} ? Page : object;
+type Listener = Parameters<EventTarget["addEventListener"]>[1];
+type ListenerOptions = Parameters<EventTarget["addEventListener"]>[2];
 export interface ModelContextOptions {
     /** The names of the tools that may leave the page; `*` stands for any text. */
     tools: string | string[];
-    document?: Document;
+    document?: PageDocument;
 }
 /** A page's connection to a gateway. */
 export interface AgentBridge extends EventTarget {
@@ -164,9 +169,10 @@ export interface AgentBridge extends EventTarget {
     reconnect(): void;
     /** Leave, and stay away until `reconnect()`. */
     close(): void;
-    addEventListener<Name extends keyof BridgeEventMap>(name: Name, listener: (event: BridgeEventMap[Name]) => void, options?: boolean | AddEventListenerOptions): void;
-    addEventListener(name: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+    addEventListener<Name extends keyof BridgeEventMap>(name: Name, listener: (event: BridgeEventMap[Name]) => void, options?: ListenerOptions): void;
+    addEventListener(name: string, listener: Listener, options?: ListenerOptions): void;
 }
+export {};
 /** Connect a page, or a process of Node, to a gateway; it goes on by itself. */
 export declare function connect(options: ConnectOptions): AgentBridge;
 /** An error with a code of the page's own, which agents read in `details.code`. */

@@ -41,14 +41,22 @@ export function useComponent(component: Component): void {
   useEffect(() => {
     const run = (name: string): Action["execute"] => (input, context) => latest.current.actions[name]!.execute(input, context);
     const named = Object.entries(latest.current.actions).map(([name, action]) => [name, { ...action, execute: run(name) }]);
-    handle.current = bridge?.component({ ...latest.current, actions: Object.fromEntries(named) });
-    return () => handle.current?.remove();
+    try {
+      handle.current = bridge?.component({ ...latest.current, actions: Object.fromEntries(named) });
+    } catch (error) {
+      reportError(error); // thrown, it would take the whole application away
+    }
+    return () => {
+      handle.current?.remove();
+      handle.current = undefined;
+    };
   }, [bridge, JSON.stringify([described, told])]);
-  const first = useRef(true);
+  const now = JSON.stringify(properties);
+  const known = useRef(now); // an effect runs twice in React's strict mode
   useEffect(() => {
-    if (!first.current) handle.current?.update(latest.current.properties ?? {});
-    first.current = false;
-  }, [JSON.stringify(properties)]);
+    if (known.current !== now) handle.current?.update(latest.current.properties ?? {});
+    known.current = now;
+  }, [now]);
 }
 
 /** Whether the page is connected, and which agents work here now. */
@@ -59,6 +67,7 @@ export function useBridgeState(): { state: State | undefined; agents: readonly A
     const again = () => render((count) => count + 1);
     bridge?.addEventListener("state", again);
     bridge?.addEventListener("agents", again);
+    again(); // something may have changed between the first render and now
     return () => {
       bridge?.removeEventListener("state", again);
       bridge?.removeEventListener("agents", again);

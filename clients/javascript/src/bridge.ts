@@ -3,6 +3,7 @@
 import { Commands } from "./commands.js";
 import { Consent } from "./consent/consent.js";
 import { EventQueue } from "./event_queue.js";
+import { asJson, type Limits, MAX_MESSAGE_BYTES } from "./frames.js";
 import type { ClientFrame, ConnectionFrame, ErrorFrame, ServerFrame } from "./frames.js";
 import { Guidance } from "./guidance.js";
 import { Identity } from "./connection/identity.js";
@@ -15,6 +16,9 @@ import { tokenSource } from "./connection/tokens.js";
 import type * as Public from "./types.js";
 
 const STOP_SECONDS = 60;
+const MAX_STOP_SECONDS = 24 * 3600;
+const MAX_ALLOWED = 64; // as many as a gateway remembers
+const MAX_METADATA_BYTES = 20 * 1024; // as a message: 16 KiB, and some room
 const NO_WEBSOCKET =
   "there is no WebSocket here: give `connect` that of the package ws, as in connect({ url, token, WebSocket })";
 
@@ -28,9 +32,11 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
   readonly #commands: Commands;
   readonly #registration: Registration;
   readonly #guidance = new Guidance();
-  #metadata: Record<string, unknown>;
+  readonly #limits: Limits = { maxMessageBytes: MAX_MESSAGE_BYTES };
+  #metadata: Record<string, unknown> = {};
   #toldMetadata = "";
   #wantsAgents = false;
+  #allowed = new Set<string>(); // told again over each new connection, because the former one may have lost it
   #resumable = false;
   #stopEnds: ReturnType<typeof setTimeout> | undefined;
 
@@ -39,13 +45,14 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
     const url = socketUrl(options.url);
     const app = typeof options.app === "string" ? { name: options.app } : options.app;
     const send = this.#send;
-    this.#metadata = options.metadata ?? {};
+    this.#keepMetadata(options.metadata ?? {});
     this.#identity = new Identity(`${url.href} ${app?.name ?? ""}`);
-    this.#events = new EventQueue(send);
+    this.#events = new EventQueue(send, this.#limits, this.#guidance);
     this.#commands = new Commands({
       find: (target, action) => this.#offers.find(target, action),
       consent: new Consent(options.confirm ?? "consequential", this.#guidance),
       identity: this.#identity,
+      limits: this.#limits,
       send,
       show: (info) => this.dispatchEvent(new CustomEvent("command", { detail: info })),
     });
@@ -55,7 +62,7 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
       metadata: this.#tellMetadata(),
       wants: this.#wantsAgents ? ["agents"] : [],
     });
-    this.#registration = new Registration(send, picture, this.#guidance, () => this.#registered());
+    this.#registration = new Registration(send, picture, this.#limits, this.#guidance, () => this.#registered());
     this.#link = new Link(
       {
         url,
@@ -97,7 +104,7 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
   }
 
   setMetadata(metadata: Record<string, unknown>): void {
-    this.#metadata = { ...metadata };
+    this.#keepMetadata(metadata);
     this.#registration.change("metadata");
   }
 
@@ -105,15 +112,20 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
     bridgeModelContext(this.#offers, page, tools, this.#guidance);
   }
 
-  stop(agentId?: string, { seconds }: { seconds?: number } = {}): void {
-    this.#identity.stop(agentId ?? "", Date.now() + (seconds ?? STOP_SECONDS) * 1000);
-    this.#send({ type: "stop", agentId, seconds });
+  stop(agentId?: string, options: { seconds?: number } = {}): void {
+    const seconds = Math.min(options.seconds ?? STOP_SECONDS, MAX_STOP_SECONDS);
+    if (!(seconds >= 0)) throw new RangeError("`seconds` is 0 or more");
+    this.#allowed.delete(agentId || "");
+    this.#identity.stop(agentId || "", Date.now() + seconds * 1000);
+    this.#send({ type: "stop", agentId: agentId || undefined, seconds });
     this.#showStops();
   }
 
   allow(agentId?: string): void {
-    this.#identity.allow(agentId ?? "");
-    this.#send({ type: "allow", agentId });
+    if (!agentId || this.#allowed.size >= MAX_ALLOWED) this.#allowed.clear();
+    this.#allowed.add(agentId || "");
+    this.#identity.allow(agentId || "");
+    this.#send({ type: "allow", agentId: agentId || undefined });
     this.#showStops();
   }
 
@@ -148,7 +160,10 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
 
   /** A page that goes may come back: out of the browser's cache, or by a reload, which needs the lock. */
   #liveInTab(): void {
-    addEventListener("pagehide", () => this.#identity.release());
+    addEventListener("pagehide", ({ persisted }) => {
+      if (persisted) this.#link.suspend();
+      this.#identity.release();
+    });
     addEventListener("pageshow", ({ persisted }) => {
       if (persisted) void this.#identity.acquire().then(() => this.#link.wake());
     });
@@ -202,8 +217,9 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
 
   #connected({ clientId, limits, resumeToken, resumed, awaiting = [] }: ConnectionFrame): void {
     this.#become("connecting", "", clientId);
+    if (!this.#link.isOpen) return; // a listener has closed the connection
     this.#resumable = resumeToken !== undefined;
-    this.#commands.maxMessageBytes = limits?.maxMessageBytes;
+    this.#limits.maxMessageBytes = limits?.maxMessageBytes ?? MAX_MESSAGE_BYTES;
     if (!resumed) this.#endSession("the session was lost");
     this.#identity.keepToken(resumeToken ?? null);
     this.#stopAgain(); // before there is anything that an agent could call
@@ -212,6 +228,7 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
   }
 
   #stopAgain(): void {
+    for (const agentId of this.#allowed) this.#send({ type: "allow", agentId: agentId || undefined });
     for (const [agentId, until] of this.#identity.stops) {
       this.#send({ type: "stop", agentId: agentId || undefined, seconds: (until - Date.now()) / 1000 });
     }
@@ -223,12 +240,15 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
     this.dispatchEvent(new CustomEvent("agents", { detail: this.agents }));
     clearTimeout(this.#stopEnds);
     const next = Math.min(...this.stoppedAgents.map(({ until }) => until));
-    if (next < Infinity) this.#stopEnds = setTimeout(() => this.#showStops(), next - Date.now());
+    if (next === Infinity) return;
+    this.#stopEnds = setTimeout(() => this.#showStops(), next - Date.now());
+    (this.#stopEnds as { unref?(): void }).unref?.(); // in Node it keeps no process alive that has nothing else to do
   }
 
   #registered(): void {
     if (this.state.phase === "ready") return;
     this.#become("ready", "", this.state.clientId);
+    if (!this.#link.isOpen) return; // a listener has closed the connection
     this.#link.keepAlive();
     this.#events.connected();
   }
@@ -242,6 +262,12 @@ export class Bridge extends EventTarget implements Public.AgentBridge {
 
   #pageChanged(force: boolean): void {
     if (force || JSON.stringify(this.#allMetadata()) !== this.#toldMetadata) this.#registration.change("metadata");
+  }
+
+  /** Throws for metadata that no gateway takes, because it would refuse the tools that come along, too. */
+  #keepMetadata(metadata: Record<string, unknown>): void {
+    asJson({ ...pageMetadata(), ...metadata }, MAX_METADATA_BYTES);
+    this.#metadata = asJson(metadata) as Record<string, unknown>;
   }
 
   #allMetadata(): Record<string, unknown> {

@@ -1,6 +1,6 @@
 /** Commands of agents: executed once, answered once, over lost connections and reloads. */
 
-import { asJson, type CommandFrame, type ClientFrame, type Send, ToolError } from "./frames.js";
+import { asJson, type CommandFrame, type ClientFrame, type Limits, type Send, ToolError } from "./frames.js";
 import type { Consent } from "./consent/consent.js";
 import type { Identity } from "./connection/identity.js";
 import type { Offer } from "./offers.js";
@@ -21,6 +21,7 @@ export interface CommandsSetup {
   find(target: string, action: string | null): Offer | undefined;
   consent: Consent;
   identity: Identity;
+  limits: Limits;
   send: Send;
   show(info: CommandInfo): void;
 }
@@ -30,7 +31,6 @@ export class Commands {
   #running = new Map<string, Running>();
   #answers = new Map<string, { frame: ClientFrame; chars: number }>();
   #keptChars = 0;
-  maxMessageBytes: number | undefined;
 
   constructor(setup: CommandsSetup) {
     this.#setup = setup;
@@ -95,11 +95,12 @@ export class Commands {
       const confirmed = await this.#setup.consent.ask(offer, info, abort.signal, (status) => this.#become(info, status));
       if (abort.signal.aborted) return {};
       const { readOnlyHint, idempotentHint } = offer.annotations;
-      this.#setup.identity.begin(info.requestId, Boolean(readOnlyHint || idempotentHint)); // before it can have an effect
+      const repeatable = Boolean(readOnlyHint || idempotentHint);
+      this.#setup.identity.begin(info.requestId, repeatable, this.#running); // before it can have an effect
       const { agent, requestId } = info;
       const progress = (value: number, more: ProgressDetails = {}) => this.#progress(info, value, more);
       const result = await offer.execute(info.input, { signal: abort.signal, agent, requestId, progress });
-      return { status: "success", result: asJson(checked(result), this.maxMessageBytes), ...confirmed };
+      return { status: "success", result: asJson(checked(result), this.#setup.limits.maxMessageBytes), ...confirmed };
     } catch (error) {
       return { status: "error", error: faultOf(error, abort.signal) };
     }
@@ -121,7 +122,8 @@ export class Commands {
   /** Tell how far a command is, while somebody waits for it; callers who did not ask for that hear nothing of it. */
   #progress(info: CommandInfo, progress: number, { total, message, data }: ProgressDetails): void {
     if (!this.#running.has(info.requestId)) return;
-    this.#setup.send({ type: "progress", requestId: info.requestId, progress, total, message, data });
+    const frame = { type: "progress", requestId: info.requestId, progress, total, message, data };
+    this.#setup.send(asJson(frame, this.#setup.limits.maxMessageBytes) as ClientFrame);
     info.message = message ?? "";
     this.#show(info);
   }

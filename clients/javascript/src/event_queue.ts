@@ -1,6 +1,8 @@
 /** Events that are kept until the gateway has stored them, over lost connections. */
 
-import { asJson, type ErrorFrame, PASSING_ERRORS, randomHex, RESEND_AFTER_MS, type Send } from "./frames.js";
+import { asJson, bytesOf, PASSING_ERRORS, randomHex, RESEND_AFTER_MS } from "./frames.js";
+import type { ClientFrame, ErrorFrame, Limits, Send } from "./frames.js";
+import type { Guidance } from "./guidance.js";
 import type { EmitOptions } from "./types.js";
 
 const MAX_KEPT = 200;
@@ -8,20 +10,24 @@ const MAX_IN_FLIGHT = 32;
 
 export class EventQueue {
   readonly #send: Send;
-  #kept = new Map<string, { type: string }>();
+  readonly #limits: Limits;
+  readonly #guidance: Guidance;
+  #kept = new Map<string, ClientFrame>();
   #sent = new Set<string>();
   #ready = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   readonly #prefix = randomHex();
   #next = 1;
 
-  constructor(send: Send) {
+  constructor(send: Send, limits: Limits, guidance: Guidance) {
     this.#send = send;
+    this.#limits = limits;
+    this.#guidance = guidance;
   }
 
   /** Keep an event and send it if there is room; of more than 200 that wait, the oldest is given up. */
   add(event: string, data: unknown, { source, id = `${this.#prefix}-${this.#next++}` }: EmitOptions): string {
-    this.#kept.set(id, asJson({ type: "event", event, source, data, id }) as { type: string });
+    this.#kept.set(id, asJson({ type: "event", event, source, data, id }) as ClientFrame);
     if (this.#kept.size > MAX_KEPT) this.#forget(this.#kept.keys().next().value!);
     this.#sendSome();
     return id;
@@ -65,10 +71,19 @@ export class EventQueue {
     if (!this.#ready) return;
     for (const [id, frame] of this.#kept) {
       if (this.#sent.size >= MAX_IN_FLIGHT) return;
-      if (this.#sent.has(id)) continue;
+      if (this.#sent.has(id) || this.#isTooLarge(id, frame)) continue;
       this.#sent.add(id);
       this.#send(frame);
     }
+  }
+
+  /** An event that this gateway does not take would end each connection, so it is given up. */
+  #isTooLarge(id: string, frame: ClientFrame): boolean {
+    const { maxMessageBytes } = this.#limits;
+    if (bytesOf(JSON.stringify(frame)) <= maxMessageBytes) return false;
+    this.#guidance.tell(`event ${frame.event}`, `the event ${frame.event} has more than ${maxMessageBytes} bytes`);
+    this.#forget(id);
+    return true;
   }
 
   #forget(id: string): void {

@@ -45,8 +45,14 @@ export type Send = (frame: ClientFrame) => void;
 /** Errors of frames that may be sent again as they are. */
 export const PASSING_ERRORS = new Set(["rate_limited", "overloaded", "unavailable"]);
 export const RESEND_AFTER_MS = 1_000;
-const MAX_BYTES = 900 * 1024; // a gateway closes the connection for frames above 960 KiB, unless it is set otherwise
+/** Of a frame; a gateway closes the connection for a larger one. This is the usual setting. */
+export const MAX_MESSAGE_BYTES = 960 * 1024;
 const ROOM_BYTES = 4 * 1024; // for what stands beside a value in its frame
+
+/** What the gateway of the moment takes. */
+export interface Limits {
+  maxMessageBytes: number;
+}
 
 /** An error with a code of the page's own, which agents read in `details.code`. */
 export class ToolError extends Error {
@@ -61,12 +67,16 @@ export class ToolError extends Error {
 }
 
 /** Returns a value as it travels; throws for one that cannot, while somebody can still be told. */
-export function asJson(value: unknown, maxMessageBytes = MAX_BYTES + ROOM_BYTES): unknown {
+export function asJson(value: unknown, maxMessageBytes = MAX_MESSAGE_BYTES): unknown {
   const text = JSON.stringify(value === undefined ? null : value) ?? "null";
-  if (new TextEncoder().encode(text).length > maxMessageBytes - ROOM_BYTES) {
+  if (bytesOf(text) > maxMessageBytes - ROOM_BYTES) {
     throw new ToolError("too_large", "this is too large to be sent in one piece");
   }
   return JSON.parse(text);
+}
+
+export function bytesOf(text: string): number {
+  return new TextEncoder().encode(text).length;
 }
 
 export function randomHex(): string {

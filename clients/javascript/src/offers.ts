@@ -1,5 +1,6 @@
 /** What a page offers: its tools and components by name, and the list of them that the gateway gets. */
 
+import { asJson } from "./frames.js";
 import type { Action, Component, RegisterOptions, Tool, ToolAnnotations } from "./types.js";
 
 /** One thing that a command may name, with what it takes to execute it. */
@@ -41,7 +42,7 @@ export class Offers {
   /** Throws `InvalidStateError` in the cases in which WebMCP does. */
   addTool(tool: Tool, { signal }: RegisterOptions = {}): void {
     checkTool(tool);
-    const capability = { type: "function", ...described(tool, tool.name) };
+    const capability = asJson({ ...described(tool, tool.name), type: "function" }) as object;
     const offer = offerOf(tool, tool.title ?? tool.name);
     this.#add(tool.name, { capability, find: () => offer }, signal);
   }
@@ -51,7 +52,7 @@ export class Offers {
     const named = Object.entries(actions);
     const told = Object.fromEntries(named.map(([name, action]) => [name, described(action)]));
     const offers = new Map(named.map(([name, action]) => [name, offerOf(action, `${id}.${name}`)]));
-    const capability = { type: "component", ...rest, id, actions: told };
+    const capability = asJson({ ...rest, type: "component", id, actions: told }) as object;
     return this.#add(id, { capability, find: (action) => offers.get(action ?? "") }, signal);
   }
 
@@ -77,6 +78,7 @@ export function checkTool(tool: Tool): void {
     throw invalidState(`Invalid tool name ${JSON.stringify(tool.name)}: 1 to 128 of letters, digits, "_", "-" and "."`);
   }
   if (!tool.description) throw invalidState(`The tool ${tool.name} needs a description`);
+  JSON.stringify([tool.inputSchema, tool.outputSchema]); // throws for a circle
 }
 
 function invalidState(message: string): DOMException {
@@ -84,8 +86,8 @@ function invalidState(message: string): DOMException {
 }
 
 function offerOf(source: Action & { title?: string }, title: string): Offer {
-  const { description = "", annotations = {}, execute } = source;
-  return { title, description, annotations, execute: execute.bind(source) };
+  const { description, annotations, execute } = source;
+  return { title, description: description ?? "", annotations: annotations ?? {}, execute: execute.bind(source) };
 }
 
 /** Returns what the gateway is told of a tool or an action, by the gateway's own names. */

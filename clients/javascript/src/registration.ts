@@ -1,6 +1,7 @@
 /** Keeps the gateway's picture of the page current: the list of what it offers, and its metadata. */
 
-import { type ClientFrame, type ErrorFrame, PASSING_ERRORS, RESEND_AFTER_MS, type Send } from "./frames.js";
+import { bytesOf, PASSING_ERRORS, RESEND_AFTER_MS } from "./frames.js";
+import type { ClientFrame, ErrorFrame, Limits, Send } from "./frames.js";
 import type { Guidance } from "./guidance.js";
 
 export interface Picture {
@@ -11,10 +12,12 @@ export interface Picture {
 }
 
 const SETTLE_MS = 10; // a page registers its tools one after the other
+const ROOM_BYTES = 32 * 1024; // for what stands in a frame beside the capabilities, such as 16 KiB of metadata
 
 export class Registration {
   readonly #send: Send;
   readonly #picture: () => Picture;
+  readonly #limits: Limits;
   readonly #guidance: Guidance;
   readonly #registered: () => void;
   #connected = false;
@@ -23,9 +26,10 @@ export class Registration {
   #changed = { list: false, metadata: false };
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(send: Send, picture: () => Picture, guidance: Guidance, registered: () => void) {
+  constructor(send: Send, picture: () => Picture, limits: Limits, guidance: Guidance, registered: () => void) {
     this.#send = send;
     this.#picture = picture;
+    this.#limits = limits;
     this.#guidance = guidance;
     this.#registered = registered;
   }
@@ -69,10 +73,11 @@ export class Registration {
       this.#flushAfter(details?.retryAfterMs ?? RESEND_AFTER_MS);
       return true;
     }
-    for (const { name, message: why } of details?.refused ?? []) {
-      this.#guidance.tell(`left out ${name} ${why}`, `the gateway left out ${name}: ${why}`);
+    for (const { name, message: fault } of details?.refused ?? []) {
+      this.#guidance.tell(`left out ${name} ${fault}`, `the gateway left out ${name}: ${fault}`);
     }
-    if (!details?.refused) this.#guidance.tell(`refused ${message}`, `the gateway refused the list of tools: ${message}`);
+    const why = `the gateway refused what the page told of itself: ${message}`;
+    if (!details?.refused) this.#guidance.tell(`refused ${message}`, why);
     return this.acknowledged(id);
   }
 
@@ -96,6 +101,18 @@ export class Registration {
     const { capabilities, app, metadata, wants } = this.#picture();
     const id = this.#unanswered;
     if (!list) return { type: "metadata", metadata, id };
-    return { type: "capability", capabilities, app, metadata, id, ...(wants.length ? { wants } : {}) };
+    const fitting = this.#fitting(capabilities);
+    return { type: "capability", capabilities: fitting, app, metadata, id, ...(wants.length ? { wants } : {}) };
+  }
+
+  /** As many of these as the gateway takes in one frame; a larger frame would end each connection. */
+  #fitting(capabilities: object[]): object[] {
+    const { maxMessageBytes } = this.#limits;
+    let roomBytes = maxMessageBytes - ROOM_BYTES;
+    const end = capabilities.findIndex((each) => (roomBytes -= bytesOf(JSON.stringify(each)) + 1) < 0);
+    if (end < 0) return capabilities;
+    const left = `the last ${capabilities.length - end} of ${capabilities.length} are left out`;
+    this.#guidance.tell(`list ${left}`, `the list of tools has more than ${maxMessageBytes} bytes: ${left}`);
+    return capabilities.slice(0, end);
   }
 }

@@ -145,10 +145,15 @@ export interface EmitOptions {
   id?: string;
 }
 
+// Programs of Node have no types of the DOM, so these are taken from what is there.
+type PageDocument = typeof globalThis extends { document: infer Page } ? Page : object;
+type Listener = Parameters<EventTarget["addEventListener"]>[1];
+type ListenerOptions = Parameters<EventTarget["addEventListener"]>[2];
+
 export interface ModelContextOptions {
   /** The names of the tools that may leave the page; `*` stands for any text. */
   tools: string | string[];
-  document?: Document;
+  document?: PageDocument;
 }
 
 /** A page's connection to a gateway. */
@@ -179,11 +184,7 @@ export interface AgentBridge extends EventTarget {
   addEventListener<Name extends keyof BridgeEventMap>(
     name: Name,
     listener: (event: BridgeEventMap[Name]) => void,
-    options?: boolean | AddEventListenerOptions,
+    options?: ListenerOptions,
   ): void;
-  addEventListener(
-    name: string,
-    listener: EventListenerOrEventListenerObject | null,
-    options?: boolean | AddEventListenerOptions,
-  ): void;
+  addEventListener(name: string, listener: Listener, options?: ListenerOptions): void;
 }

@@ -111,20 +111,22 @@ async def test_without_authorization_servers_there_is_no_metadata(api: RunningAp
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "code"),
     [
-        b"[]",
-        b"{",
-        b'{"jsonrpc":"1.0","id":1,"method":"ping"}',
-        b'{"jsonrpc":"2.0"}',
-        b'{"jsonrpc":"2.0","id":1}',
-        b'{"jsonrpc":"2.0","result":{}}',
+        (b"[]", -32600),
+        (b"", -32700),
+        (b"{", -32700),
+        (b'{"jsonrpc":"2.0","id":1,"method":"\xff"}', -32700),
+        (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', -32600),
+        (b'{"jsonrpc":"2.0"}', -32600),
+        (b'{"jsonrpc":"2.0","id":1}', -32600),
+        (b'{"jsonrpc":"2.0","result":{}}', -32600),
     ],
 )
-async def test_what_is_no_message_is_refused(api: RunningApi, body: bytes) -> None:
+async def test_what_is_no_message_is_refused(api: RunningApi, body: bytes, code: int) -> None:
     async with http_at(api) as http:
         answer = await http.post("/mcp", content=body, headers={"Content-Type": "application/json"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32600)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
 
 @pytest.mark.parametrize("fields", [{"method": "notifications/initialized"}, {"id": 7, "result": {}}])

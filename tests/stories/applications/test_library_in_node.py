@@ -139,3 +139,20 @@ try { connect({ url: "ws://127.0.0.1:1" }) } catch (error) { console.log(error.m
     async with node_module(code, {"library": MODULE}) as program:
         [said] = await until(lambda: program.told, 15)
     assert "that of the package ws" in said
+
+
+async def test_program_that_has_closed_its_connection_ends_although_an_agent_is_stopped(bridge: Bridge) -> None:
+    code = """
+import WebSocket from "ws";
+const { connect } = await import(library);
+const connected = connect({ url, token, WebSocket });
+connected.addEventListener("state", ({ detail }) => {
+  if (detail.phase !== "ready") return;
+  connected.stop("agent-1", { seconds: 600 });
+  connected.close();
+});
+process.on("exit", () => console.log("ended"));
+"""
+    names = {"library": MODULE, "url": bridge.gateway_url, "token": app_token()}
+    async with node_module(code, names) as program:
+        await until(lambda: program.told == ["ended"], 30)

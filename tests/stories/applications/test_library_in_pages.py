@@ -72,6 +72,26 @@ async def test_user_is_told_how_much_of_a_long_input_is_not_shown(bridge: Bridge
         assert (await asked).json()["details"]["code"] == "declined"
 
 
+async def test_who_asks_and_the_answers_stay_in_sight_however_much_there_is_to_read(
+    bridge: Bridge, pages: Site
+) -> None:
+    script = """agentbridge.registerTool({name: 'pay', title: 'Pay the bill', annotations: {consequentialHint: true},
+      description: 'Transfers money. '.repeat(100), execute: () => 'paid'})"""
+    async with open_browser(viewport={"width": 390, "height": 700}) as context, asyncio.TaskGroup() as tasks:
+        page = await context.new_page()
+        await page.goto(pages.page(script))
+        asked = tasks.create_task(bridge.call(await ready(page), "pay", {"lines": list(range(200))}))
+        dialog = page.get_by_role("dialog")
+        for part in (
+            dialog.get_by_role("heading", name="Pay the bill"),
+            dialog.get_by_text("agent-1 wants to do this for you."),
+            *(dialog.get_by_role("button", name=name, exact=True) for name in ("Decline", "Allow")),
+        ):
+            await expect(part).to_be_in_viewport(ratio=1)
+        await dialog.get_by_role("button", name="Allow", exact=True).click()
+        assert (await asked).json()["result"] == "paid"
+
+
 async def test_questions_come_one_by_one_and_all_of_an_agent_can_be_declined(bridge: Bridge, pages: Site) -> None:
     async with open_page(pages.page(TOOLS)) as page, asyncio.TaskGroup() as tasks:
         client_id = await ready(page)
@@ -173,3 +193,89 @@ async def test_tabs_and_frames_are_clients_of_their_own(bridge: Bridge, pages: S
             await page.goto(url)
             ids.append(await ready(page))
         assert len(set(ids)) == 2
+
+
+UNUSABLE = """
+window.outcomes = []
+window.circle = {type: 'object'}
+circle.properties = {self: circle}
+const offer = (name, more) => agentbridge.registerTool({name, description: 'A tool.', execute: () => name, ...more})
+  .catch((error) => outcomes.push(`${name} ${error.name}`))
+offer('circular', {inputSchema: circle})
+offer('big', {inputSchema: {type: 'object', properties: {n: {const: 1n}}}})
+offer('long', {description: 'x'.repeat(1e6)})
+offer('plain', {annotations: null})
+"""
+
+
+async def offered(bridge: Bridge, client_id: str) -> list[str]:
+    return [each["name"] for each in (await bridge.capabilities(clientId=client_id)).get(client_id, [])]
+
+
+async def test_tool_that_cannot_be_sent_is_refused_and_keeps_no_other_from_agents(bridge: Bridge, pages: Site) -> None:
+    async with open_page(pages.page(UNUSABLE)) as page:
+        client_id = await ready(page)
+        assert await page.evaluate("outcomes") == ["circular TypeError", "big TypeError", "long ToolError"]
+        await until(lambda: offered(bridge, client_id), 10)
+        assert await offered(bridge, client_id) == ["plain"]
+        assert (await bridge.call(client_id, "plain")).json()["result"] == "plain"
+
+
+async def test_metadata_that_cannot_be_sent_are_refused_where_they_are_set(bridge: Bridge, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        client_id = await ready(page)
+        names = await page.evaluate("""[{n: 1n}, {text: 'x'.repeat(17000)}].map((metadata) => {
+          try { agentbridge.setMetadata(metadata) } catch (error) { return error.name }
+        })""")
+        assert names == ["TypeError", "ToolError"]
+        await page.evaluate("agentbridge.setMetadata({room: 'kitchen'})")
+        await until(lambda: is_in(bridge, client_id, "kitchen"), 5)
+
+
+async def is_in(bridge: Bridge, client_id: str, room: str) -> bool:
+    found = (await bridge.http.get(f"/api/clients/{client_id}")).json()
+    return bool(found["metadata"].get("room") == room)
+
+
+async def test_list_above_what_a_gateway_takes_is_cut_and_its_developer_is_told(bridge: Bridge, pages: Site) -> None:
+    script = """for (let n = 0; n < 4; n++) {
+      agentbridge.registerTool({name: `t${n}`, description: 'x'.repeat(3e5), execute: () => n})
+    }"""
+    async with open_browser() as context:
+        page, said = await context.new_page(), list[str]()
+        page.on("console", lambda message: said.append(message.text))
+        await page.goto(pages.page(script))
+        client_id = await ready(page)
+        await until(lambda: offered(bridge, client_id), 10)
+        assert await offered(bridge, client_id) == ["t0", "t1", "t2"]
+        assert said == ["AgentBridge: the list of tools has more than 983040 bytes: the last 1 of 4 are left out"]
+
+
+async def test_progress_that_is_too_large_fails_in_the_tool_and_ends_no_connection(bridge: Bridge, pages: Site) -> None:
+    script = """agentbridge.registerTool({name: 'loud', description: 'Tells much.',
+      execute: (_, {progress}) => progress(1, {data: 'x'.repeat(2e6)})})"""
+    async with open_page(pages.page(script)) as page:
+        client_id = await ready(page)
+        for _ in range(2):
+            assert (await bridge.call(client_id, "loud")).json()["details"]["code"] == "too_large"
+
+
+async def test_stop_takes_a_day_at_most_and_an_empty_name_for_everybody(bridge: Bridge, pages: Site) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        client_id = await ready(page)
+        await page.evaluate("agentbridge.stop('', {seconds: 1e9})")
+        [everybody] = await page.evaluate("agentbridge.stoppedAgents")
+        assert set(everybody) == {"until"}
+        assert everybody["until"] - await page.evaluate("Date.now()") <= 86_400_000
+        await until(lambda: refused(bridge, client_id), 5)
+        await page.evaluate("agentbridge.allow('')")
+        await until(lambda: allowed(bridge, client_id), 5)
+        assert await page.evaluate("agentbridge.stoppedAgents") == []
+        names = await page.evaluate("""[-1, NaN, 'soon'].map((seconds) => {
+          try { agentbridge.stop('agent-1', {seconds}) } catch (error) { return error.name }
+        })""")
+        assert names == ["RangeError"] * 3
+
+
+async def refused(bridge: Bridge, client_id: str) -> bool:
+    return (await bridge.call(client_id, "greet", {"name": "Ann"})).status_code == httpx.codes.FORBIDDEN

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -23,6 +24,7 @@ const later = (name, annotations) => agentbridge.registerTool({name, annotations
   })})
 later('once')
 later('often', {idempotentHint: true})
+agentbridge.registerTool({name: 'short', description: 'Answers at once.', execute: () => 'short'})
 """
 
 
@@ -63,6 +65,21 @@ async def test_first_connection_asks_to_come_back_and_later_ones_bring_the_token
     assert [each.partition(".")[0] for each in first[1]] == ["agentbridge", "bearer"]
     assert (second[0], second[1][2]) == ("", "resume.token-1")
     assert len(gateway.sessions) == 1
+
+
+async def test_command_that_runs_is_remembered_however_many_others_have_ended(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await session.command("once", "r1")
+        await begun(page, "once")
+        for number in range(150):
+            await session.command("short", f"short-{number}")
+        await until(lambda: list(session.awaiting) == ["r1"], 15)
+        await page.reload()
+        assert (await session.answered("r1"))["error"]["code"] == "interrupted"
+        assert await page.evaluate("localStorage.getItem('once')") == "1"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +233,8 @@ async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_
         "window.kept = 'still here'; addEventListener('pageshow', (event) => { window.persisted = event.persisted })"
     )
     async with open_browser(without=["--disable-back-forward-cache"]) as context:
-        page = await context.new_page()
+        page, said = await context.new_page(), list[str]()
+        page.on("console", lambda message: said.append(message.text) if "WebSocket" in message.text else None)
         await page.goto(pages.page(f"{TOOLS}\n{shown}"))
         assert await client_id(page) == "client-1"
         for _ in range(2):
@@ -231,6 +249,7 @@ async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_
         await page.evaluate("finish()")
         assert (await session.answered("r1"))["result"] == "done"
         assert len(gateway.sessions) == 1
+        assert said == []
 
 
 async def test_closing_ends_the_session_for_good(gateway: ResumingGateway, pages: Site) -> None:
@@ -272,3 +291,92 @@ async def test_stopped_agent_stays_stopped_at_a_gateway_that_does_not_know_of_it
         fresh.token = "yet another"
         await page.reload()
         assert (await gateway.session(2)).all("stop") == []
+
+
+async def test_agent_that_is_allowed_while_the_connection_is_lost_is_allowed_afterwards(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    """A gateway remembers a stop for its session, over lost connections too."""
+    async with open_page(pages.page(TOOLS)) as page:
+        session = await gateway.session()
+        await client_id(page)
+        await page.evaluate("agentbridge.stop('agent-1', {seconds: 600}); agentbridge.stop('agent-2')")
+        await until(lambda: len(session.all("stop")) == 2, 10)
+        gateway.is_away = True
+        assert session.socket is not None
+        session.socket.transport.abort()
+        await until(lambda: page.evaluate("agentbridge.state.phase === 'waiting'"), 10)
+        await page.evaluate("agentbridge.allow('agent-1')")
+        gateway.is_away = False
+        await until(lambda: len(session.all("capability")) == 2, 15)
+        [allowed] = session.all("allow")
+        assert allowed["agentId"] == "agent-1"
+        assert [frame["agentId"] for frame in session.all("stop")] == ["agent-1", "agent-2", "agent-2"]
+
+
+FRAMES = """
+const load = ([{path, frame}, ...rest]) => {
+  frame.src = path
+  frame.onload = () => {
+    const bridge = frame.contentWindow.agentbridge
+    const next = () => { if (bridge.state.phase === 'ready' && rest.length) load(rest.splice(0)) }
+    bridge.addEventListener('state', next)
+    next()
+  }
+}
+if (location.pathname === '/') {
+  const frames = ['/one', '/two'].map((path) => ({path, frame: document.createElement('iframe')}))
+  document.body.append(...frames.map(({frame}) => frame))
+  load(localStorage.getItem('reverse') ? frames.reverse() : frames)
+}
+"""
+
+
+async def test_frames_of_a_page_are_who_they_were_whichever_loads_first(gateway: ResumingGateway, pages: Site) -> None:
+    for path in ("/one", "/two"):
+        pages.page(FRAMES, path=path)
+    async with open_page(pages.page(FRAMES)) as page:
+        first = await ids_of_frames(page)
+        assert len(set(first.values())) == 3
+        await page.evaluate("localStorage.setItem('reverse', 'yes')")
+        await page.reload()
+        assert await ids_of_frames(page) == first
+
+
+async def ids_of_frames(page: Page) -> dict[str, str]:
+    """Wait until the page and both of its frames are connected; return their ids by path."""
+    found: dict[str, str] = {}
+
+    async def complete() -> bool:
+        for frame in page.frames:
+            known = "window.agentbridge?.state.phase === 'ready' && agentbridge.state.clientId"
+            ready = frame.url.startswith("http") and await frame.evaluate(known)
+            if ready:
+                found[urlsplit(frame.url).path] = ready
+        return len(found) == 3
+
+    await until(complete, 20)
+    return found
+
+
+async def test_script_that_is_on_a_page_twice_makes_two_clients_that_stay_who_they_are(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    library = f"{pages.gateway}/agentbridge.js"
+    script = "window.first = agentbridge"
+    url = pages.page("", before=script)
+    again = f'<script src="{library}" data-token-url="/token" data-app="page"></script>'
+    text, content_type = pages.files["/"]
+    pages.files["/"] = (text.replace('<script src="/before.js">', f'{again}<script src="/before.js">'), content_type)
+    async with open_page(url) as page:
+        both = await ids_of_both(page)
+        assert len(set(both)) == 2
+        for _ in range(2):
+            await page.reload()
+            assert await ids_of_both(page) == both
+
+
+async def ids_of_both(page: Page) -> list[str]:
+    ready = "[window.first, window.agentbridge].every((each) => each?.state.phase === 'ready')"
+    await until(lambda: page.evaluate(ready), 15)
+    return list(await page.evaluate("[first.state.clientId, agentbridge.state.clientId]"))

@@ -90,6 +90,22 @@ async def test_in_page_agents_use_the_same_tools(bridge: Bridge, pages: Site, fl
         assert reason == "UnknownError"
 
 
+@BOTH
+async def test_circular_schema_is_refused_as_by_the_browser(bridge: Bridge, pages: Site, flags: list[str]) -> None:
+    circular = """
+    const circle = {type: 'object'}
+    circle.properties = {self: circle}
+    register({name: 'temporary', inputSchema: circle})
+    register({name: 'greet', execute: () => 'Hello'})
+    """
+    script = TOOLS[: TOOLS.index("const schema")] + circular
+    async with open_browser(*flags) as context:
+        page = await context.new_page()
+        await page.goto(pages.page(script, NAMED))
+        await until(lambda: offers(bridge, page, {"greet"}), 10)
+        assert "TypeError" in await page.evaluate("outcomes")
+
+
 async def test_nothing_leaves_the_page_unless_its_author_names_it(bridge: Bridge, pages: Site) -> None:
     script = "window.context = document.modelContext"
     async with open_browser() as context:

@@ -88,6 +88,10 @@ async def test_react_application_offers_what_is_mounted(bridge: Bridge) -> None:
         assert (await bridge.call(client, "listTodos")).json()["details"]["by"] == "user"
         await page.locator("#agents").get_by_role("button", name="Allow").click()
         await until(lambda: is_served(bridge, client), 10)
+        await page.evaluate("agentbridge.stop()")
+        await expect(page.locator("#agents [data-stopped]")).to_contain_text("Each agent is stopped")
+        await page.locator("#agents").get_by_role("button", name="Allow").click()
+        await until(lambda: is_served(bridge, client), 10)
 
         await bridge.call(client, "draft", {"text": "Sleep"}, action="setText")
         await expect(page.get_by_label("What needs doing?")).to_have_value("Sleep")

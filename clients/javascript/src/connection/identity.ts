@@ -10,17 +10,18 @@ import { randomHex } from "../frames.js";
 interface Entry {
   id: string;
   resumeToken: string | null;
-  sub: string | null;
+  user: string | null;
   /** Commands that were begun here, and whether they may be begun again. */
   begun: Record<string, boolean>;
   /** Agents that the user has stopped, and until when; the empty name stands for all. */
   stopped: Record<string, number>;
 }
 
-const MAX_BEGUN = 128;
+const MAX_ENDED = 128; // commands that have been answered; the answer may have been lost
 const MAX_STOPPED = 64; // as many as a gateway remembers
 const MAX_FRAMES = 20;
-const namesHere = new Set<string>();
+/** The names of all connections of this document, also of those that another copy of the library has made. */
+const namesHere: Set<string> = ((globalThis as any)[Symbol.for("agentbridge.names")] ??= new Set<string>());
 
 export class Identity {
   #entry: Entry = fresh();
@@ -45,8 +46,8 @@ export class Identity {
     const storage = tabStorage();
     if (storage === null || typeof navigator === "undefined" || !navigator.locks) return;
     const framed = window !== window.top;
-    for (let place = 1; place <= MAX_FRAMES; place++) {
-      const name = framed ? `${this.#name}:frame${place}` : this.#name;
+    for (let attempt = 1; attempt <= MAX_FRAMES; attempt++) {
+      const name = framed ? `${this.#name}:frame${placeOfFrame()}${"+".repeat(attempt - 1)}` : this.#name;
       if (await this.#take(storage, name, read(storage, name) ?? fresh())) return;
       if (!framed && (await this.#take(storage, name, fresh()))) return;
     }
@@ -59,9 +60,9 @@ export class Identity {
   }
 
   /** Become somebody else, because another user is logged in. Returns whether there was one before. */
-  belongTo(sub: string | null): boolean {
-    const changed = this.#entry.sub !== null && this.#entry.sub !== sub;
-    this.#entry = { ...this.#entry, sub, ...(changed ? { resumeToken: null, begun: {}, stopped: {} } : {}) };
+  belongTo(user: string | null): boolean {
+    const changed = this.#entry.user !== null && this.#entry.user !== user;
+    this.#entry = { ...this.#entry, user, ...(changed ? { resumeToken: null, begun: {}, stopped: {} } : {}) };
     this.#save();
     return changed;
   }
@@ -97,10 +98,11 @@ export class Identity {
     return Object.entries(this.#entry.stopped).filter(([, until]) => until > Date.now());
   }
 
-  begin(requestId: string, repeatable: boolean): void {
+  /** Remember a command that begins. Those that still run are never forgotten, however many others have come and gone. */
+  begin(requestId: string, repeatable: boolean, running: { has(requestId: string): boolean }): void {
     this.#entry.begun[requestId] = repeatable;
-    const ids = Object.keys(this.#entry.begun);
-    if (ids.length > MAX_BEGUN) delete this.#entry.begun[ids[0]!];
+    const ended = Object.keys(this.#entry.begun).filter((id) => !running.has(id));
+    for (const id of ended.slice(0, -MAX_ENDED)) delete this.#entry.begun[id];
     this.#save();
   }
 
@@ -122,7 +124,18 @@ export class Identity {
 }
 
 function fresh(): Entry {
-  return { id: randomHex(), resumeToken: null, sub: null, begun: {}, stopped: {} };
+  return { id: randomHex(), resumeToken: null, user: null, begun: {}, stopped: {} };
+}
+
+/** Returns a frame's place in the page, such as `.0.2`: after a reload each frame is who it was, whichever loads first. */
+function placeOfFrame(): string {
+  let place = "";
+  for (let frame: Window = window; frame !== frame.parent; frame = frame.parent) {
+    const { parent } = frame;
+    const siblings = Array.from({ length: parent.length }, (_, index) => parent[index]);
+    place = `.${siblings.indexOf(frame)}${place}`;
+  }
+  return place;
 }
 
 /** Takes a lock if it is free, and returns what gives it back; null if it is taken. */

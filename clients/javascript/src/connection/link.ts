@@ -4,16 +4,18 @@ import { BackOff, isAboutTokens, sentenceOf } from "./back_off.js";
 import type { ClientFrame, ServerFrame } from "../frames.js";
 import { checkPlace, diagnose, type Guidance } from "../guidance.js";
 import type { Identity } from "./identity.js";
-import { claimsOf, LoggedOut, type TokenSource } from "./tokens.js";
+import { claimsOf, LoggedOut, type TokenSource, userOf } from "./tokens.js";
 import type { State } from "../types.js";
 
 const SUBPROTOCOL = "agentbridge.v1";
+const PAGE_LEFT = 4900; // a code of our own
 const ANSWER_WITHIN_MS = 10_000;
 const BEAT_MS = 15_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 const EARLIEST_REFRESH_MS = 1_000;
 const FIRST_REFRESH_AT = 0.8; // of the time that is left
 const NEXT_REFRESH_AT = 0.3; // after one that has failed
+const UNKNOWN_LIFETIME_MS = 60_000;
 
 export interface LinkOwner {
   /** A frame of the gateway's. */
@@ -57,10 +59,21 @@ export class Link {
     if (this.#phase === "stopped" || this.#phase === "waiting") void this.#open();
   }
 
+  get isOpen(): boolean {
+    return this.#socket?.readyState === 1;
+  }
+
   /** Leave for good; the gateway ends the session. */
   close(reason = "disconnected"): void {
     this.#socket?.close(1000);
     this.#leave("stopped", reason);
+  }
+
+  /** The page goes into the browser's cache, which breaks connections with an error in the console. */
+  suspend(): void {
+    if (this.#phase === "stopped") return;
+    this.#socket?.close(PAGE_LEFT); // the session waits
+    this.#leave("waiting", "the page was left");
   }
 
   send(frame: ClientFrame): void {
@@ -92,12 +105,17 @@ export class Link {
   }
 
   #newSocket(token: string | null): WebSocket {
-    const { url, socket: Socket, resume, identity } = this.#setup;
+    const { url, socket: Socket, resume, identity, guidance } = this.#setup;
     const asked = new URL(url);
     const subprotocols = token === null ? [SUBPROTOCOL] : [SUBPROTOCOL, `bearer.${token}`];
     if (resume && identity.resumeToken !== null) subprotocols.push(`resume.${identity.resumeToken}`);
     else if (resume) asked.searchParams.set("resume", "");
-    return new Socket(asked, subprotocols);
+    try {
+      return new Socket(asked, subprotocols);
+    } catch (error) {
+      if (!isForbidden(error)) guidance.tell("socket", `no WebSocket can be made of what was given: ${error}`);
+      throw error;
+    }
   }
 
   #withoutSocket(error: unknown): void {
@@ -115,7 +133,7 @@ export class Link {
 
   /** Whose token it is decides whose session and events these are. */
   #takeUser(token: string | null): void {
-    if (this.#setup.identity.belongTo(claimsOf(token).sub ?? null)) this.#owner.changedUser();
+    if (this.#setup.identity.belongTo(userOf(token))) this.#owner.changedUser();
   }
 
   #attach(socket: WebSocket, token: string | null): void {
@@ -188,10 +206,9 @@ export class Link {
 
   /** Replace the token well before it expires: a gateway closes the socket at that very moment. */
   #refreshLater(token: string | null, part = FIRST_REFRESH_AT): void {
-    const { exp } = claimsOf(token);
     clearTimeout(this.#refreshTimer);
-    if (exp === undefined) return;
-    const leftMs = exp * 1000 - Date.now();
+    const leftMs = lifetimeMs(token);
+    if (leftMs === null) return;
     const afterMs = Math.min(MAX_TIMER_MS, Math.max(EARLIEST_REFRESH_MS, leftMs * part));
     this.#refreshTimer = setTimeout(() => void this.#refresh(token), afterMs);
   }
@@ -207,7 +224,7 @@ export class Link {
       return this.#refreshLater(former, NEXT_REFRESH_AT);
     }
     if (socket !== this.#socket) return;
-    if (claimsOf(fresh).sub !== claimsOf(former).sub) return this.#beginAnew();
+    if (userOf(fresh) !== userOf(former)) return this.#beginAnew();
     if (fresh !== former) this.send({ type: "auth", token: fresh, id: "token" });
     this.#refreshLater(fresh);
   }
@@ -217,6 +234,15 @@ export class Link {
     this.close("another user is logged in");
     void this.#open();
   }
+}
+
+/** Returns how long a token lives from now on; null for ever. One that looks expired shows that the clock here is wrong. */
+function lifetimeMs(token: string | null): number | null {
+  const { exp, iat } = claimsOf(token);
+  if (exp === undefined) return null;
+  const leftMs = exp * 1000 - Date.now();
+  const wholeMs = iat === undefined ? null : (exp - iat) * 1000;
+  return leftMs > 0 ? Math.min(leftMs, wholeMs ?? leftMs) : (wholeMs ?? UNKNOWN_LIFETIME_MS);
 }
 
 /** Tells whether a browser has refused to make a WebSocket, as one of `ws:` on a page of https: it always will. */

@@ -5,16 +5,20 @@ import type { ConfirmQuestion } from "../types.js";
 const MAX_SHOWN_CHARS = 2_000;
 const STYLE = `
 dialog {
-  box-sizing: border-box; width: min(30rem, calc(100vw - 2rem)); max-height: calc(100vh - 2rem); padding: 1.25rem;
-  overflow: auto; border: 1px solid color-mix(in srgb, CanvasText 20%, Canvas); border-radius: 14px;
+  box-sizing: border-box; width: min(30rem, calc(100vw - 2rem)); max-height: calc(100dvh - 2rem); padding: 1.25rem;
+  flex-direction: column; overflow: auto; border: 1px solid color-mix(in srgb, CanvasText 20%, Canvas); border-radius: 14px;
   background: Canvas; color: CanvasText; color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif;
   box-shadow: 0 20px 60px rgb(0 0 0 / 35%);
 }
+dialog[open] { display: flex; }
 dialog::backdrop { background: rgb(0 0 0 / 45%); }
+h2, p, div { flex: none; }
 h2 { margin: 0 0 .5rem; font-size: 1.1rem; overflow-wrap: anywhere; }
 p { margin: 0 0 .75rem; overflow-wrap: anywhere; }
+section { min-height: 0; margin-bottom: 1rem; overflow: auto; }
+section > :last-child { margin-bottom: 0; }
 pre {
-  max-height: 12rem; margin: 0 0 1rem; padding: .6rem .75rem; overflow: auto; border-radius: 8px; font-size: .85rem;
+  margin: 0; padding: .6rem .75rem; border-radius: 8px; font-size: .85rem;
   background: color-mix(in srgb, CanvasText 8%, Canvas); white-space: pre-wrap; overflow-wrap: anywhere;
 }
 div { display: flex; flex-wrap: wrap; gap: .5rem; justify-content: flex-end; }
@@ -60,7 +64,9 @@ function dialogOf({ agent, title, description, input }: ConfirmQuestion): HTMLDi
   buttons.append(...answers.map(([value, label]) => button(dialog, value, label)));
   const text = JSON.stringify(input, null, 2) ?? "";
   const shown = text === "{}" ? [] : [element("pre", shortened(text))];
-  dialog.append(heading, element("p", `${name} wants to do this for you.`), element("p", description), ...shown, buttons);
+  const what = element("section", ""); // what does not fit is scrolled; who asks and the answers stay in sight
+  what.append(element("p", description), ...shown);
+  dialog.append(heading, element("p", `${name} wants to do this for you.`), what, buttons);
   return dialog;
 }
 

@@ -110,7 +110,11 @@ class OwnTools {
 
   #add(tool: Tool, signal?: AbortSignal): void {
     if (this.#offers.has(tool.name)) return this.#guidance.tell(`twice ${tool.name}`, `${tool.name} is offered already`);
-    this.#offers.addTool(tool, { signal });
+    try {
+      this.#offers.addTool(tool, { signal });
+    } catch (error) {
+      this.#guidance.tell(`unusable ${tool.name}`, `${tool.name} is not offered: ${(error as Error).message}`);
+    }
   }
 
   #asTool({ name, title, description, inputSchema, annotations }: ListedTool): Tool {
