@@ -124,6 +124,7 @@ def _serve(module: str, requests: socket.socket) -> list[Any] | None:
             requests.sendall(json.dumps(answer).encode() + b"\n")
     for left in children:
         os.kill(left, signal.SIGKILL)
+        os.waitpid(left, 0)
     return None
 
 
