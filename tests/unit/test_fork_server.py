@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.fork_server import ForkServer
 from support.processes.child import FORKED, Process
-from support.processes.fork_server import ForkServer
 from support.settings import environment
 from support.wait import until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.runtime.settings import PREFIX
-from support.processes.fork_server import Forked, fork_server
+from support.fork_server import Forked, fork_server
 from support.wait import until
 
 START_SECONDS = 20
