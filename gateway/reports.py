@@ -75,9 +75,19 @@ class _Sent(NamedTuple):
 class Reporter:
     """Reports this gateway's sessions to the registry."""
 
-    def __init__(self, gateway_id: str, connection: Connection) -> None:
+    def __init__(
+        self,
+        gateway_id: str,
+        connection: Connection,
+        retry_seconds: float = RETRY_SECONDS,
+        goodbye_seconds: float = GOODBYE_SECONDS,
+        goodbye_without_registry_seconds: float = GOODBYE_WITHOUT_REGISTRY_SECONDS,
+    ) -> None:
         self._gateway_id = gateway_id
         self._connection = connection
+        self._retry_seconds = retry_seconds
+        self._goodbye_seconds = goodbye_seconds
+        self._goodbye_without_registry_seconds = goodbye_without_registry_seconds
         self._changed: OrderedDict[str, _Change] = OrderedDict()  # a dict finds its first entry slowly
         self._under_way: dict[str, _Change] = {}  # changes of the report that was sent last
         self._reported: dict[str, _Told] = {}
@@ -151,7 +161,7 @@ class Reporter:
     async def say_goodbye(self) -> None:
         """Wait until a registry has everything. If none answers, a later one will notice the missing gateway."""
         try:
-            async with asyncio.timeout(GOODBYE_SECONDS):
+            async with asyncio.timeout(self._goodbye_seconds):
                 await self._told_or_alone()
         except TimeoutError:
             log.warning("no registry has acknowledged the end of this gateway")
@@ -165,7 +175,7 @@ class Reporter:
                 async with asyncio.timeout(GOODBYE_POLL_SECONDS):
                     await self._idle.wait()
             alone = loop.time() - max(began, self._alone_since) if self._alone_since is not None else 0.0
-            if alone >= GOODBYE_WITHOUT_REGISTRY_SECONDS:
+            if alone >= self._goodbye_without_registry_seconds:
                 raise TimeoutError
 
     def _note(self, key: str, change: _Change) -> None:
@@ -249,7 +259,7 @@ class Reporter:
             if not repeated:
                 log.warning("the registry did not take report %d (%s); repeating it until it does", report.number, why)
             repeated = True
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
         self._settled = GatewayPong(self._gateway_id, report.number, len(self._reported), str(self._digest))
 
     def _without_changes(self, report: _Sent) -> _Sent:

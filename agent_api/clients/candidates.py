@@ -150,7 +150,8 @@ class _Users:
 class Candidates:
     """The pools in use. `observe` must get all changes of a mirror, from the beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_pooled: int = MAX_POOLED) -> None:
+        self._max_pooled = max_pooled
         self._pools: OrderedDict[_CandidateView, _Pool] = OrderedDict()
         self._users = _Users()
 
@@ -225,7 +226,7 @@ class Candidates:
     def _forget(self) -> None:
         """Evict the least recently used pools if all together are too large."""
         while len(self._pools) > MAX_POOLS or (
-            len(self._pools) > 1 and sum(pool.size for pool in self._pools.values()) > MAX_POOLED
+            len(self._pools) > 1 and sum(pool.size for pool in self._pools.values()) > self._max_pooled
         ):
             self._pools.popitem(last=False)
 

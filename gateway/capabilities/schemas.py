@@ -113,7 +113,9 @@ class Checker:
 class Schemas:
     """Compiled schemas by content, the least recently used forgotten first."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_compiled: int = MAX_COMPILED, max_pattern_bytes: int = MAX_COMPILED_PATTERN_BYTES) -> None:
+        self._max_compiled = max_compiled
+        self._max_pattern_bytes = max_pattern_bytes
         self._compiled: OrderedDict[bytes, Checker] = OrderedDict()
         self._pattern_bytes = 0
 
@@ -133,7 +135,7 @@ class Schemas:
         return checker
 
     def _forget_oldest(self) -> None:
-        while len(self._compiled) > MAX_COMPILED or self._pattern_bytes > MAX_COMPILED_PATTERN_BYTES:
+        while len(self._compiled) > self._max_compiled or self._pattern_bytes > self._max_pattern_bytes:
             _, forgotten = self._compiled.popitem(last=False)
             self._pattern_bytes -= forgotten.pattern_bytes
 

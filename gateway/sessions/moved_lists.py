@@ -54,13 +54,16 @@ class MovedLists:
         turns: Turns,
         tasks: asyncio.TaskGroup,
         turn_away: Callable[[LiveSession], None],
+        again_seconds: float = AGAIN_SECONDS,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
     ) -> None:
         self._contracts = contracts
         self._turns = turns
         self._tasks = tasks
         self._turn_away = turn_away
+        self._again_seconds = again_seconds
         self._loop = asyncio.get_running_loop()
-        self._shares = Shares(MAX_UNREAD_BYTES, "too many capability lists wait to be read; connect again")
+        self._shares = Shares(max_unread_bytes, "too many capability lists wait to be read; connect again")
         self._waiting: deque[_UnreadList] = deque()
         self._is_reading = False
 
@@ -100,7 +103,7 @@ class MovedLists:
         """Try all lists that wait, one after the other, once a second, until none waits."""
         try:
             while self._waiting:
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(self._again_seconds)
                 for _ in range(len(self._waiting)):
                     waiting = self._waiting.popleft()
                     if await self._is_done(waiting):

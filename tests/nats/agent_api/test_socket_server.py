@@ -311,8 +311,8 @@ async def test_stalled_reader_is_cut_off_within_a_bound(
             for number in range(1000):
                 await socket.send(json.dumps({"type": "command", "id": str(number), **COMMAND}))
                 await asyncio.sleep(0)
-        sockets = api.sockets
-        await until(lambda: not sockets._live, 10)
+        sockets = api.sockets.upgrades
+        await until(lambda: not sockets, 10)
     assert 2 * UNREAD < max(unread) < 2 * UNREAD + 2 * LIMIT
     await until(lambda: not api.admission.commands)
 
@@ -373,7 +373,7 @@ async def test_lost_connection_cancels_its_commands(world: World, api: RunningAp
         await until(lambda: world.received())
         socket.transport.abort()
     await until(lambda: world.received("cancel"))
-    assert not api.sockets._live
+    await until(lambda: not api.sockets.upgrades)
 
 
 # --- the end of the process ---

@@ -14,7 +14,7 @@ from support.paths import ROOT
 PATH = os.environ["PATH"]  # noqa: TID251  children need it
 SECONDS = 160
 CANNOT_RUN = 2
-SMALL_COMMANDS = ("--levels=1,3", "--rounds=1", "--seconds=1", "--warm-up=2", "--clients=3", "--agents=2")
+SMALL_COMMANDS = ("--levels=1,3", "--rounds=1", "--seconds=0.5", "--warm-up=1", "--clients=3", "--agents=2")
 SMALL_EVENTS = ("--publishers=1,3", "--rounds=1", "--seconds=0.2")
 SMALL_CONNECTIONS = ("--clients=50", "--rounds=1")
 
@@ -91,7 +91,7 @@ def test_events_are_all_received_and_stored() -> None:
 @needs_compiler
 def test_floods_are_sent_to_every_port() -> None:
     kinds = "pings,chunks,commands,questions,bad socketio,flood agents of the SDK"
-    answer = found("floods", "--sockets=1,3", "--seconds=0.3", f"--kinds={kinds}", "--no-strict")
+    answer = found("floods", "--sockets=3", "--seconds=0.3", f"--kinds={kinds}", "--no-strict")
     floods = [one for one in answer["floods"] if one["flood"] is not None]
     assert len(answer["floods"]) - len(floods) == 6, "it is calm three times, for commands and for questions"
     sent_to = {(one["flood"]["target"], one["flood"]["kind"]) for one in floods}

@@ -39,7 +39,7 @@ class ResumingApp:
         self.on_connected: Callable[[], None] = lambda: None
         self._token = token or app_token()
         self._turn = first
-        self._known: dict[str, Frame | None] = {}
+        self.answers: dict[str, Frame | None] = {}
         self._ids = itertools.count(1)
 
     @property
@@ -102,19 +102,19 @@ class ResumingApp:
                 self.resume_token = frame["resumeToken"]
                 await self._begin(frame)
             case {"type": "command", "requestId": str(request_id)}:
-                self._known[request_id] = None
+                self.answers[request_id] = None
                 tasks.create_task(self._answer(frame))
 
     async def _begin(self, connection: Frame) -> None:
         """Register if the session has begun anew; say what became of the commands that it waits for."""
         if not connection.get("resumed"):
-            self._known.clear()
+            self.answers.clear()
             ident = f"list-{len(self.connections)}"
             await self.send({"type": "capability", "capabilities": list(self.handlers), "id": ident})
         for request_id in connection.get("awaiting", []):
-            if request_id not in self._known:
+            if request_id not in self.answers:
                 await self.send({"type": "unknown", "requestId": request_id})
-            elif (answer := self._known[request_id]) is not None:
+            elif (answer := self.answers[request_id]) is not None:
                 await self.send(answer)
         self.on_connected()
 
@@ -125,8 +125,8 @@ class ResumingApp:
             answer = {"status": "success", "result": await result if inspect.isawaitable(result) else result}
         except AppFault as fault:
             answer = {"status": "error", "error": dict(zip(("message", "code"), fault.args, strict=False))}
-        self._known[request_id] = {"type": "response", "requestId": request_id, **answer}
-        await self.send(self._known[request_id] or {})
+        self.answers[request_id] = {"type": "response", "requestId": request_id, **answer}
+        await self.send(self.answers[request_id] or {})
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,6 @@ from nats.aio.msg import Msg
 from support.played.sessions import OWNER, live_session, session
 from support.wait import until
 
-from gateway import reports
 from gateway.capabilities.contracts import Contracts
 from gateway.reports import Reporter
 from gateway.sessions.live import LiveSession, Socket
@@ -83,15 +82,21 @@ class Stage:
         assert not self.reporter._changed
 
 
-@pytest.fixture
-async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr(reports, "RETRY_SECONDS", 0.01)
+@contextlib.asynccontextmanager
+async def running_stage(**seconds: float) -> AsyncIterator[Stage]:
+    """Run a reporter with these durations: `goodbye_seconds=0.1`."""
     registry = FakeRegistry()
-    reporter = Reporter("gw-1", cast("Connection", registry))
+    reporter = Reporter("gw-1", cast("Connection", registry), retry_seconds=0.01, **seconds)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         yield Stage(reporter, registry)
         running.cancel()
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with running_stage() as stage:
+        yield stage
 
 
 def ack(number: int) -> bytes:
@@ -301,41 +306,34 @@ async def test_pages_of_nothing_are_one_empty_page(stage: Stage) -> None:
     assert stage.reporter.page(stage.sessions.values(), "zzz").records == []
 
 
-async def test_goodbye_waits_until_the_registry_knows_but_not_for_ever(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reports, "GOODBYE_SECONDS", 0.1)
-    live = stage.connect()
-    await stage.settled()
-    stage.registry.answer = TimeoutError()
-    stage.end(live)
-    async with asyncio.timeout(5):
+async def test_goodbye_waits_until_the_registry_knows_but_not_for_ever() -> None:
+    async with running_stage(goodbye_seconds=0.1) as stage:
+        live = stage.connect()
+        await until(lambda: stage.reporter.pong().number == 1)
+        stage.registry.answer = TimeoutError()
+        stage.end(live)
+        async with asyncio.timeout(5):
+            await stage.reporter.say_goodbye()
+        assert stage.reporter.pong().number in (1, 2)
+        stage.registry.answer = ACK
+        await until(lambda: stage.registry.reports[-1].removals == [removal(live)])
+
+
+async def test_goodbye_does_not_wait_for_a_registry_that_is_not_there() -> None:
+    async with running_stage(goodbye_seconds=600) as stage:
+        stage.registry.answer = nats.errors.NoRespondersError()
+        stage.connect()
+        async with asyncio.timeout(30):
+            await stage.reporter.say_goodbye()
+
+
+async def test_goodbye_waits_for_a_registry_that_is_back() -> None:
+    async with running_stage(goodbye_without_registry_seconds=600) as stage:
+        live = stage.connect()
+        await stage.settled()
+        stage.registry.answer = nats.errors.NoRespondersError()
+        stage.end(live)
+        await stage.registry.has_got(2)
+        stage.registry.answer = ACK
         await stage.reporter.say_goodbye()
-    assert stage.reporter.pong().number in (1, 2)
-    stage.registry.answer = ACK
-    await stage.settled()
-    assert stage.registry.reports[-1].removals == [removal(live)]
-    with contextlib.suppress(TimeoutError):
-        await stage.reporter.say_goodbye()
-
-
-async def test_goodbye_does_not_wait_for_a_registry_that_is_not_there(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reports, "GOODBYE_SECONDS", 600)
-    stage.registry.answer = nats.errors.NoRespondersError()
-    stage.connect()
-    async with asyncio.timeout(30):
-        await stage.reporter.say_goodbye()
-
-
-async def test_goodbye_waits_for_a_registry_that_is_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "GOODBYE_WITHOUT_REGISTRY_SECONDS", 600)
-    live = stage.connect()
-    await stage.settled()
-    stage.registry.answer = nats.errors.NoRespondersError()
-    stage.end(live)
-    await stage.registry.has_got(2)
-    stage.registry.answer = ACK
-    await stage.reporter.say_goodbye()
-    assert stage.reporter.pong().number == 2
+        assert stage.reporter.pong().number == 2

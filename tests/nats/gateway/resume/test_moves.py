@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -18,9 +19,10 @@ from support.settings import agent_token, app_token
 from support.wait import subscribed, until
 
 from gateway.capabilities import contracts
-from gateway.sessions import moved_lists, resumable, table
+from gateway.sessions import resumable, table
 from gateway.sessions.core import snapshots
 from gateway.sessions.core.resume import MAX_KEPT
+from gateway.sessions.moved_lists import MovedLists
 from protocol.records import Rate
 from protocol.subjects import PEERS, gateway
 
@@ -84,7 +86,7 @@ async def test_list_that_is_refused_at_the_new_gateway_is_unavailable_until_it_i
 async def test_session_whose_list_has_no_room_to_wait_ends_and_may_come_again(
     private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moved_lists, "MAX_UNREAD_BYTES", 1)
+    monkeypatch.setattr(resumable, "MovedLists", partial(MovedLists, max_unread_bytes=1))
     async with (
         running_gateway(private_nats.url) as one,
         running_gateway(private_nats.url) as other,

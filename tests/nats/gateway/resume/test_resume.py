@@ -119,7 +119,7 @@ async def test_answer_that_was_given_while_away_is_passed_on(
         await begun.wait()
         app.returns.clear()
         app.cut()
-        await until(lambda: any(app._known.values()))
+        await until(lambda: any(app.answers.values()))
         app.returns.set()
         assert (await call)["result"] == "given while away"
 
@@ -165,7 +165,7 @@ async def test_interrupted_command_is_told_once(gateways: list[Process], caller:
         call = tasks.create_task(caller.call(app.client_id, "slow", seconds=20))
         command = await app.received(type="command")
         fault = {"code": "interrupted", "message": "the page was left"}
-        app._known[command["requestId"]] = {
+        app.answers[command["requestId"]] = {
             "type": "response", "requestId": command["requestId"], "status": "error", "error": fault,
         }  # fmt: skip
         app.cut()
@@ -481,7 +481,7 @@ async def test_gateway_that_shuts_down_hands_over_sessions_without_clients(
         assert await gateways[0].terminate() == 0
         assert await code_of(caller, app.client_id) == UNAVAILABLE
         app.handlers["slow"] = echo
-        app._known[command["requestId"]] = {
+        app.answers[command["requestId"]] = {
             "type": "response", "requestId": command["requestId"], "status": "success", "result": "at last",
         }  # fmt: skip
         app.returns.set()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.played.known import Known, client
 
-from agent_api.clients.candidates import EVERYBODY, FEW, MAX_POOLS, Candidates, Fitting
+from agent_api.clients.candidates import EVERYBODY, FEW, MAX_POOLED, MAX_POOLS, Candidates, Fitting
 from protocol.access import AGENT, Principal
 from protocol.discovery import Client, Query, matches, offering
 
@@ -20,8 +20,8 @@ OFFERS: list[tuple[Any, ...]] = [(), ("f",), ("f", "g"), (LOCKED, "f"), (LIST,)]
 class Bench:
     """Candidates that follow a mirror."""
 
-    def __init__(self) -> None:
-        self.candidates = Candidates()
+    def __init__(self, max_pooled: int = MAX_POOLED) -> None:
+        self.candidates = Candidates(max_pooled)
         self.known = Known(listeners=(self.candidates.observe,))
 
     def of(self, principal: Principal = ANYBODY, target: str = "f", action: str | None = None) -> list[str]:
@@ -127,9 +127,8 @@ def test_pools_are_bounded_and_the_used_ones_stay() -> None:
     assert len(bench.candidates._pools) == MAX_POOLS
 
 
-def test_ids_in_all_pools_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_api.clients.candidates.MAX_POOLED", 5)
-    bench = Bench()
+def test_ids_in_all_pools_together_are_bounded() -> None:
+    bench = Bench(max_pooled=5)
     bench.known.put(client("c1", "f", "g", "h"))
     bench.known.put(client("c2", "f", "g", "h"))
     assert bench.of(target="g") == bench.of(target="h") == ["c1", "c2"]

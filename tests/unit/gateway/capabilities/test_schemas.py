@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.capabilities import schemas
 from gateway.capabilities.expansion import MAX_NODES
 from gateway.capabilities.patterns import MAX_PATTERN_BYTES
-from gateway.capabilities.schemas import MAX_COMPILED, PATTERN_BYTES_A_NODE, Schemas, compile_schema
+from gateway.capabilities.schemas import PATTERN_BYTES_A_NODE, Schemas, compile_schema
 from protocol.errors import InvalidFrame, InvalidParameters
 
 MANY = {f"k{number}": 1 for number in range(30_000)}
@@ -259,10 +258,8 @@ def test_equal_schemas_are_compiled_once() -> None:
     assert known.checker({"type": "object"}, "a") is known.checker({"type": "object"}, "b")
 
 
-def test_schemas_used_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemas, "MAX_COMPILED", 3)
-    assert MAX_COMPILED == 4096
-    known = Schemas()
+def test_schemas_used_longest_ago_are_forgotten() -> None:
+    known = Schemas(max_compiled=3)
     first = known.checker({"minimum": 0}, "here")
     second = known.checker({"minimum": 1}, "here")
     known.checker({"minimum": 2}, "here")
@@ -270,7 +267,6 @@ def test_schemas_used_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch)
     known.checker({"minimum": 3}, "here")
     assert known.checker({"minimum": 0}, "here") is first
     assert known.checker({"minimum": 1}, "here") is not second
-    assert len(known._compiled) == 3
 
 
 def test_pattern_that_is_slow_to_match_is_not_matched_against_much() -> None:
@@ -293,13 +289,12 @@ def test_patterns_that_take_much_memory_are_bounded_together() -> None:
     assert nodes < 2 * MAX_PATTERN_BYTES // PATTERN_BYTES_A_NODE  # all of them take thirty times as much
 
 
-def test_schemas_with_large_patterns_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemas, "MAX_COMPILED_PATTERN_BYTES", 2 * 1024 * 1024)
-    known = Schemas()
-    for number in range(20):
-        known.checker({"pattern": rf"^.{{1,200}}{number}$"}, "here")
-    assert len(known._compiled) == 7
-    assert known._pattern_bytes == sum(checker.pattern_bytes for checker in known._compiled.values())
+def test_schemas_with_large_patterns_are_not_all_kept() -> None:
+    known = Schemas(max_pattern_bytes=2 * 1024 * 1024)
+    patterns = [{"pattern": rf"^.{{1,200}}{number}$"} for number in range(20)]
+    checkers = [known.checker(pattern, "here") for pattern in patterns]
+    is_kept = [known.checker(patterns[number], "here") is checkers[number] for number in range(19, 11, -1)]
+    assert is_kept == [True] * 7 + [False]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from support.wait import until
 
 from gateway.capabilities import contracts
 from gateway.capabilities.contracts import NO_CONTRACT, Contracts, UnreadContract
-from gateway.sessions import moved_lists
 from gateway.sessions.core.session import Session
 from gateway.sessions.core.snapshots import SessionSnapshot
 from gateway.sessions.live import NOWHERE, LiveSession
-from gateway.sessions.moved_lists import MovedLists
+from gateway.sessions.moved_lists import MAX_UNREAD_BYTES, MovedLists
 from protocol.errors import Unavailable
 from protocol.records import Rate
 from protocol.runtime.connections.turns import Turns
@@ -29,11 +28,12 @@ SENT = session("add").snapshot("then", None, None, NOW)
 class Lists:
     """A gateway's lists, and the sessions that it has turned away."""
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, max_unread_bytes: int = MAX_UNREAD_BYTES) -> None:
         self.contracts = Contracts(ROOM)
         self.turned_away: list[LiveSession] = []
         turns = Turns(asyncio.get_running_loop().call_soon, time.perf_counter)
-        self.moved = MovedLists(self.contracts, turns, tasks, self.turned_away.append)
+        turn_away = self.turned_away.append
+        self.moved = MovedLists(self.contracts, turns, tasks, turn_away, 0, max_unread_bytes)
 
     async def arrive(self, snapshot: SessionSnapshot) -> LiveSession:
         """Return a session that has come from another gateway."""
@@ -49,8 +49,7 @@ class Lists:
 
 
 @pytest.fixture
-async def lists(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lists]:
-    monkeypatch.setattr(moved_lists, "AGAIN_SECONDS", 0)
+async def lists() -> AsyncIterator[Lists]:
     async with ending_tasks() as tasks:
         yield Lists(tasks)
 
@@ -108,13 +107,13 @@ async def test_session_that_has_ended_waits_for_no_list(lists: Lists) -> None:
     filled.clear()
 
 
-async def test_session_whose_list_has_no_room_to_wait_ends(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moved_lists, "MAX_UNREAD_BYTES", 10)
-    lists.moved = MovedLists(lists.contracts, lists.moved._turns, lists.moved._tasks, lists.turned_away.append)
-    filled = [lists.fill()]
-    live = await lists.arrive(SENT)
-    assert (lists.turned_away, lists.moved.waiting) == ([live], 0)
-    filled.clear()
+async def test_session_whose_list_has_no_room_to_wait_ends() -> None:
+    async with ending_tasks() as tasks:
+        lists = Lists(tasks, max_unread_bytes=10)
+        filled = [lists.fill()]
+        live = await lists.arrive(SENT)
+        assert (lists.turned_away, lists.moved.waiting) == ([live], 0)
+        filled.clear()
 
 
 async def test_list_that_is_refused_for_good_is_no_list(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:

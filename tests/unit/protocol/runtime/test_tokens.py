@@ -310,10 +310,11 @@ async def test_cache_forgets_after_five_minutes(clock: Clock) -> None:
 
 async def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CACHE_ENTRIES", 3)
-    verifier = by_secret()
-    for number in range(10):
-        await verifier.verify(app_token(f"user-{number}"))
-    assert len(verifier._cache) == 3
+    verifier, known = by_secret(), list[tuple[str, Principal]]()
+    for token in (app_token(f"user-{number}") for number in range(10)):
+        known.append((token, await verifier.verify(token)))
+    newest_first = [await verifier.verify(token) is principal for token, principal in reversed(known)]
+    assert newest_first == [True] * 3 + [False] * 7
 
 
 async def test_refused_token_is_not_cached() -> None:
