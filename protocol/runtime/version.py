@@ -1,7 +1,7 @@
 """The version of AgentBridge that runs here, and which versions of libraries its fast paths were tested with.
 
-A fast path goes past a library's public interface, through private parts that any new version may change. With a version
-that was not tested, or with `AGENTBRIDGE_FAST_PATHS=off`, the library's own path runs instead.
+A fast path uses private parts of a library, which any new version may change. With a version that was not tested, or
+with `AGENTBRIDGE_FAST_PATHS=off`, the library's own path runs instead.
 """
 
 import logging
@@ -41,8 +41,7 @@ def _is_tested(library: str) -> bool:
     if _minor(installed) == _minor(TESTED[library]):
         return True
     log.warning(
-        "%s %s is installed, and AGENTBRIDGE_FAST_PATHS=on was tested with %s: it runs over public interfaces, as with "
-        "off, and slower",
+        "%s %s was not tested with AGENTBRIDGE_FAST_PATHS=on, but %s was: its fast paths are off",
         library,
         installed,
         TESTED[library],
