@@ -19,7 +19,7 @@ from measuring.figures import Spread, ratios, spread
 from measuring.load import Load
 from measuring.processes import cpu_seconds
 from measuring.report import Outcome, Table
-from measuring.systems import MEMORY, OURS, PEER_SYSTEMS, REDIS, System, agentbridge
+from measuring.systems import MEMORY, OURS, OURS_OFF, PEER_SYSTEMS, REDIS, System, agentbridge
 from measuring.tools import Missing
 
 DIRECT = "agentbridge, direct agents"
@@ -62,6 +62,12 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=3, help="seconds of load for each system beforehand")
     parser.add_argument("--clients", type=int, default=100, help="connected applications of each system")
     parser.add_argument("--agents", type=int, default=2, help="processes that call over NATS directly; 0 for none")
+    parser.add_argument(
+        "--fast-paths",
+        choices=["on", "off", "both"],
+        default="on",
+        help="AGENTBRIDGE_FAST_PATHS, or both ways",
+    )
     parser.add_argument("--peers", type=_peers, default=list(PEER_SYSTEMS), help="peers, with commas, or none")
     report.run(parser, measure)
 
@@ -90,13 +96,22 @@ def _contestants(given: argparse.Namespace, folder: Path, stack: contextlib.Exit
     """Start everything and connect the clients."""
     report.progress("starting")
     peers = [stack.enter_context(PEER_SYSTEMS[name](folder)) for name in given.peers]
-    ours = stack.enter_context(agentbridge(folder, secrets.token_urlsafe(48)))
-    for system in (ours, *peers):
+    ours = [stack.enter_context(_ours(folder, fast_paths)) for fast_paths in _choices(given.fast_paths)]
+    for system in (*ours, *peers):
         clients = stack.enter_context(load.clients(system, folder, "all", given.clients))
         yield Contestant(system.name, system, clients.pid, _over_http(system, folder, clients.ids))
-        if system is ours and given.agents:
-            agents = stack.enter_context(direct_agents(ours, clients.ids, given.agents))
-            yield Contestant(DIRECT, ours, clients.pid, agents.commands)
+        if system is ours[0] and given.agents:
+            agents = stack.enter_context(direct_agents(system, clients.ids, given.agents))
+            yield Contestant(DIRECT, system, clients.pid, agents.commands)
+
+
+def _choices(fast_paths: str) -> list[str]:
+    return ["on", "off"] if fast_paths == "both" else [fast_paths]
+
+
+def _ours(folder: Path, fast_paths: str) -> contextlib.AbstractContextManager[System]:
+    name = OURS if fast_paths == "on" else OURS_OFF
+    return agentbridge(folder, secrets.token_urlsafe(48), name=name, fast_paths=fast_paths)
 
 
 def _over_http(system: System, programs: Path, ids: Path) -> Callable[[int, float], Load]:
@@ -167,7 +182,8 @@ def _outcome(slices: Sequence[Slice], levels: Sequence[int], names: Sequence[str
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(one, other) for one in (OURS, DIRECT) for other in (MEMORY, REDIS) if one in names and other in names]
+    pairs = [(one, other) for one in (OURS, OURS_OFF, DIRECT) for other in (MEMORY, REDIS)]
+    return [pair for pair in [*pairs, (OURS, OURS_OFF)] if set(pair) <= set(names)]
 
 
 def _of(slices: Sequence[Slice], name: str, level: int, metric: str) -> list[float]:
@@ -179,7 +195,12 @@ def _ratio(slices: Sequence[Slice], one: str, other: str, level: int, metric: st
 
 
 def _figure(one: str, other: str, level: int, metric: str) -> str:
-    """Name a ratio as the bars do; those of direct agents are held against the scaled design."""
+    """Name a ratio as the bars do; those of direct agents are held against the scaled design.
+
+    Bars hold what runs by default, so ratios without fast paths have names of their own.
+    """
+    if OURS_OFF in (one, other):
+        return f"fast_paths.{other if one == OURS_OFF else 'off'}.{level}.{metric}"
     if one == DIRECT:
         other = "direct" if other == REDIS else f"direct.{other}"
     return f"commands.{other}.{level}.{metric}"

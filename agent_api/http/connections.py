@@ -35,8 +35,12 @@ _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
 class HttpConnection(SharedConnection, HttpToolsProtocol):
-    """A connection that knows how long it has waited for its peer."""
+    """A connection that knows how long it has waited for its peer.
 
+    `writes_whole` lets answers go past uvicorn's own way for them.
+    """
+
+    writes_whole = True
     _arriving_since: float | None = None
     _unread: Unread | None = None
     _idle_since: float | None = None
@@ -50,7 +54,9 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
         self._arriving_since = self.loop.time()
-        self._extensions = {EXTENSION: self._write_whole, SHARE_EXTENSION: self._belong_to}
+        self._extensions = {SHARE_EXTENSION: self._belong_to}
+        if self.writes_whole:
+            self._extensions[EXTENSION] = self._write_whole
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell all waiting requests that their caller has gone; uvicorn tells only the last one. Break cycles."""

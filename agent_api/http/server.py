@@ -37,13 +37,21 @@ class HttpServer(uvicorn.Server):
     """An HTTP server that leaves signals to the process and says when it serves."""
 
     def __init__(
-        self, app: ASGIApp, upgrade: Upgrade, listener: socket.socket, turns: Turns, bounds: ConnectionBounds
+        self,
+        app: ASGIApp,
+        upgrade: Upgrade,
+        listener: socket.socket,
+        turns: Turns,
+        bounds: ConnectionBounds,
+        *,
+        writes_whole: bool,
     ) -> None:
+        own = {"turns": turns, "bounds": bounds, "writes_whole": writes_whole}
         config = uvicorn.Config(
             app,
             interface="asgi3",
             loop="none",
-            http=type("BoundConnection", (HttpConnection,), {"turns": turns, "bounds": bounds}),
+            http=type("BoundConnection", (HttpConnection,), own),
             ws=cast("type[asyncio.Protocol]", upgrade),
             lifespan="off",
             log_config=None,

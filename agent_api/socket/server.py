@@ -17,6 +17,7 @@ from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, CloseCode, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from protocol.origins import Origins
 from protocol.runtime.clients.denied_agents import DeniedAgents
+from protocol.runtime.version import WEBSOCKETS, allows_fast_paths
 from protocol.runtime.websocket.connection import BoundedSocket, SocketBounds
 from protocol.runtime.websocket.handshake import TurnedAway, close_reason, require_own_page, require_token, turned_away
 from protocol.runtime.websocket.refused_connections import FOREIGN_ORIGIN, NO_TOKEN, RefusedConnections
@@ -37,7 +38,9 @@ class SocketServer:
         refused: RefusedConnections,
         denied: DeniedAgents,
     ) -> None:
-        bounds = SocketBounds(settings.max_message_bytes, settings.send_buffer_bytes, context.turns, context.bounds)
+        fast = allows_fast_paths(WEBSOCKETS, settings.fast_paths)
+        sizes = settings.max_message_bytes, settings.send_buffer_bytes
+        bounds = SocketBounds(*sizes, context.turns, context.bounds, fast)
         self.upgrades = Upgrades(bounds, self._screen, self._serve)
         self._origins = origins
         self._context = context

@@ -17,6 +17,7 @@ from protocol.runtime.settings import variable
 from protocol.runtime.tokens import mint
 
 OURS = "agentbridge"
+OURS_OFF = "agentbridge, fast paths off"
 MEMORY, REDIS = "express-memory", "express-redis"
 WITHOUT_PEERS = "leave the peers out by --peers none"
 WITHOUT_REDIS = f"leave that peer out by --peers {MEMORY}"
@@ -37,19 +38,23 @@ class System(NamedTuple):
 
 
 @contextlib.contextmanager
-def agentbridge(folder: Path, secret: str, nats_url: str | None = None) -> Iterator[System]:
+def agentbridge(
+    folder: Path, secret: str, nats_url: str | None = None, *, name: str = OURS, fast_paths: str = "on"
+) -> Iterator[System]:
     """Run `agentbridge up` on free ports, authentication on; with NATS of its own unless `nats_url` is given."""
-    data = folder / "data"
+    data = folder / name / "data"
     settings: dict[str, object] = {"data_dir": data, "api_port": 0, "gateway_port": 0, "jwt_secret": secret}
     settings["events_per_session"] = 0  # one client alone is measured, too, as fast as the gateway takes its events
     settings |= {"log_level": "warning", "max_connections_per_user": 1_000_000}
     settings["max_connections"] = 100_000  # all clients of a bench are one user's
+    settings |= {"fast_paths": fast_paths}
     settings |= {"nats_url": nats_url} if nats_url else {}
+    data.parent.mkdir(exist_ok=True)
     variables = {variable(name): str(value) for name, value in settings.items()}
-    with running(OURS, [sys.executable, "-P", "-m", "agentbridge", "up"], folder, variables) as process:
+    with running(name, [sys.executable, "-P", "-m", "agentbridge", "up"], folder, variables) as process:
         found = _run_file(process, data)
         yield System(
-            OURS,
+            name,
             _port(found.api_url),
             _port(found.gateway_url),
             _named(family(process.pid)),

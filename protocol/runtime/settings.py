@@ -71,7 +71,7 @@ LogLevel = Annotated[
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of every process: NATS, tokens, logs, draining."""
+    """The settings of every process: NATS, tokens, logs, draining, fast paths."""
 
     nats_url: Urls = "nats://127.0.0.1:4222"
     nats_user: Text | None = None
@@ -89,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Seconds = 10.0
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
+    fast_paths: Switch = "on"
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""

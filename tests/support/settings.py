@@ -1,5 +1,6 @@
 """Settings and tokens for tests; the secret is as public as this file."""
 
+import os
 from typing import Any, TypeVar
 
 import msgspec
@@ -8,6 +9,7 @@ from protocol.runtime.settings import PREFIX, Settings, load
 from protocol.runtime.tokens import mint
 
 SECRET = "a-secret-that-only-tests-use-0123456789"
+FAST_PATHS = os.environ.get("AGENTBRIDGE_TEST_FAST_PATHS", "on")  # noqa: TID251  a setting of the tests
 TTL_SECONDS = 86_400  # tokens of modules are minted when the run begins
 S = TypeVar("S", bound=Settings)
 
@@ -15,6 +17,7 @@ S = TypeVar("S", bound=Settings)
 def environment(nats_url: str, **values: object) -> dict[str, str]:
     """Return the environment of one of our processes: `environment(url, gateway_port=0)`."""
     known = {"nats_url": nats_url, "jwt_secret": SECRET, "gateway_port": 0, "api_port": 0, "drain_seconds": 2}
+    known |= {"fast_paths": FAST_PATHS}
     return {PREFIX + name.upper(): str(value) for name, value in (known | values).items() if value is not None}
 
 

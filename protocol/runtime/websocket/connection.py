@@ -67,12 +67,16 @@ class Receiver(Protocol):
 
 
 class SocketBounds(NamedTuple):
-    """The bounds of one server's connections: sizes in bytes, turns for input, shares of memory."""
+    """The bounds of one server's connections: sizes in bytes, turns for input, shares of memory.
+
+    Without fast paths the library parses and writes all frames.
+    """
 
     max_message_bytes: int
     send_buffer_bytes: int
     turns: Turns
     shares: ConnectionBounds
+    has_fast_paths: bool
 
 
 class BoundedSocket(SharedConnection, ServerConnection):
@@ -80,6 +84,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     connections: "set[BoundedSocket]"
     no_messages: Assembler | None = None
+    has_fast_paths = True
     send_buffer_bytes = 1024 * 1024
     too_slow = False
     _on_hold = _passes_over = _parser_is_lost = False
@@ -98,7 +103,9 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     def __init__(self, protocol: ServerProtocol, server: Server, **options: Any) -> None:
         super().__init__(protocol, server, **options)
-        self._boundaries = protocol.reader = Boundaries(protocol.reader)
+        self._boundaries: Boundaries | None = None
+        if self.has_fast_paths:
+            self._boundaries = protocol.reader = Boundaries(protocol.reader)
 
     async def wait_closing(self) -> None:
         """Return as soon as either side has begun to close the connection, or it is lost."""
@@ -140,12 +147,17 @@ class BoundedSocket(SharedConnection, ServerConnection):
     def send_text(self, data: bytes) -> None:
         """Write a text frame without waiting. Cut the peer off if too much is unread already."""
         if self.protocol.state is OPEN:
-            frame = text_frame(data)
+            frame = text_frame(data) if self.has_fast_paths else self._frame_of_library(data)
             if self._unread is not None:
                 self._unread.grew(len(frame))
             self.transport.write(frame)
             if self.transport.get_write_buffer_size():
                 self._bound_unread(len(frame))
+
+    def _frame_of_library(self, data: bytes) -> bytes:
+        """Return a text frame that the library has made, behind whatever else it had to write."""
+        self.protocol.send_text(data)
+        return b"".join(self.protocol.data_to_send())
 
     def has_room(self, size: int) -> bool:
         """Tell whether `size` more bytes fit into the send buffer. A message of any size fits into an empty one."""
@@ -340,7 +352,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
         It stops at anything that the library has to parse, and as soon as the session holds or closes the connection.
         """
-        if not self._boundaries.between_frames or self._fragments is not None:
+        if self._boundaries is None or not self._boundaries.between_frames or self._fragments is not None:
             return at
         most = at + MAX_SLICE_BYTES
         for _ in range(MAX_SLICE_FRAMES):

@@ -25,6 +25,7 @@ def bounded_socket(bounds: SocketBounds, connections: set[BoundedSocket]) -> typ
         "turns": bounds.turns,
         "bounds": bounds.shares,
         "connections": connections,
+        "has_fast_paths": bounds.has_fast_paths,
     }
     return type("BoundSocket", (BoundedSocket,), own)
 

@@ -60,6 +60,17 @@ def test_commands_are_measured_without_peers_too() -> None:
 
 
 @needs_compiler
+def test_commands_with_fast_paths_are_measured_beside_those_without() -> None:
+    answer = found("commands", *SMALL_COMMANDS, "--peers=none", "--agents=0", "--fast-paths=both")
+    ours = {"agentbridge", "agentbridge, fast paths off"}
+    assert {one["name"] for one in answer["slices"]} == ours
+    assert all(one["per_second"] > 0 for one in answer["slices"])
+    assert {(one["ours"], one["peer"]) for one in answer["ratios"]} == {("agentbridge", "agentbridge, fast paths off")}
+    assert "fast_paths.off.3.cpu" in answer["figures"]
+    assert answer["bars"] == []
+
+
+@needs_compiler
 def test_connections_are_timed_and_weighed() -> None:
     answer = found("connections", *SMALL_CONNECTIONS)
     (only,) = answer["rounds"]

@@ -1,4 +1,4 @@
-"""nats-py's client, corrected in three ways.
+"""nats-py's client, corrected in four ways.
 
 - nats-py closes for good after every error of the server, except a permission violation. But the server keeps the
   connection when it refuses a subscription too many, and a login that expired can be renewed with a fresh token
@@ -7,9 +7,14 @@
   refused instead of read by one of them.
 - If a pong comes after its flush was given up, nats-py stops reading the connection, with a traceback. Two seconds
   later its pings notice. We pass over such a pong.
+- nats-py's parser knows no message whose reply subject contains a vertical tab or a form feed, and ends the connection
+  over it. The server passes such messages on. We read them.
 """
 
+import re
+
 import nats.errors
+import nats.protocol.parser
 from nats.aio.client import Client
 
 from protocol.runtime.nats.library.subscriptions import HandOver, begin_credits_anew
@@ -18,6 +23,9 @@ from protocol.runtime.nats.library.transport import CuttingTransport
 _LINE_BREAK = b"\r\n"
 _TOO_MANY = "maximum subscriptions exceeded"
 _EXPIRED = "authentication expired"
+_WORD = rb"([^ \t\r\n]+)[ \t]+"
+nats.protocol.parser.MSG_RE = re.compile(rb"\AMSG[ \t]+%b(\d+)[ \t]+(%b)?(\d+)\r\n" % (_WORD, _WORD))
+nats.protocol.parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+%b(\d+)[ \t]+(%b)?(\d+)[ \t]+(\d+)\r\n" % (_WORD, _WORD))
 
 
 class TooManySubscriptionsError(nats.errors.Error):

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from protocol.runtime.nats.library.credit import Credit
+from protocol.runtime.nats.library.outgoing import header_block
 
 log = logging.getLogger(__name__)
 DirectHandler = Callable[[Msg], None]
@@ -32,9 +33,11 @@ class HandOver:
         self.credit: Credit | None = None
 
     def put_nowait(self, msg: Msg) -> None:
-        """Handle a message that the library has read."""
+        """Handle a message that the library has read, unless it is to be dropped."""
         if self.credit is not None:
             self.count(self.credit)
+        if self.drops is not None and self.drops(msg.subject.encode(), header_block(msg.headers or {})):
+            return
         self.handle(msg)
 
     def count(self, credit: Credit) -> None:

@@ -1,4 +1,4 @@
-"""How long an answer may wait to be read, by a clock that the test moves."""
+"""How long an answer may wait to be read, by a clock that the test moves; and whether it may be written whole."""
 
 import socket
 from collections.abc import Iterator
@@ -10,8 +10,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from agent_api.http.connections import HttpConnection
+from agent_api.http.writing import offered
 from protocol.errors import Overloaded
 from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.turns import Turns
 from protocol.runtime.connections.unread import MIN_READ_BYTES
 
 PATIENCE = 30
@@ -142,3 +144,23 @@ def test_request_that_is_whole_is_not_refused_for_what_waits_behind_it(
     world.connection.give_up_message(Overloaded("too much waits"))
     assert world.transport.closed
     assert (b"overloaded" in world.transport.written) is is_told
+
+
+class _Asked(HttpConnection):
+    """Keeps its request, instead of having it served."""
+
+    request: Any = None
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.request = cycle.scope
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_answers_are_written_whole_with_fast_paths_only(fast: bool, world: _World) -> None:
+    config = uvicorn.Config(cast("Any", None), lifespan="off", log_config=None)
+    connection = _Asked(config, ServerState(), {}, cast("Any", world.clock))
+    connection.bounds, connection.writes_whole = world.connection.bounds, fast
+    connection.turns = Turns(lambda _: None, world.clock.time)
+    connection.connection_made(cast("Any", world.transport))
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (offered(connection.request) is not None) is fast

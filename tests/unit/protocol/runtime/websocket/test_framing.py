@@ -14,11 +14,13 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.streams import StreamReader
 from websockets.uri import parse_uri
 
 from protocol.runtime.connections import bounds
 from protocol.runtime.connections.bounds import ConnectionBounds
 from protocol.runtime.connections.turns import Turns
+from protocol.runtime.websocket import connection
 from protocol.runtime.websocket.connection import (
     MAX_IDLE_FRAMES_PER_SECOND,
     TRICKLE_FRAMES,
@@ -29,7 +31,6 @@ from protocol.runtime.websocket.framing import (
     MAX_HEAD_BYTES,
     MAX_SLICE_BYTES,
     MAX_SLICE_FRAMES,
-    Boundaries,
     FrameCutter,
     text_frame,
     whole_text,
@@ -77,13 +78,17 @@ class _Server:
         """Return at once."""
 
 
+class _Plain(BoundedSocket):
+    """A connection without fast paths."""
+
+    has_fast_paths = False
+
+
 def open_socket(*, by_hand: bool, turns: Turns | None = None) -> tuple[BoundedSocket, _Wire, list[Sent]]:
     """Return a connected socket, what it writes and what it delivers."""
-    socket = BoundedSocket(ServerProtocol(max_size=MAX_SIZE), cast("Server", _Server()))
+    socket = (BoundedSocket if by_hand else _Plain)(ServerProtocol(max_size=MAX_SIZE), cast("Server", _Server()))
     socket.connections, socket.bounds = set(), ConnectionBounds(100, 10, lambda: 0.0)
     socket.turns = turns or Turns(lambda _: None, lambda: 0.0)  # time stands still, so everything is handled at once
-    if not by_hand:
-        socket._boundaries = Boundaries(socket.protocol.reader)  # one that nobody reads: never between two frames
     wire, received = _Wire(), list[Sent]()
     socket.connection_made(cast("asyncio.Transport", wire))
     client = ClientProtocol(parse_uri("ws://localhost/ws"))
@@ -113,6 +118,26 @@ async def test_messages_are_those_that_the_library_reads(sent: list[Frame], cuts
             socket.data_received(chunk)
         outcomes.append((received, socket.protocol.state, wire.written))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
+async def test_frame_that_is_written_is_the_librarys(size: int) -> None:
+    written = []
+    for by_hand in (True, False):
+        socket, wire, _ = open_socket(by_hand=by_hand)
+        socket.send_text(b"x" * size)
+        written.append(wire.written)
+    assert written[0] == written[1] == Frame(Opcode.TEXT, b"x" * size).serialize(mask=False)
+
+
+async def test_without_fast_paths_the_library_parses_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "whole_text", None)
+    monkeypatch.setattr(connection, "text_frame", None)
+    socket, wire, received = open_socket(by_hand=False)
+    socket.data_received(Frame(Opcode.TEXT, b"{}").serialize(mask=True))
+    socket.send_text(b"[]")
+    assert (received, wire.written) == ([(b"{}", True)], Frame(Opcode.TEXT, b"[]").serialize(mask=False))
+    assert type(socket.protocol.reader) is StreamReader
 
 
 async def test_whole_messages_do_not_reach_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
