@@ -37,7 +37,7 @@ async def app(up: Up) -> AsyncIterator[App]:
 
 
 async def taken(app: App) -> str:
-    return str((await app.received(10, type="command"))["requestId"])
+    return str((await app.received(COMMAND_SECONDS, type="command"))["requestId"])
 
 
 async def tell(app: App, wire_id: str, progress: float, **more: Any) -> None:

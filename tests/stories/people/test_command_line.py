@@ -13,7 +13,7 @@ from typing import Any
 import nats
 import pytest
 from support.played.app import AppFault, Handler, application, never
-from support.processes.up import Up, finished
+from support.processes.up import COMMAND_SECONDS, Up, finished
 from support.settings import SECRET, admin_token, agent_token
 from support.wait import until
 
@@ -216,7 +216,7 @@ async def test_failed_call_is_one_sentence_and_exits_with_1(
 async def test_ctrl_c_cancels_the_command_in_the_application(up: Up, connecting: Any) -> None:
     async with connecting("ann") as app:
         calling = await up.begin("call", app.client_id, "never")
-        command = await app.received(type="command", target="never")
+        command = await app.received(COMMAND_SECONDS, type="command", target="never")
         calling.send_signal(signal.SIGINT)
         await app.received(type="cancel", requestId=command["requestId"])
         code, out, err = await finished(calling)
