@@ -18,6 +18,7 @@ from protocol.runtime.log_throttle import LogThrottle
 
 LOOK_SECONDS = 1.0
 LOG_SECONDS = 10.0
+FEW_FILES = 1100  # a hundred connections, and what a process opens besides
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,18 @@ class FileWatch:
         self._lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
 
     async def run(self) -> None:
-        """Check for ever."""
+        """Warn if few files may be open, because a short burst is over before the next look. Then check for ever."""
+        self.look_at_limit()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self.look()
+
+    def look_at_limit(self) -> None:
+        """Warn if the limit of open files is so low that a burst of connections can reach it."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit < FEW_FILES:
+            sentence = "only %d files may be open, so a burst of connections may be dropped: raise that (ulimit -n)"
+            log.warning(sentence, limit)
 
     def look(self) -> bool:
         """Return whether a file can be opened. Log an error if not."""

@@ -8,7 +8,7 @@ import nats.errors
 import pytest
 
 from protocol.errors import Unavailable
-from protocol.runtime.process.faults import FileWatch, log_faults_of
+from protocol.runtime.process.faults import FEW_FILES, FileWatch, log_faults_of
 
 
 @pytest.mark.parametrize("error", [nats.errors.FlushTimeoutError(), Unavailable("NATS is away"), OSError("cut off")])
@@ -43,3 +43,12 @@ async def test_running_out_of_files_is_said(caplog: pytest.LogCaptureFixture) ->
     assert watch.look()
     (line,) = caplog.records
     assert (line.levelno, "ulimit -n" in line.getMessage()) == (logging.ERROR, True)
+
+
+@pytest.mark.parametrize(("limit", "lines"), [(FEW_FILES - 1, 1), (FEW_FILES, 0)])
+async def test_low_limit_of_files_is_said_before_a_burst_reaches_it(
+    limit: int, lines: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    FileWatch().look_at_limit()
+    assert [str(limit) in record.getMessage() for record in caplog.records] == [True] * lines
