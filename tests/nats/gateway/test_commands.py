@@ -91,10 +91,11 @@ async def test_command_is_answered(caller: Agent, app: App) -> None:
         "target": "add",
         "action": "call",
         "parameters": {"a": 1, "b": 2},
-        "timeoutMs": 1500,
+        "timeoutMs": frame["timeoutMs"],
         "agent": {"id": "agent-1"},
     }
     assert frame["requestId"] != "mine"
+    assert 0 < frame["timeoutMs"] <= 1500  # what is left of it when the frame is sent
 
 
 async def test_error_of_the_application_is_command_failed(caller: Agent, app: App) -> None:

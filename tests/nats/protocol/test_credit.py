@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -174,6 +175,7 @@ async def test_subscription_is_made_before_its_credit_is_told_to_be_used_up(
 
         def grant_in_a_flood(credit: Credit) -> None:
             connection.write_now()
+            time.sleep(0.1)  # the server reads the SUB and the flood from two sockets, in an order of its own
             publish_while_the_loop_is_held(private_nats, CREDIT + 30)
             grant(credit)
 
