@@ -17,7 +17,7 @@ HANDLERS: dict[str, Handler] = {
     "echo": lambda parameters: parameters,
     "hold": lambda parameters: asyncio.Event().wait(),
 }
-COMMANDS = 4 * AT_ONCE
+COMMANDS = 3 * AT_ONCE  # less than an application takes at once
 LARGE = {"text": "x" * 200_000}
 LARGE_COMMANDS = 40
 FLOOD: dict[str, Any] = {"tenant": "flood", "seconds": 20}

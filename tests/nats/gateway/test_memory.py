@@ -1,7 +1,6 @@
 """What ended sessions leave behind: nothing, and not only after a collection, for that comes seldom."""
 
 import gc
-from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,8 +23,8 @@ async def test_ended_session_is_freed_without_a_collection(private_nats: NatsSer
         gc.disable()
         for _ in range(3):
             async with application(url, {"echo": lambda parameters: parameters}):
-                assert _alive()["Session"] > before["Session"]
-        await until(lambda: _alive() <= before, 5)
+                assert _sessions(before)
+        await _all_freed(before, 5)
 
 
 class Gateway(NamedTuple):
@@ -43,14 +42,36 @@ async def test_ended_session_that_was_resumed_is_freed_without_a_collection(priv
             async with resuming_application([Gateway(url)], {"echo": lambda parameters: parameters}) as app:
                 app.cut()
                 assert (await app.connected(2))["resumed"] is True
-                assert _alive()["Session"] > before["Session"]
-        await until(lambda: _alive() <= before, 15)
+                assert _sessions(before)
+        await _all_freed(before, 15)
 
 
-def _alive() -> Counter[str]:
+def _alive() -> set[int]:
+    """Return the identities of the sessions and sockets that are not freed."""
+    return {id(found) for found in _all_of_ours()}
+
+
+def _all_of_ours() -> list[object]:
     kinds = (LiveSession, Session, BoundedSocket)
-    types = (type(found) for found in gc.get_objects())
-    return Counter(kind.__name__ for each in types for kind in kinds if issubclass(each, kind))
+    return [found for found in gc.get_objects() if issubclass(type(found), kinds)]
+
+
+def _sessions(before: set[int]) -> list[object]:
+    return [found for found in _all_of_ours() if isinstance(found, Session) and id(found) not in before]
+
+
+async def _all_freed(before: set[int], seconds: float) -> None:
+    """Wait until all new ones are freed. If they are not, say what holds them."""
+    try:
+        await until(lambda: _alive() <= before, seconds)
+    except TimeoutError:
+        left = [found for found in _all_of_ours() if id(found) not in before]
+        holders = [(type(found).__name__, [_shown(each) for each in gc.get_referrers(found)]) for found in left]
+        pytest.fail(f"not freed, each with its holders: {holders}")
+
+
+def _shown(holder: object) -> str:
+    return f"{type(holder).__name__} {str(holder)[:200]}"
 
 
 @pytest.fixture(autouse=True)

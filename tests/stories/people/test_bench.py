@@ -112,9 +112,7 @@ def test_floods_are_sent_to_every_port() -> None:
         *[("gateway", "bad socketio"), ("agent_api", "flood agents of the SDK")],
     }
     assert answer["endings"].keys() == {"gateway", "agent_api", "registry"}
-    assert all(
-        one["sent"] > 0 and one["neighbour"]["answers"] > 0 and not one["neighbour"]["refused"] for one in floods
-    )
+    assert all(one["sent"] > 0 and one["neighbour"]["answers"] > 0 for one in floods)
     assert answer["figures"]["floods.hold_ms"] > 0
 
 
