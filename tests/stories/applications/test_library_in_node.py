@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import httpx
@@ -33,8 +34,12 @@ class Running(NamedTuple):
         return answer.json()["result"]
 
     async def offered(self) -> dict[str, Any]:
-        listed = (await self.bridge.capabilities())[await self.program.client_id()]
+        client_id = await self.program.client_id()
+        listed = await until(partial(self._listed, client_id), 10)  # an agent API hears of it after the gateway
         return {each.get("name") or each["id"]: each for each in listed}
+
+    async def _listed(self, client_id: str) -> list[dict[str, Any]]:
+        return list((await self.bridge.capabilities()).get(client_id, []))
 
 
 @pytest_asyncio.fixture(loop_scope="module")
