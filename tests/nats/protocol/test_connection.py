@@ -165,7 +165,7 @@ async def test_pong_whose_flush_was_given_up_does_not_end_the_reading(
     """As when a process gets no CPU for longer than its flush waits, and then reads the answer."""
     private_nats.freeze()
     with pytest.raises(nats.errors.TimeoutError):
-        await connection.client.flush(0.1)  # type: ignore[arg-type]
+        await connection.client.flush(0.1)  # type: ignore[arg-type]  # it takes floats, too
     private_nats.thaw()
     assert await connection.answers(2)
     assert (connection.breaks, caplog.text) == (0, "")
