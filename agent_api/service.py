@@ -163,9 +163,9 @@ async def serving(settings: ApiSettings, connection: Connection, tasks: asyncio.
             origins,
         )
         context = SocketContext(sender, admission, verifier, mirror, hub, client_watches, tasks, turns, bounds)
-        sockets = SocketServer(settings, origins, context, refused, denied)
         listener = listen(settings.api_host, settings.api_port)
         requests = RequestCounts(LoopbackOnly(app, origins) if verifier.off else app, COUNTED_PATHS)
+        sockets = SocketServer(settings, origins, context, refused, denied, requests.count)
         fast = allows_fast_paths(UVICORN, settings.fast_paths)
         server = HttpServer(requests, sockets.upgrades.connection, listener, turns, bounds, writes_whole=fast)
 

@@ -21,7 +21,7 @@ from gateway.commands import CommandSubjects
 from gateway.dialects.choice import DIALECTS, DialectChoice
 from gateway.dialects.dialect import DialectKind
 from gateway.events import Events
-from gateway.http_endpoints import HttpEndpoints
+from gateway.http_endpoints import HttpEndpoints, answer_counts
 from gateway.idempotency.commands import Idempotency
 from gateway.limits.rate_limits import RateLimits
 from gateway.reports import Reporter
@@ -137,7 +137,8 @@ async def serving(
         fast = allows_fast_paths(WEBSOCKETS, settings.fast_paths)
         bounds = SocketBounds(settings.max_message_bytes, settings.send_buffer_bytes, turns, shares, fast)
         frames = ClientFrames(contracts, events, rates, verifier, tasks, turns)
-        refused = RefusedConnections("applications", loop.time)
+        refused, choice = RefusedConnections("applications", loop.time), DialectChoice(dialects)
+        answers = answer_counts(choice)
 
         def counters() -> dict[str, int]:
             counted: list[Counted] = [
@@ -148,6 +149,7 @@ async def serving(
                 events,
                 rates,
                 refused,
+                answers,
                 shares,
                 connection,
                 connection.stores,
@@ -159,8 +161,8 @@ async def serving(
         # It answers until the connection is drained, so that the registry sees this gateway until its end.
         await Administration(gateway_id, sessions, reporter, verifier, counters).serve(connection, tasks)
         origins, metrics = Origins(settings.allowed_origins), Metrics(SERVICE, counters)
-        http = HttpEndpoints(connection, sessions, metrics, origins, refused, loopback_only=verifier.off)
-        all_sessions, choice = Sessions(sessions, resumable), DialectChoice(dialects)
+        http = HttpEndpoints(connection, sessions, metrics, origins, refused, answers, loopback_only=verifier.off)
+        all_sessions = Sessions(sessions, resumable)
         server = GatewayServer(settings, all_sessions, frames, verifier, http, choice, bounds)
         url = await parts.enter_async_context(server.serving())
         announce("gateway", url)

@@ -12,6 +12,7 @@ from gateway.static import files
 from protocol.errors import PermissionDenied
 from protocol.origins import Origins
 from protocol.runtime.nats.connection import Connection
+from protocol.runtime.process.answer_counts import AnswerCounts
 from protocol.runtime.process.metrics import CONTENT_TYPE as METRICS_TYPE
 from protocol.runtime.process.metrics import PATH as METRICS_PATH
 from protocol.runtime.process.metrics import Metrics
@@ -33,6 +34,7 @@ class HttpEndpoints:
         metrics: Metrics,
         origins: Origins,
         refused: RefusedConnections,
+        answers: AnswerCounts,
         *,
         loopback_only: bool,
     ) -> None:
@@ -41,6 +43,7 @@ class HttpEndpoints:
         self._metrics = metrics
         self._origins = origins
         self.refused = refused
+        self._answers = answers
         self._loopback_only = loopback_only
         self._library = files.LibraryFiles(origins, SERVICE_VERSION)
 
@@ -51,6 +54,10 @@ class HttpEndpoints:
             response = response or _upgrade_required(connection)
             response.body = b""  # its head is that of the answer to GET (RFC 9110 section 9.3.2)
         return response
+
+    def count(self, _: ServerConnection, request: Request, response: Response) -> None:
+        """Count an answer, also that to a WebSocket's opening handshake."""
+        self._answers.count(path_of(request), response.status_code)
 
     def _answer(self, connection: ServerConnection, request: Request, dialects: DialectChoice) -> Response | None:
         path = path_of(request)
@@ -87,6 +94,11 @@ class HttpEndpoints:
 
     def _counted(self, connection: ServerConnection) -> Response:
         return _respond(connection, http.HTTPStatus.OK, self._metrics.text(), METRICS_TYPE)
+
+
+def answer_counts(dialects: DialectChoice) -> AnswerCounts:
+    """Return the counts of a gateway's answers: 200 is usual for files and probes, 101 for WebSockets."""
+    return AnswerCounts(dict.fromkeys(PATHS, 200) | dict.fromkeys(dialects.paths, 101))
 
 
 def path_of(request: Request) -> str:

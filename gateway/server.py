@@ -102,6 +102,7 @@ class GatewayServer:
             self._settings.gateway_host,
             self._settings.gateway_port,
             process_request=self._screen,
+            process_response=self._http.count,
             select_subprotocol=self._select_subprotocol,
             compression=None,
             server_header=None,

@@ -20,8 +20,9 @@ from protocol.runtime.nats.connection import Connection, connect
 from protocol.runtime.nats.responder import Responder
 from protocol.runtime.process import life
 from protocol.runtime.process.announcement import announce
+from protocol.runtime.process.answer_counts import AnswerCounts
 from protocol.runtime.process.metrics import Metrics
-from protocol.runtime.process.probe_server import ProbeServer
+from protocol.runtime.process.probe_server import PATHS, ProbeServer
 from protocol.runtime.streams.bucket import Bucket
 from protocol.runtime.tokens import Verifier
 from registry.audit import AuditReading
@@ -98,9 +99,11 @@ async def _serving(
             await endpoints.serve(responder)
             await connection.flush()  # whoever reads the next line may send a request at once
             await asking.verify_permissions()
-            parts = connection, disconnections, connection.stores, logins, questions, served
+            answers = AnswerCounts(dict.fromkeys(PATHS, 200))
+            parts = connection, disconnections, connection.stores, logins, questions, served, answers
             probes = ProbeServer(
                 Metrics(SERVICE, lambda: {name: count for part in parts for name, count in part.counters().items()}),
+                answers,
                 lambda: _missing(connection, asking),
             )
             async with probes.serving(settings.registry_host, settings.registry_port) as port:

@@ -6,6 +6,7 @@ from functools import partial
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_api.http.writing import EXTENSION, WriteWhole
+from protocol.runtime.process.answer_counts import OTHER, series_of
 
 TOOL_PATH = "/api/tools/"
 OF_ONE = {
@@ -14,7 +15,6 @@ OF_ONE = {
     TOOL_PATH: f"{TOOL_PATH}{{name}}",
 }
 COUNTED = "agentbridge.counted"  # in the extensions of a connection whose answers are counted
-OTHER = "other"  # strangers can invent any number of paths
 
 
 class RequestCounts:
@@ -45,7 +45,7 @@ class RequestCounts:
 
     def counters(self) -> dict[str, int]:
         """Return how many were answered since the start."""
-        return {f"httpRequests:{route} {status}": count for (route, status), count in self._answers.items()}
+        return series_of(self._answers)
 
     async def _send(self, path: str, send: Send, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
@@ -28,7 +28,10 @@ TICK_SECONDS = 1.0
 
 
 class SocketServer:
-    """The agents' sockets of this process. The HTTP server passes handshakes to `upgrades`."""
+    """The agents' sockets of this process. The HTTP server passes handshakes to `upgrades`.
+
+    `count` gets the path and the status of each answer to a handshake.
+    """
 
     def __init__(
         self,
@@ -37,11 +40,12 @@ class SocketServer:
         context: SocketContext,
         refused: RefusedConnections,
         denied: DeniedAgents,
+        count: Callable[[str, int], None],
     ) -> None:
         fast = allows_fast_paths(WEBSOCKETS, settings.fast_paths)
         sizes = settings.max_message_bytes, settings.send_buffer_bytes
         bounds = SocketBounds(*sizes, context.turns, context.bounds, fast)
-        self.upgrades = Upgrades(bounds, self._screen, self._serve)
+        self.upgrades = Upgrades(bounds, self._screen, count, self._serve)
         self._origins = origins
         self._context = context
         self._live: set[LiveSocket] = set()

@@ -23,6 +23,11 @@ class DialectChoice:
             for path in {kind.usual_path, *kind.other_paths}:
                 self._by_path.setdefault(path, []).append(kind)
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """All paths at which a WebSocket may be opened."""
+        return frozenset(self._by_path)
+
     def serves(self, path: str) -> bool:
         """Tell whether a WebSocket may be opened at this path."""
         return path in self._by_path

@@ -49,7 +49,9 @@ FIGURES: Final = {
     "commandDurationSeconds": Figure(
         HistogramMetricFamily, "Durations of commands; at a gateway, of those that were sent to an application"
     ),
-    "httpRequests": Figure(CounterMetricFamily, "Requests over HTTP by route and status", ("route", "status")),
+    "httpRequests": Figure(
+        CounterMetricFamily, "Requests over HTTP by route and status, also for WebSockets", ("route", "status")
+    ),
     "connectionsOpened": Figure(CounterMetricFamily, "Connections of applications that were admitted"),
     "connectionsOpen": Figure(GaugeMetricFamily, "Open connections, including those without a session"),
     "sharesUsedPercent": Figure(GaugeMetricFamily, "Used part of what tenants share, in per cent", ("of",)),

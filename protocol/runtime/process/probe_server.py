@@ -10,8 +10,10 @@ import http
 from collections.abc import AsyncIterator, Callable
 
 from protocol.errors import ConfigurationError
+from protocol.runtime.process.answer_counts import AnswerCounts
 from protocol.runtime.process.metrics import CONTENT_TYPE, PATH, Metrics
 
+PATHS = ("/healthz", "/readyz", PATH)
 MAX_CONNECTIONS = 64
 MAX_HEAD_BYTES = 8192
 ANSWER_SECONDS = 5.0
@@ -23,8 +25,9 @@ Answer = tuple[http.HTTPStatus, str, str]
 class ProbeServer:
     """Answers health checks. `missing` returns the parts that the process still needs for its work."""
 
-    def __init__(self, metrics: Metrics, missing: Callable[[], str]) -> None:
+    def __init__(self, metrics: Metrics, answers: AnswerCounts, missing: Callable[[], str]) -> None:
         self._metrics = metrics
+        self._answers = answers
         self._missing = missing
         self._open = 0
 
@@ -60,6 +63,11 @@ class ProbeServer:
     def _answer(self, head: bytes) -> Answer:
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
+        answer = self._answer_to(method, path)
+        self._answers.count(path, answer[0])
+        return answer
+
+    def _answer_to(self, method: bytes, path: str) -> Answer:
         if method not in (b"GET", b"HEAD"):
             return http.HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n", _PLAIN
         if path == "/healthz":

@@ -25,13 +25,15 @@ log = logging.getLogger(__name__)
 class Upgrades:
     """Makes a WebSocket of every upgraded HTTP connection.
 
-    `screen` returns a response to refuse a handshake. `serve` runs for as long as a connection is open.
+    `screen` returns a response to refuse a handshake. `count` gets the path and the status of each answer. `serve` runs
+    for as long as a connection is open.
     """
 
     def __init__(
         self,
         bounds: SocketBounds,
         screen: Callable[[ServerConnection, Request], Response | None],
+        count: Callable[[str, int], None],
         serve: Callable[[BoundedSocket], Coroutine[Any, Any, None]],
     ) -> None:
         self.handler_tasks: set[asyncio.Task[None]] = set()
@@ -39,6 +41,7 @@ class Upgrades:
         self._kind = bounded_socket(bounds, self._connections)
         self._max_message_bytes = bounds.max_message_bytes
         self._screen = screen
+        self._count = count
         self._serve = serve
 
     def __len__(self) -> int:
@@ -83,7 +86,10 @@ class Upgrades:
         """Tell whether the handshake succeeded. A stranger's failed handshake is not logged."""
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
-                await connection.handshake(self._screen, server_header=None)
+                await connection.handshake(self._screen, self._note_answer, server_header=None)
         except Exception:
             log.debug("a handshake failed", exc_info=True)
         return connection.protocol.state is OPEN
+
+    def _note_answer(self, _: ServerConnection, request: Request, response: Response) -> None:
+        self._count(request.path.partition("?")[0], response.status_code)

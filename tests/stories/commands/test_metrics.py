@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 from support.nats.nats_server import NatsServer, free_port
 from support.paths import ROOT
+from support.played.agent_socket import agent_socket
 from support.played.app import AppFault, never
 from support.processes.bridge import running_bridge
 from support.processes.metrics import of_gateway
@@ -67,6 +68,45 @@ async def test_commands_are_counted_by_outcome_and_requests_by_route(tmp_path: P
         }
 
 
+async def test_http_answers_of_every_process_are_counted_by_route(tmp_path: Path, private_nats: NatsServer) -> None:
+    async with running_bridge(tmp_path, private_nats.url, registry_port=free_port()) as bridge, bridge.app({}):
+        async with of_gateway(bridge.gateways[0]) as http:
+            known = {"If-None-Match": (await http.get("/agentbridge.js")).headers["ETag"]}
+            assert (await http.get("/agentbridge.js", headers=known)).status_code == 304
+            for path, status in {"/healthz": 200, "/readyz": 200, "/ws": 426, "/nowhere": 404, "/else": 404}.items():
+                assert (await http.get(path)).status_code == status
+            assert (await http.post("/readyz")).status_code == 405
+            await http.get("/metrics")
+            assert requests(GATEWAY, (await http.get("/metrics")).text) == {
+                ("/agentbridge.js", "200"): 1,
+                ("/agentbridge.js", "304"): 1,
+                ("/healthz", "200"): 1,
+                ("/readyz", "200"): 1,
+                ("/readyz", "405"): 1,
+                ("/ws", "101"): 1,
+                ("/ws", "426"): 1,
+                ("other", "404"): 2,
+                ("/metrics", "200"): 1,
+            }
+        async with httpx.AsyncClient(base_url=bridge.registries[0].url, trust_env=False) as http:
+            for path, status in {"/healthz": 200, "/readyz": 200, "/nowhere": 404}.items():
+                assert (await http.get(path)).status_code == status
+            await http.get("/metrics")
+            assert requests(REGISTRY, (await http.get("/metrics")).text) == {
+                ("/healthz", "200"): 1,
+                ("/readyz", "200"): 1,
+                ("/metrics", "200"): 1,
+                ("other", "404"): 1,
+            }
+        async with agent_socket(bridge.agent_apis[0].url):
+            assert (await bridge.http.get("/api/ws")).status_code == 426
+            counts = requests(API, (await bridge.http.get("/metrics")).text)
+            assert {status: count for (route, status), count in counts.items() if route == "/api/ws"} == {
+                "101": 1,
+                "426": 1,
+            }
+
+
 async def test_command_that_reaches_no_gateway_is_counted_by_the_agent_api(
     tmp_path: Path, private_nats: NatsServer
 ) -> None:
@@ -119,3 +159,9 @@ def documented(process: str) -> list[str]:
 def series(text: str, name: str) -> set[str]:
     """Return the labels of a metric's series."""
     return set(re.findall(rf"^agentbridge_\w+_{name}{{(.*)}} ", text, re.MULTILINE))
+
+
+def requests(process: str, text: str) -> dict[tuple[str, str], int]:
+    """Return the answers over HTTP by route and status, of which there are some."""
+    found = re.findall(rf'^{process}_http_requests_total{{route="(.*)",status="(.*)"}} (\d+)', text, re.MULTILINE)
+    return {(route, status): int(count) for route, status, count in found if int(count)}
