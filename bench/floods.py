@@ -46,12 +46,15 @@ ONLY_APPLICATIONS = ("late responses", "events", "large events")
 # By `attacker.py`: where it goes, and whether it has a good token.
 OTHERS = {
     "bursts": (AGENT_API, True),
+    "large commands": (AGENT_API, True),
+    "large answers": (GATEWAY, True),
     "garbage": (GATEWAY, False),
     "forged tokens": (GATEWAY, False),
     "commands": (GATEWAY, True),
     "questions": (REGISTRY, False),
     "signed questions": (REGISTRY, True),
 }
+ALL_KINDS = (*FRAMES, *HTTP_BLOCKS, *HOARDS, *DIALECT_KINDS, *OTHERS)
 ENDING = {GATEWAY: "garbage", AGENT_API: "silent sockets", REGISTRY: "questions"}
 MAX_RATIO, MAX_HOLD_MS = 3.0, 20.0
 IN_FLOOD_SECONDS = 1.0  # before a process is asked to end
@@ -107,14 +110,18 @@ def main() -> None:
     parser = report.options("Flood the ports of a bridge and look at its event loops and at a neighbour.")
     parser.add_argument("--sockets", type=report.numbers, default=[1, 40], help="how many sockets flood, with commas")
     parser.add_argument("--seconds", type=float, default=2, help="how long each flood takes")
-    parser.add_argument(
-        "--kinds",
-        default=",".join((*FRAMES, *HTTP_BLOCKS, *HOARDS, *DIALECT_KINDS, *OTHERS)),
-        help="which kinds, with commas",
-    )
+    parser.add_argument("--kinds", type=_kinds, default=",".join(ALL_KINDS), help="which kinds, with commas")
     parser.add_argument("--no-strict", dest="strict", action="store_const", const=None, help="exit with 0 in any case")
     parser.set_defaults(strict=FLOOR)
     report.run(parser, measure)
+
+
+def _kinds(given: str) -> list[str]:
+    """Return the kinds of an option. Raises `argparse.ArgumentTypeError` for a name that is none."""
+    kinds = given.split(",")
+    if unknown := set(kinds).difference(ALL_KINDS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(ALL_KINDS)}")
+    return kinds
 
 
 def measure(given: argparse.Namespace, folder: Path) -> Outcome:
@@ -143,7 +150,7 @@ def measure(given: argparse.Namespace, folder: Path) -> Outcome:
 
 def _floods(given: argparse.Namespace) -> Iterator[Flood]:
     """Yield all floods; an attack by `attacker.py` has a token, or has not, by its kind."""
-    for kind in (kind for kind in given.kinds.split(",") if kind != "bytes"):
+    for kind in (kind for kind in given.kinds if kind != "bytes"):
         for target in _targets(kind):
             for with_token in _tokens(kind):
                 for sockets in given.sockets:

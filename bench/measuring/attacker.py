@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Attack a bridge from both of its sides: `attacker.py KIND SOCKETS SECONDS`, where KIND is one of `KINDS`.
 
-`bursts` sends commands of 150 KB, sixteen at a time for each socket, to an application that reads 2 MB/s. The others
-send messages to an application's subject on NATS, or questions to the registry. Variables say where the bridge is, and
-hold the tokens. Prints one line of JSON: bytes sent, and connections that were closed.
+`bursts` sends commands of 150 KB, sixteen at a time for each socket, to an application that reads 2 MB/s. `large
+commands` sends commands of 900 KB, 16 or 40 at a time, to an application that reads them at once. `large answers` sends
+as many small ones, whose answers are 900 KB. The others send messages to an application's subject on NATS, or questions
+to the registry. Variables say where the bridge is, and hold the tokens. Prints one line of JSON: bytes sent, and connections that were closed.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from protocol import subjects
 from protocol.runtime.settings import environment
 
 BURST, TEXT_BYTES = 16, 150_000
+LARGE_BYTES = 900_000
 READ_BYTES_A_SECOND = 2_000_000
 RECEIVE_BUFFER_BYTES = 64 * 1024
 MESSAGES_A_WRITE = 500
@@ -38,7 +40,7 @@ async def main() -> None:
     given = environment()
     attack = KINDS[kind]
     sent = {"sent": 0, "closed": 0}
-    async with application(int(given["SOCKET_PORT"]), given["APP_TOKEN"]) as client_id:
+    async with application(int(given["SOCKET_PORT"]), given["APP_TOKEN"], kind) as client_id:
         attacks = [attack(client_id, given, sent) for _ in range(sockets)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
@@ -48,10 +50,12 @@ async def main() -> None:
 
 
 @contextlib.asynccontextmanager
-async def application(port: int, token: str) -> AsyncIterator[str]:
-    """Connect an application that reads slowly, and give its id."""
+async def application(port: int, token: str, kind: str) -> AsyncIterator[str]:
+    """Connect the application that is attacked by its own agents, and give its id."""
+    is_slow, result = not kind.startswith("large"), "y" * LARGE_BYTES if kind == "large answers" else 1
     sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    if is_slow:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
     headers = {"Authorization": f"Bearer {token}"}
@@ -65,45 +69,61 @@ async def application(port: int, token: str) -> AsyncIterator[str]:
         client_id = json.loads(await client.recv())["clientId"]
         await client.send(json.dumps({"type": "capability", "capabilities": ["echo"], "id": "1"}))
         await client.recv()
-        answering = asyncio.ensure_future(answer(client))  # noqa: TID251  ended below
+        answering = asyncio.ensure_future(answer(client, result, is_slow=is_slow))  # noqa: TID251  ended below
         yield client_id
         answering.cancel()
 
 
-async def answer(client: ClientConnection) -> None:
-    """Answer commands, no faster than they may be read."""
+async def answer(client: ClientConnection, result: object, *, is_slow: bool) -> None:
+    """Answer commands; a slow application no faster than it reads them."""
     async for message in client:
-        await asyncio.sleep(len(message) / READ_BYTES_A_SECOND)
+        if is_slow:
+            await asyncio.sleep(len(message) / READ_BYTES_A_SECOND)
         frame = json.loads(message)
         if frame["type"] == "command":
-            response = {"type": "response", "requestId": frame["requestId"], "status": "success", "result": 1}
+            response = {"type": "response", "requestId": frame["requestId"], "status": "success", "result": result}
             await client.send(json.dumps(response))
 
 
 async def bursts(client_id: str, given: dict[str, str], sent: Sent) -> None:
     """Send commands without end, sixteen at a time."""
-    command = {"target": "echo", "parameters": {"text": "x" * TEXT_BYTES}}
+    await send_bursts(client_id, given, sent, TEXT_BYTES, BURST)
+
+
+async def large_commands(client_id: str, given: dict[str, str], sent: Sent) -> None:
+    """Send commands of 900 KB without end."""
+    await send_bursts(client_id, given, sent, LARGE_BYTES, max(1, BURST // int(sys.argv[2])))
+
+
+async def large_answers(client_id: str, given: dict[str, str], sent: Sent) -> None:
+    """Send commands without end whose answers are large."""
+    await send_bursts(client_id, given, sent, 1, max(1, BURST // int(sys.argv[2])))
+
+
+async def send_bursts(client_id: str, given: dict[str, str], sent: Sent, text_bytes: int, at_once: int) -> None:
+    """Send commands with a text of this size without end, so many at a time."""
+    command = {"target": "echo", "parameters": {"text": "x" * text_bytes}}
     body = json.dumps({"clientId": client_id, "command": command}).encode()
     head = (
         "POST /api/command HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {given['AGENT_TOKEN']}\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(BURST):
+        for _ in range(at_once):
             tasks.create_task(ask(int(given["API_PORT"]), head + body, sent))
 
 
 async def ask(port: int, request: bytes, sent: Sent) -> None:
-    """Send a request again and again, each when the answer before it has begun; connect again if it is closed."""
+    """Send a request again and again, each when the one before it is answered; connect again if it is closed."""
     while True:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        with contextlib.suppress(OSError), contextlib.closing(writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             while True:
                 writer.write(request)
                 await writer.drain()
                 sent["sent"] += len(request)
-                if not await reader.read(RECEIVE_BUFFER_BYTES):
-                    break
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
         sent["closed"] += 1
 
 
@@ -176,6 +196,8 @@ def message(subject: str, number: int) -> bytes:
 
 KINDS = {
     "bursts": bursts,
+    "large commands": large_commands,
+    "large answers": large_answers,
     "garbage": garbage,
     "forged tokens": forged,
     "commands": commands,
