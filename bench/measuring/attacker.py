@@ -4,7 +4,8 @@
 `bursts` sends commands of 150 KB, sixteen at a time for each socket, to an application that reads 2 MB/s. `large
 commands` sends commands of 900 KB, 16 or 40 at a time, to an application that reads them at once. `large answers` sends
 as many small ones, whose answers are 900 KB. The others send messages to an application's subject on NATS, or questions
-to the registry. Variables say where the bridge is, and hold the tokens. Prints one line of JSON: bytes sent, and connections that were closed.
+to the registry. Variables say where the bridge is, and hold the tokens. Prints one line of JSON: bytes sent, and
+connections that were closed.
 """
 
 import asyncio
