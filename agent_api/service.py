@@ -61,7 +61,7 @@ from protocol.runtime.process.announcement import announce
 from protocol.runtime.process.metrics import Metrics
 from protocol.runtime.streams.tenant_stores import TenantStores
 from protocol.runtime.tokens import Verifier
-from protocol.runtime.version import UVICORN, allows_fast_paths
+from protocol.runtime.version import allows_fast_path
 from protocol.runtime.websocket.refused_connections import RefusedConnections
 from protocol.subjects import ClientAddress
 
@@ -166,7 +166,7 @@ async def serving(settings: ApiSettings, connection: Connection, tasks: asyncio.
         listener = listen(settings.api_host, settings.api_port)
         requests = RequestCounts(LoopbackOnly(app, origins) if verifier.off else app, COUNTED_PATHS)
         sockets = SocketServer(settings, origins, context, refused, denied, requests.count)
-        fast = allows_fast_paths(UVICORN, settings.fast_paths)
+        fast = allows_fast_path("http_out", settings.fast_paths)
         server = HttpServer(requests, sockets.upgrades.connection, listener, turns, bounds, writes_whole=fast)
 
         await parts.enter_async_context(server.connections())

@@ -19,7 +19,18 @@ from measuring.figures import Spread, ratios, spread
 from measuring.load import Load
 from measuring.processes import cpu_seconds
 from measuring.report import Outcome, Table
-from measuring.systems import MEMORY, OURS, OURS_OFF, PEER_SYSTEMS, REDIS, System, agentbridge
+from measuring.systems import (
+    FAST_PATHS_CHOICES,
+    MEMORY,
+    OURS,
+    OURS_OFF,
+    PEER_SYSTEMS,
+    REDIS,
+    WITHOUT,
+    System,
+    agentbridge,
+    ours_by,
+)
 from measuring.tools import Missing
 
 DIRECT = "agentbridge, direct agents"
@@ -64,9 +75,9 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=2, help="processes that call over NATS directly; 0 for none")
     parser.add_argument(
         "--fast-paths",
-        choices=["on", "off", "both"],
+        choices=FAST_PATHS_CHOICES,
         default="on",
-        help="AGENTBRIDGE_FAST_PATHS, or both ways",
+        help="AGENTBRIDGE_FAST_PATHS, or both ways, or on beside systems that lack one fast path each",
     )
     parser.add_argument("--peers", type=_peers, default=list(PEER_SYSTEMS), help="peers, with commas, or none")
     report.run(parser, measure)
@@ -96,22 +107,16 @@ def _contestants(given: argparse.Namespace, folder: Path, stack: contextlib.Exit
     """Start everything and connect the clients."""
     report.progress("starting")
     peers = [stack.enter_context(PEER_SYSTEMS[name](folder)) for name in given.peers]
-    ours = [stack.enter_context(_ours(folder, fast_paths)) for fast_paths in _choices(given.fast_paths)]
+    ours = [
+        stack.enter_context(agentbridge(folder, secrets.token_urlsafe(48), name=name, fast_paths=setting))
+        for name, setting in ours_by(given.fast_paths).items()
+    ]
     for system in (*ours, *peers):
         clients = stack.enter_context(load.clients(system, folder, "all", given.clients))
         yield Contestant(system.name, system, clients.pid, _over_http(system, folder, clients.ids))
         if system is ours[0] and given.agents:
             agents = stack.enter_context(direct_agents(system, clients.ids, given.agents))
             yield Contestant(DIRECT, system, clients.pid, agents.commands)
-
-
-def _choices(fast_paths: str) -> list[str]:
-    return ["on", "off"] if fast_paths == "both" else [fast_paths]
-
-
-def _ours(folder: Path, fast_paths: str) -> contextlib.AbstractContextManager[System]:
-    name = OURS if fast_paths == "on" else OURS_OFF
-    return agentbridge(folder, secrets.token_urlsafe(48), name=name, fast_paths=fast_paths)
 
 
 def _over_http(system: System, programs: Path, ids: Path) -> Callable[[int, float], Load]:
@@ -183,7 +188,8 @@ def _outcome(slices: Sequence[Slice], levels: Sequence[int], names: Sequence[str
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [(one, other) for one in (OURS, OURS_OFF, DIRECT) for other in (MEMORY, REDIS)]
-    return [pair for pair in [*pairs, (OURS, OURS_OFF)] if set(pair) <= set(names)]
+    pairs += [(OURS, slower) for slower in (OURS_OFF, *WITHOUT)]
+    return [pair for pair in pairs if set(pair) <= set(names)]
 
 
 def _of(slices: Sequence[Slice], name: str, level: int, metric: str) -> list[float]:
@@ -199,8 +205,9 @@ def _figure(one: str, other: str, level: int, metric: str) -> str:
 
     Bars hold what runs by default, so ratios without fast paths have names of their own.
     """
-    if OURS_OFF in (one, other):
-        return f"fast_paths.{other if one == OURS_OFF else 'off'}.{level}.{metric}"
+    if one == OURS_OFF or other in (OURS_OFF, *WITHOUT):
+        beside = other if one == OURS_OFF else WITHOUT.get(other, "off")
+        return f"fast_paths.{beside}.{level}.{metric}"
     if one == DIRECT:
         other = "direct" if other == REDIS else f"direct.{other}"
     return f"commands.{other}.{level}.{metric}"

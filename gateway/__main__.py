@@ -48,7 +48,7 @@ from protocol.runtime.process.metrics import Metrics
 from protocol.runtime.settings import variable
 from protocol.runtime.streams.tenant_stores import TenantStores
 from protocol.runtime.tokens import Verifier
-from protocol.runtime.version import WEBSOCKETS, allows_fast_paths
+from protocol.runtime.version import allows_fast_path
 from protocol.runtime.websocket.connection import SocketBounds
 from protocol.runtime.websocket.refused_connections import RefusedConnections
 
@@ -134,8 +134,8 @@ async def serving(
             max_unread_bytes=settings.max_unread_bytes,
         )
         tasks.create_task(shares.run_clock(), name="clock of unfinished messages")
-        fast = allows_fast_paths(WEBSOCKETS, settings.fast_paths)
-        bounds = SocketBounds(settings.max_message_bytes, settings.send_buffer_bytes, turns, shares, fast)
+        fast = [allows_fast_path(name, settings.fast_paths) for name in ("websocket_in", "websocket_out")]
+        bounds = SocketBounds(settings.max_message_bytes, settings.send_buffer_bytes, turns, shares, *fast)
         frames = ClientFrames(contracts, events, rates, verifier, tasks, turns)
         refused, choice = RefusedConnections("applications", loop.time), DialectChoice(dialects)
         answers = answer_counts(choice)

@@ -17,7 +17,7 @@ from protocol.access import Principal, require_agent
 from protocol.errors import BridgeError, CloseCode, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from protocol.origins import Origins
 from protocol.runtime.clients.denied_agents import DeniedAgents
-from protocol.runtime.version import WEBSOCKETS, allows_fast_paths
+from protocol.runtime.version import allows_fast_path
 from protocol.runtime.websocket.connection import BoundedSocket, SocketBounds
 from protocol.runtime.websocket.handshake import TurnedAway, close_reason, require_own_page, require_token, turned_away
 from protocol.runtime.websocket.refused_connections import FOREIGN_ORIGIN, NO_TOKEN, RefusedConnections
@@ -42,9 +42,9 @@ class SocketServer:
         denied: DeniedAgents,
         count: Callable[[str, int], None],
     ) -> None:
-        fast = allows_fast_paths(WEBSOCKETS, settings.fast_paths)
+        fast = [allows_fast_path(name, settings.fast_paths) for name in ("websocket_in", "websocket_out")]
         sizes = settings.max_message_bytes, settings.send_buffer_bytes
-        bounds = SocketBounds(*sizes, context.turns, context.bounds, fast)
+        bounds = SocketBounds(*sizes, context.turns, context.bounds, *fast)
         self.upgrades = Upgrades(bounds, self._screen, count, self._serve)
         self._origins = origins
         self._context = context

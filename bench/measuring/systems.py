@@ -15,9 +15,12 @@ from measuring.tools import PEERS, install_peers, require
 from protocol.access import AGENT, APP
 from protocol.runtime.settings import variable
 from protocol.runtime.tokens import mint
+from protocol.runtime.version import FAST_PATHS
 
 OURS = "agentbridge"
 OURS_OFF = "agentbridge, fast paths off"
+WITHOUT = {f"{OURS}, without {name}": name for name in FAST_PATHS}  # systems, and the fast path that each lacks
+FAST_PATHS_CHOICES = ("on", "off", "both", "each")
 MEMORY, REDIS = "express-memory", "express-redis"
 WITHOUT_PEERS = "leave the peers out by --peers none"
 WITHOUT_REDIS = f"leave that peer out by --peers {MEMORY}"
@@ -35,6 +38,13 @@ class System(NamedTuple):
     app_token: str | None = None
     acknowledges: bool = False
     run_file: RunFile | None = None
+
+
+def ours_by(choice: str) -> dict[str, str]:
+    """Return our systems that one of `FAST_PATHS_CHOICES` compares: by name, each with its `AGENTBRIDGE_FAST_PATHS`."""
+    lacking = {name: ",".join(other for other in FAST_PATHS if other != path) for name, path in WITHOUT.items()}
+    slower = {"both": {OURS_OFF: "off"}, "each": lacking}.get(choice, {})
+    return {OURS_OFF: "off"} if choice == "off" else {OURS: "on", **slower}
 
 
 @contextlib.contextmanager

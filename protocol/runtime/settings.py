@@ -16,6 +16,7 @@ import msgspec
 
 from protocol import origins
 from protocol.errors import ConfigurationError
+from protocol.runtime.version import FAST_PATHS
 
 PREFIX = "AGENTBRIDGE_"
 MIN_SECRET_BYTES = 32
@@ -63,6 +64,13 @@ Origins = Annotated[
     str, msgspec.Meta(description="origins such as https://app.example.com, with commas between; * allows any")
 ]
 Switch = Annotated[Literal["on", "off"], msgspec.Meta(description="on or off")]
+FastPaths = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^(on|off|NAME(,NAME)*)$".replace("NAME", f"({'|'.join(FAST_PATHS)})"),
+        description=f"on, off, or those that are on, with commas between: {', '.join(FAST_PATHS)}",
+    ),
+]
 AuthMode = Annotated[Literal["jwt", "off"], msgspec.Meta(description="jwt, or off (loopback only)")]
 LogFormat = Annotated[Literal["console", "json"], msgspec.Meta(description="console or json")]
 LogLevel = Annotated[
@@ -89,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Seconds = 10.0
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
-    fast_paths: Switch = "on"
+    fast_paths: FastPaths = "on"
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that are sound alone but not together."""

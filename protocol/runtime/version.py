@@ -1,7 +1,7 @@
 """The version of AgentBridge that runs here, and which versions of libraries its fast paths were tested with.
 
 A fast path uses private parts of a library, which any new version may change. With a version that was not tested, or
-with `AGENTBRIDGE_FAST_PATHS=off`, the library's own path runs instead.
+if `AGENTBRIDGE_FAST_PATHS` leaves it out, the library's own path runs instead.
 """
 
 import logging
@@ -13,6 +13,13 @@ DISTRIBUTION = "agentbridge-nats"
 NOT_INSTALLED = "0.0.0+not-installed"  # processes may run from a checkout beside their installed dependencies
 NATS, UVICORN, WEBSOCKETS = "nats-py", "uvicorn", "websockets"
 TESTED = {NATS: "2.16", UVICORN: "0.54", WEBSOCKETS: "17.4"}  # major and minor version
+FAST_PATHS = {  # each with the library that it goes through
+    "nats_in": NATS,
+    "nats_out": NATS,
+    "websocket_in": WEBSOCKETS,
+    "websocket_out": WEBSOCKETS,
+    "http_out": UVICORN,
+}
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +34,12 @@ def _installed() -> str:
 SERVICE_VERSION = _installed()
 
 
-def allows_fast_paths(library: str, setting: str) -> bool:
-    """Tell whether fast paths through a library may run. `setting` is `on` or `off`.
+def allows_fast_path(name: str, setting: str) -> bool:
+    """Tell whether a fast path may run. `setting` is `on`, `off`, or the names of those that are on, with commas.
 
-    If the installed version was not tested, the answer is no, and one line of the log says so.
+    If the installed version of its library was not tested, the answer is no, and one line of the log says so.
     """
-    return setting == "on" and _is_tested(library)
+    return (setting == "on" or name in setting.split(",")) and _is_tested(FAST_PATHS[name])
 
 
 @cache  # one line per process

@@ -43,7 +43,7 @@ from protocol.runtime.nats.library.subscriptions import DirectHandler, Drops
 from protocol.runtime.nats.servers import require_acceptable, shown
 from protocol.runtime.settings import Settings
 from protocol.runtime.store_faults import StoreFaults
-from protocol.runtime.version import NATS, allows_fast_paths
+from protocol.runtime.version import allows_fast_path
 
 RECONNECT_WAIT_SECONDS = 0.25
 PING_INTERVAL_SECONDS = 1
@@ -71,7 +71,8 @@ class Connection:
         self._token = token
         self.inbox_prefix = inbox_prefix
         self._settings = settings
-        self._has_fast_paths = allows_fast_paths(NATS, settings.fast_paths)
+        self._reads_fast = allows_fast_path("nats_in", settings.fast_paths)
+        self._writes_fast = allows_fast_path("nats_out", settings.fast_paths)
         self.client = new_client()
         self.reconnects = 0
         self.breaks = 0  # lost connections; messages for this process may be lost with each
@@ -521,8 +522,9 @@ class Connection:
 
     def _mark_up(self) -> None:
         transport.give_up_after(self.client, TCP_USER_TIMEOUT_MS)
-        if self._has_fast_paths:
+        if self._writes_fast:
             write_at_once(self.client)
+        if self._reads_fast:
             incoming.divert(self.client)
         self._away_since = None
         self._up_since = self._loop.time()

@@ -69,14 +69,15 @@ class Receiver(Protocol):
 class SocketBounds(NamedTuple):
     """The bounds of one server's connections: sizes in bytes, turns for input, shares of memory.
 
-    Without fast paths the library parses and writes all frames.
+    Unless `reads_fast`, the library parses all frames; unless `writes_fast`, it makes all frames.
     """
 
     max_message_bytes: int
     send_buffer_bytes: int
     turns: Turns
     shares: ConnectionBounds
-    has_fast_paths: bool
+    reads_fast: bool
+    writes_fast: bool
 
 
 class BoundedSocket(SharedConnection, ServerConnection):
@@ -84,7 +85,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
 
     connections: "set[BoundedSocket]"
     no_messages: Assembler | None = None
-    has_fast_paths = True
+    reads_fast = writes_fast = True
     send_buffer_bytes = 1024 * 1024
     too_slow = False
     _on_hold = _passes_over = _parser_is_lost = False
@@ -104,7 +105,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
     def __init__(self, protocol: ServerProtocol, server: Server, **options: Any) -> None:
         super().__init__(protocol, server, **options)
         self._boundaries: Boundaries | None = None
-        if self.has_fast_paths:
+        if self.reads_fast:
             self._boundaries = protocol.reader = Boundaries(protocol.reader)
 
     async def wait_closing(self) -> None:
@@ -147,7 +148,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
     def send_text(self, data: bytes) -> None:
         """Write a text frame without waiting. Cut the peer off if too much is unread already."""
         if self.protocol.state is OPEN:
-            frame = text_frame(data) if self.has_fast_paths else self._frame_of_library(data)
+            frame = text_frame(data) if self.writes_fast else self._frame_of_library(data)
             if self._unread is not None:
                 self._unread.grew(len(frame))
             self.transport.write(frame)

@@ -25,7 +25,8 @@ def bounded_socket(bounds: SocketBounds, connections: set[BoundedSocket]) -> typ
         "turns": bounds.turns,
         "bounds": bounds.shares,
         "connections": connections,
-        "has_fast_paths": bounds.has_fast_paths,
+        "reads_fast": bounds.reads_fast,
+        "writes_fast": bounds.writes_fast,
     }
     return type("BoundSocket", (BoundedSocket,), own)
 

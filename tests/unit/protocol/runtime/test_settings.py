@@ -17,6 +17,9 @@ from protocol.runtime.settings import (
     variable,
 )
 
+FAST_PATHS = (
+    "on, off, or those that are on, with commas between: nats_in, nats_out, websocket_in, websocket_out, http_out"
+)
 GOOD = {"AGENTBRIDGE_JWT_SECRET": SECRET}
 
 
@@ -55,6 +58,9 @@ def refusal(values: dict[str, str], kind: type[Settings] = Listening) -> str:
         ("nats_url", "nats://a,,nats://b", "nats://host:port or tls://host:port, several with commas between"),
         ("nats_url", "nats://a b", "nats://host:port or tls://host:port, several with commas between"),
         ("jwt_jwks_url", "file:///etc/passwd", "an http(s) URL"),
+        ("fast_paths", "nats_in,", FAST_PATHS),
+        ("fast_paths", "nats", FAST_PATHS),
+        ("fast_paths", "off,nats_in", FAST_PATHS),
         ("auth", "OFF", "jwt, or off (loopback only)"),
         ("log_format", "xml", "console or json"),
         ("log_level", "loud", "debug, info, warning or error"),

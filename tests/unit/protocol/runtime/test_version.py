@@ -45,7 +45,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.parametrize("library", version.TESTED)
 def test_installed_libraries_are_those_that_were_tested(library: str) -> None:
-    assert version.allows_fast_paths(library, "on")
+    paths = [name for name, through in version.FAST_PATHS.items() if through == library]
+    assert paths
+    assert all(version.allows_fast_path(name, "on") for name in paths)
     pinned = (ROOT / "requirements/runtime.txt").read_text()
     assert re.search(rf"^{library}=={re.escape(version.TESTED[library])}[.\d]* ", pinned, re.MULTILINE)
 
@@ -55,7 +57,7 @@ def test_fast_paths_run_with_every_patch_of_a_tested_version(
     installed: str, install: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     install(installed)
-    assert version.allows_fast_paths("nats-py", "on")
+    assert version.allows_fast_path("nats_in", "on")
     assert caplog.records == []
 
 
@@ -64,12 +66,17 @@ def test_fast_paths_are_off_with_another_version_and_one_line_says_so(
     installed: str, install: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     install(installed)
-    assert [version.allows_fast_paths("nats-py", "on") for _ in range(3)] == [False] * 3
+    assert not any(version.allows_fast_path(name, "on") for name in ("nats_in", "nats_out", "nats_in"))
     line = f"nats-py {installed} was not tested with AGENTBRIDGE_FAST_PATHS=on, but 2.16 was: its fast paths are off"
     assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", line)]
 
 
 def test_switch_that_is_off_needs_no_warning(install: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
     install("99.0")
-    assert not version.allows_fast_paths("uvicorn", "off")
+    assert not any(version.allows_fast_path(name, "off") for name in version.FAST_PATHS)
     assert caplog.records == []
+
+
+def test_each_fast_path_may_be_on_alone() -> None:
+    allowed = [name for name in version.FAST_PATHS if version.allows_fast_path(name, "nats_out,http_out")]
+    assert allowed == ["nats_out", "http_out"]

@@ -81,7 +81,7 @@ class _Server:
 class _Plain(BoundedSocket):
     """A connection without fast paths."""
 
-    has_fast_paths = False
+    reads_fast = writes_fast = False
 
 
 def open_socket(*, by_hand: bool, turns: Turns | None = None) -> tuple[BoundedSocket, _Wire, list[Sent]]:
