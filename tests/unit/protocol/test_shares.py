@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.memory import bytes_left_by
 
 from protocol.errors import Overloaded
 from protocol.shares import Holder, Piece, Shares
@@ -315,7 +316,10 @@ def test_books_are_true_and_only_those_give_back_who_hold_more(steps: list[tuple
         assert simulation.shares.held == simulation.of_all() <= 100
         assert all(piece.held for _, piece in simulation.pieces.values())
     simulation.release_all()
-    assert (simulation.shares.held, simulation.shares._kept, simulation.shares._tenants) == (0, 0, {})
+    assert simulation.shares.held == 0
+    for keep in (True, False):
+        assert simulation.take_all(("new", "x"), keep=keep) == Simulation(100).take_all(("new", "x"), keep=keep)
+        simulation.release_all()
 
 
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=60), seed=st.integers(0, 999))
@@ -343,9 +347,10 @@ def _count(ended: Counter[int], number: int, error: Overloaded) -> None:
 def test_accounts_of_those_who_left_are_forgotten() -> None:
     simulation = Simulation(1000)
     simulation.ask(("a", "stays"))
-    for number in range(10_000):
-        simulation.shares.ask(("a", str(number)), 1, lambda error: None).release()
-        simulation.shares.ask((str(number), "x"), 1, lambda error: None).release()
-    assert len(simulation.shares._tenants) == 1
-    assert len(simulation.shares._ranking._entries) < 200
-    assert len(simulation.shares._tenants["a"].ranking._entries) < 200
+
+    def many_come_and_go() -> None:
+        for number in range(5000):
+            simulation.shares.ask(("a", str(number)), 1, lambda error: None).release()
+            simulation.shares.ask((str(number), "x"), 1, lambda error: None).release()
+
+    assert bytes_left_by(many_come_and_go) < 200_000

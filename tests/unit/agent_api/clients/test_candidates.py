@@ -4,17 +4,30 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.memory import bytes_left_by
 from support.played.known import Known, client
 
 from agent_api.clients.candidates import EVERYBODY, FEW, MAX_POOLED, MAX_POOLS, Candidates, Fitting
+from protocol import subjects
 from protocol.access import AGENT, Principal
 from protocol.discovery import Client, Query, matches, offering
+from protocol.runtime.clients.replica import ReplicaEntry
 
 ANYBODY = Principal("agent", AGENT, "default", float("inf"))
 LOCKED = {"type": "function", "name": "locked", "permissions": ["keys"]}
 LIST = {"type": "component", "id": "list", "actions": ["add"]}
 QUERIES = [EVERYBODY, Query(user="ann"), Query(app="todo"), Query(app="mail"), Query(user="bob", app="todo")]
 OFFERS: list[tuple[Any, ...]] = [(), ("f",), ("f", "g"), (LOCKED, "f"), (LIST,)]
+
+
+class Scanned(dict[str, Client]):
+    """A tenant's clients, and whether somebody has looked through all of them."""
+
+    was_scanned = False
+
+    def values(self) -> Any:
+        self.was_scanned = True
+        return super().values()
 
 
 class Bench:
@@ -26,6 +39,12 @@ class Bench:
 
     def of(self, principal: Principal = ANYBODY, target: str = "f", action: str | None = None) -> list[str]:
         return sorted(self.candidates.of(self.known.clients(principal.tenant), principal, target, action))
+
+    def scans(self, principal: Principal = ANYBODY, target: str = "f") -> bool:
+        """Ask, and tell whether there was no pool, so that all clients were looked through."""
+        clients = Scanned(self.known.clients(principal.tenant))
+        self.candidates.of(clients, principal, target, None)
+        return clients.was_scanned
 
     def among(self, principal: Principal, target: str, action: str | None, query: Query) -> Fitting:
         return self.candidates.among(self.known.clients(principal.tenant), principal, target, action, query)
@@ -104,9 +123,9 @@ def test_many_clients_of_one_user_are_not_looked_through_for_each_command(monkey
 def test_tokens_of_many_agents_with_the_same_rights_share_a_pool() -> None:
     bench = Bench()
     bench.known.put(client("c1", "f"))
-    for number in range(10):
-        assert bench.of(limited(sub=f"agent-{number}", expires_at=float(number))) == ["c1"]
-    assert len(bench.candidates._pools) == 1
+    agents = [limited(sub=f"agent-{number}", expires_at=float(number)) for number in range(10)]
+    assert [bench.scans(agent) for agent in agents] == [True] + [False] * 9
+    assert {tuple(bench.of(agent)) for agent in agents} == {("c1",)}
 
 
 def test_invented_targets_drive_nothing_out() -> None:
@@ -115,7 +134,7 @@ def test_invented_targets_drive_nothing_out() -> None:
     bench.of()
     for number in range(MAX_POOLS + 1):
         assert bench.of(target=f"invented-{number}") == []
-    assert len(bench.candidates._pools) == 1
+    assert not bench.scans()
 
 
 def test_pools_are_bounded_and_the_used_ones_stay() -> None:
@@ -124,7 +143,10 @@ def test_pools_are_bounded_and_the_used_ones_stay() -> None:
     for number in range(MAX_POOLS + 10):
         bench.of(target=f"t{number}")
         assert bench.of() == ["c1"]
-    assert len(bench.candidates._pools) == MAX_POOLS
+    newest = range(MAX_POOLS + 10)[-(MAX_POOLS - 1) :]  # one is that of `f`
+    assert not any(bench.scans(target=f"t{number}") for number in newest)
+    assert not bench.scans()
+    assert bench.scans(target=f"t{newest[0] - 1}")
 
 
 def test_ids_in_all_pools_together_are_bounded() -> None:
@@ -132,13 +154,16 @@ def test_ids_in_all_pools_together_are_bounded() -> None:
     bench.known.put(client("c1", "f", "g", "h"))
     bench.known.put(client("c2", "f", "g", "h"))
     assert bench.of(target="g") == bench.of(target="h") == ["c1", "c2"]
-    assert len(bench.candidates._pools) == 2
+    assert not bench.scans(target="g")
+    assert not bench.scans(target="h")
     bench.known.put(client("c3", "f", "g", "h"))
-    assert len(bench.candidates._pools) == 1
+    assert not bench.scans(target="h")
+    assert bench.scans(target="g")
     for number in range(10):
         bench.known.put(client(f"d{number}", "f"))
     assert len(bench.of()) == 13
-    assert len(bench.candidates._pools) == 1
+    assert not bench.scans()
+    assert bench.scans(target="h")
 
 
 def test_clients_of_a_user_are_known() -> None:
@@ -153,4 +178,22 @@ def test_clients_of_a_user_are_known() -> None:
     assert set(bench.candidates.of_user("default", "eve")) == set()
     for client_id, tenant in (("c1", "default"), ("c2", "default"), ("c3", "acme")):
         bench.known.remove(client_id, tenant)
-    assert bench.candidates._users._owned == {}
+    users = [("default", "ann"), ("default", "bob"), ("acme", "ann")]
+    assert [set(bench.candidates.of_user(*user)) for user in users] == [set()] * 3
+
+
+def test_nothing_is_kept_of_users_without_clients() -> None:
+    candidates, gone = Candidates(), list[tuple[str, ReplicaEntry, None]]()
+
+    def many_come_and_go() -> None:
+        for number in range(1000):
+            ids = [("default", "c1"), ("default", "c2"), (f"t{number}", "c3")]
+            for tenant, client_id in ids:
+                entry = ReplicaEntry(1, client(client_id, user=f"u{number}", tenant=tenant))
+                came = (subjects.client_key(tenant, client_id), None, entry)
+                gone.append((came[0], entry, None))
+                candidates.observe(*came)
+            while gone:
+                candidates.observe(*gone.pop())
+
+    assert bytes_left_by(many_come_and_go) < 20_000

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.memory import bytes_left_by
 from support.played.known import Known, client
 
 from agent_api.commands.least_busy import AVOID_SECONDS, LOOKED_AT, MAX_REMEMBERED, TELLING_TIMEOUT_MS, Ask, LeastBusy
@@ -147,20 +148,26 @@ def test_detached_client_comes_after_connected_ones() -> None:
 
 
 def test_nothing_is_kept_of_those_who_are_gone() -> None:
-    bench = Bench(100)
-    for _ in range(1000):
-        bench.ended(str(bench.choose()), Code.TIMEOUT.value)
-    for number in range(100):
-        bench.known.remove(f"c{number}")
-    assert (bench.least_busy._wakeups, bench.least_busy._avoided) == ({}, {})
+    bench = Bench(0)
+
+    def many_come_and_go() -> None:
+        for number in range(2000):
+            bench.known.put(client(f"c{number}", "f"))
+            bench.ended(str(bench.choose()), Code.TIMEOUT.value)
+            bench.known.remove(f"c{number}")
+
+    assert bytes_left_by(many_come_and_go) < 20_000
 
 
 def test_what_is_avoided_is_forgotten_in_time() -> None:
     bench = Bench(1)
-    for number in range(3 * MAX_REMEMBERED):
-        gone = client(f"g{number}", gateway_id=f"gw-{number}")
-        bench.least_busy.ended(gone, OURS, Unavailable("why").body(), float(number))
-    assert len(bench.least_busy._avoided) <= MAX_REMEMBERED
+
+    def many_are_lost() -> None:
+        for number in range(10 * MAX_REMEMBERED):
+            gone = client(f"g{number}", gateway_id=f"gw-{number}")
+            bench.least_busy.ended(gone, OURS, Unavailable("why").body(), float(number))
+
+    assert bytes_left_by(many_are_lost) < 1000 * MAX_REMEMBERED
 
 
 def test_more_than_is_remembered_at_once_pushes_out_the_oldest() -> None:

@@ -24,4 +24,10 @@ def test_so_much_is_held_and_no_more_and_the_newest_at_all_events(values: list[t
     assert len(left) <= 1 or sum(size for _, size in left) <= MAX_BYTES
     if len(values) <= MAX_COUNT and sum(size for _, size in values) <= MAX_BYTES:
         assert len(left) == len(everything)
-    assert (len(held), held._bytes) == (0, 0)
+    assert len(held) == 0
+    part = MAX_BYTES // MAX_COUNT
+    for key in range(MAX_COUNT):
+        held.put(key, (key, part), part)
+    assert len(held) == MAX_COUNT, "all room is free again"
+    held.put(0, (0, part + 1), part + 1)
+    assert len(held) == MAX_COUNT - 1, "and no more than that"

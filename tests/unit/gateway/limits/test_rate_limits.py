@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import msgspec
 import pytest
-from support.played.sessions import AGENT_1, AGENT_2, CLIENT_ID, REPLY, STRANGER, call, command, session
+from support.memory import bytes_left_by
+from support.played.sessions import AGENT_1, AGENT_2, REPLY, STRANGER, call, command, session
 
 from gateway.limits.rate_limits import RateLimits
 from gateway.sessions.core.session import Session
@@ -91,7 +93,11 @@ def test_a_client_that_registers_again_does_not_refill_its_limit() -> None:
 
 
 def test_nothing_is_kept_where_nothing_is_limited() -> None:
-    core = session("add")
-    call(core, AGENT_1, command(), "r1", REPLY, 0)
-    assert (len(core._rate_limits._agents), len(core._rate_limits._capabilities)) == (0, 0)
-    assert core.client_id == CLIENT_ID
+    rate_limits = RateLimits()
+
+    def many_call() -> None:
+        for number in range(2000):
+            caller = msgspec.structs.replace(AGENT_1, sub=f"agent-{number}")
+            rate_limits.keep(caller, f"client-{number}", offer("add"), 0)
+
+    assert bytes_left_by(many_call) < 20_000

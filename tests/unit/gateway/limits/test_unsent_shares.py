@@ -71,9 +71,7 @@ def test_nothing_is_left_when_nats_has_taken_everything(buffer: _Buffer) -> None
     for tenant in "abc":
         buffer.fill(tenant)
     buffer.unsent = 0
-    buffer.shares.take(("a", "u"), ONE, buffer.written, 0)
-    assert not buffer.shares._waiting
-    assert not buffer.shares._tenants
+    assert buffer.fill("a") == _Buffer().fill("a")
 
 
 def test_half_of_the_buffer_is_kept_for_answers(buffer: _Buffer) -> None:

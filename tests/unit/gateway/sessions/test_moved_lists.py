@@ -73,7 +73,19 @@ async def test_list_without_room_is_told_as_it_was_and_read_when_there_is_some(l
     filled.clear()
     await until(lambda: lists.moved.waiting == 0)
     assert called(live) == ["command", "arm"]
-    assert lists.moved._shares.held == 0
+
+
+async def test_list_that_waits_no_more_leaves_its_room_to_the_next() -> None:
+    of_one_size = [session(name).snapshot("then", None, None, NOW) for name in ("one", "two", "six")]
+    async with ending_tasks() as tasks:
+        lists = Lists(tasks, max_unread_bytes=len(memoryview(of_one_size[0].capabilities)))
+        filled = [lists.fill()]
+        for sent in of_one_size:
+            live = await lists.arrive(sent)
+            assert (lists.turned_away, lists.moved.waiting) == ([], 1)
+            live.end()
+            await until(lambda: lists.moved.waiting == 0)
+        filled.clear()
 
 
 async def test_list_of_a_user_who_has_registered_too_much_is_read_when_there_is_time(

@@ -1,6 +1,7 @@
 """Whose login is answered next, and whose is not any more."""
 
 import pytest
+from support.memory import bytes_left_by
 
 from registry.logins.waiting import WaitingLogins
 
@@ -45,8 +46,12 @@ def test_oldest_of_the_busiest_address_makes_room() -> None:
 @pytest.mark.parametrize("count", [1, 5])
 def test_nothing_is_kept_of_an_address_without_logins(count: int) -> None:
     logins = waiting()
-    for number in range(count):
-        logins.add("host", str(number), 0.0)
-    while logins.take(0.1) is not None:
-        pass
-    assert not logins._hosts
+
+    def many_log_in() -> None:
+        for host in range(2000):
+            for number in range(count):
+                logins.add(f"host-{host}", str(number), 0.0)
+            while logins.take(0.1) is not None:
+                pass
+
+    assert bytes_left_by(many_log_in) < 20_000

@@ -139,7 +139,7 @@ class SessionMachine(RuleBasedStateMachine):
                     assert frame.__struct_config__.tag in frames
                 case Answer(call=answered, response=answer, wire_id=wire_id):
                     assert self.open.pop(wire_id) == (answered.sub, answer.request_id)
-                    assert self.core._in_flight.of(answered.sub, answer.request_id) is None
+                    assert not self.core.is_in_flight(Principal(answered.sub, "agent", "default", 0), answer.request_id)
                     self.answers[wire_id] += 1
                     msgspec.json.encode(answer)
                 case Arm(wire_id=wire_id, at=at):
