@@ -43,8 +43,9 @@ class _Asking:
 class TenantStores:
     """The stores that this process knows to exist. `start()` it first."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, refused_seconds: float = REFUSED_SECONDS) -> None:
         self._connection = connection
+        self._refused_seconds = refused_seconds
         self._loop = asyncio.get_running_loop()
         self._inbox = connection.new_inbox()
         self._numbers = itertools.count()
@@ -80,7 +81,7 @@ class TenantStores:
         refused_at, why = self._refused.get(store, (float("-inf"), ""))
         if store.stream in self._known:
             done("")
-        elif self._loop.time() < refused_at + REFUSED_SECONDS:
+        elif self._loop.time() < refused_at + self._refused_seconds:
             done(why)
         elif (asking := self._asking.get(store) or self._ask(store)) is not None:
             asking.waiting.append(done)
@@ -110,7 +111,7 @@ class TenantStores:
         Asks once a second for each store at most. Raises as `ensure()` does.
         """
         now = self._loop.time()
-        if now < self._grew_at.get(store, float("-inf")) + REFUSED_SECONDS:
+        if now < self._grew_at.get(store, float("-inf")) + self._refused_seconds:
             return
         self._grew_at[store] = now
         self._known.discard(store.stream)

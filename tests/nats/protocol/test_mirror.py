@@ -166,9 +166,10 @@ async def test_consumer_that_breaks_at_once_is_not_remade_without_a_pause(
     monkeypatch.setattr("protocol.runtime.clients.mirror.OrderedConsumer", Brittle)
     async with client_of(nats_url) as client:
         await make_bucket(client.jetstream())
-        async with mirror_of(nats_url) as mirror:
+        async with mirror_of(nats_url):
             await until(lambda: Brittle.made)
-            assert await made_meanwhile(mirror._connection) == 0
+            async with connect(settings_for(Settings, nats_url), "tests", "tests") as connection:
+                assert await made_meanwhile(connection) == 0
 
 
 async def test_deleted_bucket_is_waited_for_again(nats_url: str) -> None:

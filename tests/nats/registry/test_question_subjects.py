@@ -120,7 +120,10 @@ async def test_known_askers_are_bounded(stage: Stage, monkeypatch: pytest.Monkey
     monkeypatch.setattr(question_subjects, "MAX_ASKERS", 2)
     for tenant in ("a", "b", "c"):
         stage.served.asked(tenant)
-    assert list(stage.served._askers) == ["b", "c"]
+    stage.served.dropped("flooded", MAX_IN_WINDOW)
+    await stage.is_left("flooded")
+    assert [await stage.answers(tenant) for tenant in ("a", "b", "c")] == [False, True, True]
+    await stage.is_served("flooded")
 
 
 async def test_end_during_a_flood_takes_no_more_questions(nats_url: str) -> None:
@@ -132,9 +135,7 @@ async def test_end_during_a_flood_takes_no_more_questions(nats_url: str) -> None
         async with served.served():
             pass
         assert not await stage.answers("calm")
-        served._until.clear()
-        served._changed.set()
-        await until(lambda: not served._is_apart)
+        await until(lambda: "serve tenants apart" not in {task.get_name() for task in asyncio.all_tasks()})
         await connection.flush()
         assert not await stage.answers("calm")
     await agent.close()

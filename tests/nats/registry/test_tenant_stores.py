@@ -77,13 +77,12 @@ async def test_full_store_grows_up_to_the_setting_and_an_operators_size_stays(
         observer(url) as watching,
         connected(url) as connection,
     ):
-        stores = await stores_of(connection)
+        stores = await stores_of(connection, refused_seconds=0)
         for size in (8 * MIB, 16 * MIB, limit, limit):
             await stores.grow(EVENTS)
             await stores.ensure(EVENTS)
             assert await size_of(watching.nats, EVENTS) == size
             await fill(watching.nats, EVENTS, 7)
-            stores._grew_at.clear()  # as after a second
         config = (await watching.nats.jetstream().stream_info(EVENTS.stream)).config.as_dict() | {"max_bytes": 10 * MIB}
         await watching.nats.request(f"$JS.API.STREAM.UPDATE.{EVENTS.stream}", codec.encode(config), timeout=5)
         await fill(watching.nats, EVENTS, 10)
@@ -118,9 +117,8 @@ async def test_largest_store_leaves_room_for_newcomers_and_one_line_tells_of_it(
         observer(server.url) as watching,
         connected(server.url) as connection,
     ):
-        stores = await stores_of(connection)
+        stores = await stores_of(connection, refused_seconds=0)
         for _ in range(6):
-            stores._grew_at.clear()
             await stores.grow(EVENTS)
             await fill(watching.nats, EVENTS, int(await size_of(watching.nats, EVENTS) * 0.8) // MIB)
         assert await size_of(watching.nats, EVENTS) == 16 * MIB  # of 48; four times more were not free
@@ -175,7 +173,7 @@ async def test_registry_that_is_killed_while_it_makes_stores_leaves_them_to_the_
 ) -> None:
     url = private_nats.url
     async with registries(tmp_path, url) as (registry,), connected(url) as connection:
-        stores = await stores_of(connection)
+        stores = await stores_of(connection, refused_seconds=0)
         async with asyncio.TaskGroup() as tasks:
             for number in range(100):
                 tasks.create_task(_made(stores.ensure(events_of(f"t{number}"))))
@@ -184,7 +182,6 @@ async def test_registry_that_is_killed_while_it_makes_stores_leaves_them_to_the_
         other = Process("registry", tmp_path / "other", environment(url))
         try:
             await other.start()
-            stores._refused.clear()
             assert {await _made(stores.ensure(events_of(f"t{number}"))) for number in range(100)} == {True}
         finally:
             other.end()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.nats.nats_server import NatsServer
 from support.processes.bridge import Bridge
+from support.processes.child import Process
 from support.processes.metrics import of_gateway
 from support.settings import admin_token
 from support.wait import until
@@ -17,21 +18,27 @@ from support.wait import until
 WRONG_CLOCK = "import time; real = time.time; time.time = lambda: real() + {seconds}"
 
 
+class WrongClocks(Bridge):
+    """A bridge in which the processes of one kind find other modules first, in the folder `wrong`."""
+
+    def __init__(self, folder: Path, nats_url: str, kind: str, wrong: Path) -> None:
+        super().__init__(folder, nats_url)
+        self.kind = kind
+        self.wrong = wrong
+
+    def _process(self, module: str, number: int) -> Process:
+        made = super()._process(module, number)
+        if module == self.kind:
+            made.environment = {**made.environment, "PYTHONPATH": str(self.wrong)}
+        return made
+
+
 @asynccontextmanager
 async def bridge_with_a_wrong_clock(folder: Path, nats: NatsServer, kind: str, seconds: float) -> AsyncIterator[Bridge]:
     wrong = folder / "wrong"
     wrong.mkdir()
     (wrong / "sitecustomize.py").write_text(WRONG_CLOCK.format(seconds=seconds))
-    bridge = Bridge(folder, nats.url)
-    make = bridge._process
-
-    def process(module: str, number: int):  # type: ignore[no-untyped-def]
-        made = make(module, number)
-        if module == kind:
-            made.environment = {**made.environment, "PYTHONPATH": str(wrong)}
-        return made
-
-    bridge._process = process  # type: ignore[method-assign]
+    bridge = WrongClocks(folder, nats.url, kind, wrong)
     try:
         await bridge.start()
         yield bridge

@@ -7,7 +7,7 @@ from nats.aio.client import Client as NatsClient
 from protocol import codec
 from protocol.runtime.nats.connection import Connection
 from protocol.runtime.streams.stores import TenantStore, audit_of, events_of, keys_of
-from protocol.runtime.streams.tenant_stores import TenantStores
+from protocol.runtime.streams.tenant_stores import REFUSED_SECONDS, TenantStores
 from registry.stores import configurations
 
 EVENTS_STREAM, AUDIT_STREAM, KEYS_STREAM = (of("default").stream for of in (events_of, audit_of, keys_of))
@@ -19,8 +19,8 @@ async def make_store(client: NatsClient, store: TenantStore, **more: Any) -> Non
     await client.request(f"$JS.API.STREAM.CREATE.{store.stream}", codec.encode(config), timeout=2)
 
 
-async def stores_of(connection: Connection) -> TenantStores:
+async def stores_of(connection: Connection, refused_seconds: float = REFUSED_SECONDS) -> TenantStores:
     """Return what a process knows of stores, at its start."""
-    stores = TenantStores(connection)
+    stores = TenantStores(connection, refused_seconds)
     await stores.start()
     return stores

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.capabilities.contracts import Contracts
 from gateway.dialects.native import NATIVE
+from gateway.limits.rate_limits import RateLimits
 from gateway.sessions.core.calls import call_of
 from gateway.sessions.core.effects import Answer, Arm, Changed, Close, Effect, Ping, Send
 from gateway.sessions.core.limits import SessionLimits
@@ -39,19 +40,26 @@ CLIENT_ID = "01234567-client"
 OWNER = ("default", "user-1")  # of capability lists
 
 
-def session(*capabilities: Any, require_room: Callable[[int], None] = lambda size: None, **limits: Any) -> Session:
+def session(
+    *capabilities: Any,
+    rate_limits: RateLimits | None = None,
+    require_room: Callable[[int], None] = lambda size: None,
+    **limits: Any,
+) -> Session:
     """Return an active session that offers these capabilities, born at 0."""
-    core = Session(CLIENT_ID, USER, LIMITS._replace(**limits), 0, require_room=require_room)
+    core = Session(CLIENT_ID, USER, LIMITS._replace(**limits), 0, rate_limits, require_room)
     contract = Contracts().read([msgspec.Raw(msgspec.json.encode(one)) for one in capabilities], OWNER, 0)
     core.register(contract, None, None, None)
     return core
 
 
-def live_session(core: Session, socket: Socket, on_changed: Callable[[LiveSession], None]) -> LiveSession:
-    """Return the shell around a session, without NATS: nothing that it answers arrives anywhere."""
+def live_session(
+    core: Session, socket: Socket, on_changed: Callable[[LiveSession], None], replies: Replies | None = None
+) -> LiveSession:
+    """Return the shell around a session, without NATS: nothing that it answers arrives anywhere but at `replies`."""
     loop = asyncio.get_running_loop()
     handlers = Handlers(lambda *_: None, lambda *_: False, lambda _: None, on_changed, lambda *_: None, lambda _: None)
-    replies = Replies(cast("Connection", None))
+    replies = replies or Replies(cast("Connection", None))
     context = LiveContext("gw-1", LIMITS.told, replies, handlers, Alarms(), loop.time, loop.call_at, lambda *_: None)
     return LiveSession(core, socket, NATIVE.make(), context)
 

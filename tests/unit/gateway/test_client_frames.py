@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from support.played.sessions import USER, live_session, session
 from support.settings import settings_for
@@ -183,14 +184,14 @@ async def test_refused_token_leaves_the_former_in_force_and_another_may_follow(
     assert (await stage.told(2))[1] == ("ack", "f2", None)
 
 
-async def test_token_that_is_verified_after_the_end_arms_no_timer(stage: Stage) -> None:
+async def test_token_that_is_verified_after_the_end_is_not_watched(stage: Stage) -> None:
+    stage.verifier.outcome = msgspec.structs.replace(FRESH, expires_at=1.0)
     stage.take(type="auth", token="t", id="f1")
     await until(lambda: stage.verifier.asked)
     stage.live.end()
     stage.verifier.release.set()
     await until(lambda: not stage.live.refreshing)
-    assert stage.live._expiry._timer is None
-    assert stage.socket.frames == []
+    assert (stage.socket.frames, stage.socket.close_code) == ([], None)
 
 
 async def test_frames_after_the_end_are_dropped(stage: Stage) -> None:

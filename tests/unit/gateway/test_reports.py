@@ -79,7 +79,8 @@ class Stage:
     async def settled(self) -> None:
         async with asyncio.timeout(5):
             await self.reporter.say_goodbye()
-        assert not self.reporter._changed
+        pong = self.reporter.pong()
+        assert pong == GatewayPong("gw-1", pong.number, len(self.sessions), digest_of(*self.sessions.values()))
 
 
 @contextlib.asynccontextmanager

@@ -44,8 +44,8 @@ Answer = Callable[[CommandRequest], CommandResponse]
 class Bench:
     """Reaching, the clients that it knows, and what each is to answer."""
 
-    def __init__(self) -> None:
-        candidates, least_busy, self.admission = Candidates(), LeastBusy(), Admission(200)
+    def __init__(self, admission: Admission | None = None) -> None:
+        candidates, least_busy, self.admission = Candidates(), LeastBusy(), admission or Admission(200)
         self.known = Known(listeners=(candidates.observe, least_busy.observe))
         self.targets = Targets(self.known, candidates, least_busy, lambda address: 0, self.admission, 10_000)
         self.sent: list[tuple[ClientAddress, CommandRequest]] = []
@@ -414,8 +414,8 @@ async def test_every_command_is_taken_in_with_its_bytes(bench: Bench) -> None:
     assert bench.admission.commands == 2
 
 
-async def test_bytes_of_all_copies_are_counted(bench: Bench) -> None:
-    bench.targets._admission = Admission(100, max_bytes=10_000)
+async def test_bytes_of_all_copies_are_counted() -> None:
+    bench = Bench(Admission(100, max_bytes=10_000))
     await bench.ask({"clientIds": ["c1", "c2"]}, parameters={"text": "x" * 9000})
     with pytest.raises(Overloaded):
         await bench.ask({"clientIds": ["c1", "c2", "c3"]}, parameters={"text": "x" * 9000})

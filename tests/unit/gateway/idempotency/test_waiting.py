@@ -166,4 +166,8 @@ def test_each_request_is_let_go_once_and_nothing_is_left_behind(steps: list[tupl
     assert len(reservations) == len(known)
     for reservation in known.values():
         reservations.dismiss(reservation)
-    assert (reservations.waiting, reservations._by_share) == ({}, {})
+    assert reservations.waiting == {}
+    for number in range(MAX_WAITING_PER_AGENT_AND_CLIENT):
+        reservations.join("new", entry(client_id="c0"), waiter(f"n{number}", "c0"))
+    with pytest.raises(Overloaded):  # so the client's waiters were counted right: all are gone, and each only once
+        reservations.join("new", entry(client_id="c0"), waiter("n", "c0"))

@@ -21,9 +21,7 @@ def offer(target: str, rate: Rate | None = None) -> Offer:
 
 
 def paced(per_agent: Rate | None, *capabilities: Any) -> Session:
-    core = session(*capabilities)
-    core._rate_limits = RateLimits(per_agent)
-    return core
+    return session(*capabilities, rate_limits=RateLimits(per_agent))
 
 
 def test_an_agent_is_limited_over_all_clients_and_apart_from_others() -> None:

@@ -28,8 +28,7 @@ def part() -> Part:
 
 async def test_callers_who_have_heard_of_the_loss_from_the_holder_hear_nothing_more() -> None:
     core, told = session("add"), Told()
-    live = live_session(core, NOWHERE, lambda _: None)
-    live._context = live._context._replace(replies=cast("Replies", told))
+    live = live_session(core, NOWHERE, lambda _: None, cast("Replies", told))
     live.part = part()
     for number in (1, 2):
         call(core, AGENT_1, command(), f"r{number}", f"_INBOX.{number}", 1.0)
