@@ -15,7 +15,6 @@ NATS, UVICORN, WEBSOCKETS = "nats-py", "uvicorn", "websockets"
 TESTED = {NATS: "2.16", UVICORN: "0.54", WEBSOCKETS: "17.4"}  # major and minor version
 FAST_PATHS = {  # each with the library that it goes through
     "nats_in": NATS,
-    "nats_out": NATS,
     "websocket_in": WEBSOCKETS,
     "websocket_out": WEBSOCKETS,
     "http_out": UVICORN,

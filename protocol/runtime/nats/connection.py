@@ -37,7 +37,6 @@ from protocol.runtime.nats.library.outgoing import (
     framed_for_stream,
     header_block,
     size_of,
-    write_at_once,
 )
 from protocol.runtime.nats.library.subscriptions import DirectHandler, Drops
 from protocol.runtime.nats.servers import require_acceptable, shown
@@ -72,7 +71,6 @@ class Connection:
         self.inbox_prefix = inbox_prefix
         self._settings = settings
         self._reads_fast = allows_fast_path("nats_in", settings.fast_paths)
-        self._writes_fast = allows_fast_path("nats_out", settings.fast_paths)
         self.client = new_client()
         self.reconnects = 0
         self.breaks = 0  # lost connections; messages for this process may be lost with each
@@ -522,8 +520,6 @@ class Connection:
 
     def _mark_up(self) -> None:
         transport.give_up_after(self.client, TCP_USER_TIMEOUT_MS)
-        if self._writes_fast:
-            write_at_once(self.client)
         if self._reads_fast:
             incoming.divert(self.client)
         self._away_since = None

@@ -3,8 +3,8 @@
 nats-py makes a future, passes it through a queue and wakes a task for each message. That took a fifth of a command's
 time. Here a message goes directly into the library's buffer, so it keeps its order with the library's own messages.
 
-Sixteen messages a write give a tenth more commands a second if 32 or more are in flight. Smaller writes cost more
-time than they save. One write for the whole turn leaves the receiving process idle until the turn ends.
+Sixteen messages a write give a sixth more commands a second if 32 are in flight. Smaller writes cost more time than
+they save. One write for the whole turn leaves the receiving process idle for a turn.
 """
 
 import asyncio
@@ -103,13 +103,6 @@ def framed_for_stream(subject: str, payload: bytes, reply: str, message_id: str,
 def size_of(frame: bytes) -> int:
     """Return the size in bytes that counts against `max_payload`: the last number in a frame's first line."""
     return int(frame[: frame.index(b"\r\n")].rpartition(b" ")[2])
-
-
-def write_at_once(client: Client) -> None:
-    """Stop uvloop from holding small writes of a connected client back until the end of the turn."""
-    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
-    if writer is not None:
-        writer.transport.set_write_buffer_limits(0)
 
 
 def _is_closing(transport: Any) -> bool:

@@ -17,9 +17,7 @@ from protocol.runtime.settings import (
     variable,
 )
 
-FAST_PATHS = (
-    "on, off, or those that are on, with commas between: nats_in, nats_out, websocket_in, websocket_out, http_out"
-)
+FAST_PATHS = "on, off, or those that are on, with commas between: nats_in, websocket_in, websocket_out, http_out"
 GOOD = {"AGENTBRIDGE_JWT_SECRET": SECRET}
 
 
