@@ -64,10 +64,18 @@ class Mirror:
     `lost` has the clients that were lost a moment ago and are expected back.
     """
 
-    def __init__(self, connection: Connection, *listeners: Listener) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *listeners: Listener,
+        relist_seconds: float = RELIST_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self.filled = asyncio.Event()
         self.lost = LostClients()
         self._connection = connection
+        self._relist_seconds = relist_seconds
+        self._retry_seconds = retry_seconds
         self._replica = Replica(*listeners)
         self._listing = Listing()
         self._consumer: OrderedConsumer | None = None
@@ -101,7 +109,7 @@ class Mirror:
         """Follow the bucket for ever, through restarts of the server and a bucket that does not exist yet."""
         loop = asyncio.get_running_loop()
         while True:
-            next_at = loop.time() + RETRY_SECONDS
+            next_at = loop.time() + self._retry_seconds
             try:
                 await self._connection.wait_connected(RECONNECT_SECONDS)
                 await self._follow()
@@ -132,7 +140,7 @@ class Mirror:
 
     async def _outlived(self, consumer: OrderedConsumer, listing: Listing) -> bool:
         """Return whether the consumer lived until the next regular listing."""
-        relist_at = self._clock() + RELIST_SECONDS
+        relist_at = self._clock() + self._relist_seconds
         while self._clock() < relist_at or not listing.complete:
             self.lost.expire(self._clock())
             if await consumer.wait(HEARTBEAT_SECONDS):

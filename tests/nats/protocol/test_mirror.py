@@ -23,9 +23,10 @@ from protocol.runtime.settings import Settings
 
 
 @contextlib.asynccontextmanager
-async def mirror_of(url: str) -> AsyncIterator[Mirror]:
+async def mirror_of(url: str, **seconds: float) -> AsyncIterator[Mirror]:
+    """Run a mirror with these durations: `relist_seconds=1`."""
     async with connect(settings_for(Settings, url), "mirror", "api") as connection, asyncio.TaskGroup() as tasks:
-        mirror = Mirror(connection)
+        mirror = Mirror(connection, **seconds)
         running = tasks.create_task(mirror.run())
         yield mirror
         running.cancel()
@@ -49,12 +50,11 @@ async def paces(client: NatsClient) -> list[int]:
     return [info.config.rate_limit_bps or 0 for info in await client.jetstream().consumers_info(STREAM)]
 
 
-async def test_a_listing_that_nothing_calls_for_takes_its_time(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocol.runtime.clients.mirror.RELIST_SECONDS", 1)
+async def test_a_listing_that_nothing_calls_for_takes_its_time(nats_url: str) -> None:
     async with client_of(nats_url) as client:
         bucket = await make_bucket(client.jetstream())
         await put(bucket, record("a"))
-        async with mirror_of(nats_url) as mirror:
+        async with mirror_of(nats_url, relist_seconds=1) as mirror:
             await asyncio.wait_for(mirror.filled.wait(), 5)
             assert 0 in await paces(client)
 
@@ -162,11 +162,10 @@ async def test_consumer_that_is_deleted_is_replaced(nats_url: str) -> None:
 async def test_consumer_that_breaks_at_once_is_not_remade_without_a_pause(
     nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocol.runtime.clients.mirror.RETRY_SECONDS", 1000)
     monkeypatch.setattr("protocol.runtime.clients.mirror.OrderedConsumer", Brittle)
     async with client_of(nats_url) as client:
         await make_bucket(client.jetstream())
-        async with mirror_of(nats_url):
+        async with mirror_of(nats_url, retry_seconds=1000):
             await until(lambda: Brittle.made)
             async with connect(settings_for(Settings, nats_url), "tests", "tests") as connection:
                 assert await made_meanwhile(connection) == 0
