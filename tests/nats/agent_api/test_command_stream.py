@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-from support.played.agent_api import RunningApi, World, http_client, running_agent_api, world_at
+from support.played.agent_api import RunningApi, World, http_client
 from support.settings import agent_token
 from support.wait import until
 
@@ -18,18 +17,6 @@ from agent_api.routes.command_stream import MAX_WAITING, MAX_WAITING_BYTES
 WORDS = 1500
 DATA = "x" * 10_000
 RECEIVE_BYTES = 64 * 1024
-
-
-@pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
-async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
-    async with running_agent_api(nats_url) as running:
-        yield running
 
 
 @contextlib.asynccontextmanager

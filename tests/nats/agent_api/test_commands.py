@@ -16,7 +16,6 @@ from support.played.agent_api import (
     listed,
     never,
     running_agent_api,
-    world_at,
 )
 from support.settings import admin_token, agent_token, app_token
 from support.wait import until
@@ -27,21 +26,9 @@ LIMIT = 64 * 1024
 
 
 @pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
 async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
     async with running_agent_api(nats_url, max_message_bytes=LIMIT) as running:
         yield running
-
-
-@pytest.fixture
-async def http(api: RunningApi) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(api) as client:
-        yield client
 
 
 def body(target: str = "f", client_id: str | None = "c1", **command: Any) -> dict[str, Any]:

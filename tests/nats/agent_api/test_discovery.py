@@ -27,21 +27,9 @@ ORIGIN = "https://app.example.com"
 
 
 @pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
 async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
     async with running_agent_api(nats_url, allowed_origins=ORIGIN) as running:
         yield running
-
-
-@pytest.fixture
-async def http(api: RunningApi) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(api) as client:
-        yield client
 
 
 async def test_capabilities_are_listed_as_they_were_sent(world: World, http: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.played.agent_api import Message, World, world_at
+from support.played.agent_api import Message, World
 from support.processes.child import Process
 from support.settings import agent_token, bearer, environment
 from support.wait import until
@@ -24,12 +24,6 @@ LARGE_COMMANDS = 20
 MAX_MESSAGE_BYTES = 983_040
 CONNECTING = 50  # at a time
 MEGABYTE = 1024 * 1024
-
-
-@pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
 
 
 @pytest.fixture

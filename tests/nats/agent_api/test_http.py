@@ -47,12 +47,6 @@ async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
         yield running
 
 
-@pytest.fixture
-async def http(api: RunningApi) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(api) as client:
-        yield client
-
-
 # --- tokens ---
 
 

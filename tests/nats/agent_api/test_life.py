@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import weakref
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ from agent_api.http import connections, server
 from protocol.errors import ConfigurationError
 
 COMMAND = {"clientId": "c1", "command": {"target": "f"}}
-
-
-@pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
 
 
 async def test_process_serves_and_ends_in_order(world: World, nats_url: str, tmp_path: Path) -> None:

@@ -31,12 +31,6 @@ META = {
 
 
 @pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
 async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
     async with running_agent_api(nats_url, allowed_origins=ORIGIN) as running:
         yield running

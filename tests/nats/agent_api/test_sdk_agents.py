@@ -17,8 +17,6 @@ from support.played.agent_api import (
     http_client,
     listed,
     never,
-    running_agent_api,
-    world_at,
 )
 from support.played.agent_socket import AgentSocket, agent_socket
 from support.settings import agent_token, app_token
@@ -30,18 +28,6 @@ from agent_api.socket.session import MAX_IN_FLIGHT
 from protocol.runtime.streams.stores import audit_of
 
 MENU = {"type": "component", "id": "menu", "componentType": "menu", "actions": ["open", "update_component"]}
-
-
-@pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
-async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
-    async with running_agent_api(nats_url) as running:
-        yield running
 
 
 @pytest.fixture

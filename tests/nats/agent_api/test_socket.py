@@ -14,7 +14,6 @@ from support.played.agent_api import (
     listed,
     never,
     running_agent_api,
-    world_at,
 )
 from support.played.agent_socket import AgentSocket, agent_socket
 from support.settings import agent_token
@@ -26,21 +25,9 @@ LIMIT = 64 * 1024
 
 
 @pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
 async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
     async with running_agent_api(nats_url, max_message_bytes=LIMIT) as running:
         yield running
-
-
-@pytest.fixture
-async def agent(api: RunningApi) -> AsyncIterator[AgentSocket]:
-    async with agent_socket(api.url) as connected:
-        yield connected
 
 
 async def test_command_is_answered_with_what_the_application_returned(world: World, agent: AgentSocket) -> None:

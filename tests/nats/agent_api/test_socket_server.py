@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
-from support.played.agent_api import RunningApi, World, never, running_agent_api, world_at
+from support.played.agent_api import RunningApi, World, never, running_agent_api
 from support.played.agent_socket import agent_socket, opened
 from support.played.app import ws_url
 from support.settings import agent_token, app_token, bearer
@@ -30,12 +30,6 @@ ORIGIN = "https://app.example.com"
 LIMIT = 64 * 1024
 UNREAD = 128 * 1024
 COMMAND = {"clientId": "c1", "command": {"target": "f"}}
-
-
-@pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
 
 
 @pytest.fixture

@@ -34,12 +34,6 @@ async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
         yield running
 
 
-@pytest.fixture
-async def agent(api: RunningApi) -> AsyncIterator[AgentSocket]:
-    async with agent_socket(api.url) as connected:
-        yield connected
-
-
 async def subscribed(agent: AgentSocket, ident: str = "s", **fields: Any) -> Frame:
     """Subscribe and return the acknowledgement."""
     await agent.send({"type": "subscribe", "id": ident, **fields})

@@ -1,12 +1,11 @@
 """Tools over HTTP: lists in the words of each provider, calls, and what both refuse."""
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from support.played.agent_api import RunningApi, World, function, http_client, running_agent_api, world_at
+from support.played.agent_api import RunningApi, World, function, http_client, running_agent_api
 from support.settings import agent_token, bearer
 from support.wait import until
 
@@ -14,24 +13,6 @@ ADD = function(
     "add", description="Add an item", parameters={"type": "object", "properties": {"title": {"type": "string"}}}
 )
 SCHEMA = ADD["parameters"]
-
-
-@pytest.fixture
-async def world(nats_url: str) -> AsyncIterator[World]:
-    async with world_at(nats_url) as surroundings:
-        yield surroundings
-
-
-@pytest.fixture
-async def api(world: World, nats_url: str) -> AsyncIterator[RunningApi]:
-    async with running_agent_api(nats_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def http(api: RunningApi) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(api) as client:
-        yield client
 
 
 async def tools_of(http: httpx.AsyncClient, **query: str) -> list[Any]:
