@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import nats.errors
@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from support.nats.raw_publish import raw_request
 from support.played.app import App, AppFault, Handler, application, never
 from support.processes.child import Process
-from support.processes.gateways import Agent, shared_gateway
+from support.processes.gateways import Agent
 from support.settings import agent_token, app_token
 from support.wait import until
 
@@ -20,14 +20,6 @@ from protocol import subjects
 
 ADD = {"name": "add", "parameters": {"required": ["a", "b"]}}
 GUARDED = {"name": "guarded", "permissions": ["todo"]}
-
-
-@pytest.fixture(scope="module")
-def gateway(shared_nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with shared_gateway(tmp_path_factory.mktemp("gateway"), shared_nats_url) as running:
-        yield running
-        assert "Traceback" not in running.log
-        assert "eyJ" not in running.log, "a token in the log"
 
 
 @pytest.fixture

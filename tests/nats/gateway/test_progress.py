@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 from support.played.app import App, application, never
 from support.processes.child import Process
-from support.processes.gateways import Agent, agent, gateway_process, shared_gateway
+from support.processes.gateways import Agent, agent, gateway_process
 from support.settings import agent_token, bearer, settings_for
 from support.wait import subscribed, until
 
@@ -45,14 +45,6 @@ class Listening:
     def said(self) -> list[float]:
         """How far each message says that the command is."""
         return [message.progress for message in self.heard]
-
-
-@pytest.fixture(scope="module")
-def gateway(shared_nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with shared_gateway(tmp_path_factory.mktemp("gateway"), shared_nats_url) as running:
-        yield running
-        assert "Traceback" not in running.log
-        assert "eyJ" not in running.log, "a token in the log"
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from support.load.flood import flood
 from support.nats.audit import statistics
 from support.played.app import App, Handler, application
 from support.processes.child import Process
-from support.processes.gateways import Agent, shared_gateway
+from support.processes.gateways import Agent
 from support.settings import agent_token, app_token, bearer
 from support.wait import subscribed, until
 
@@ -21,14 +21,6 @@ from protocol import subjects
 FLOOD_SECONDS = 3.0
 PER_SECOND = 2_000  # which even a busy machine drops without a queue
 HANDLERS: dict[str, Handler] = {"echo": lambda parameters: parameters}
-
-
-@pytest.fixture(scope="module")
-def gateway(shared_nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with shared_gateway(tmp_path_factory.mktemp("gateway"), shared_nats_url) as running:
-        yield running
-        assert "Traceback" not in running.log
-        assert "eyJ" not in running.log, "a token in the log"
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """The library where a gateway lets clients come back: over lost connections, reloads, duplicated tabs and frames."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page
-from support.played.resuming_gateway import ResumingGateway, resuming_gateway
+from support.played.resuming_gateway import PlayedSession, ResumingGateway, resuming_gateway
 from support.processes.browser import open_browser, open_page
 from support.processes.pages import Site, site
 from support.wait import until
@@ -52,12 +53,19 @@ async def client_id(page: Page) -> str:
     )
 
 
-async def test_first_connection_asks_to_come_back_and_later_ones_bring_the_token(
-    gateway: ResumingGateway, pages: Site
-) -> None:
+@contextlib.asynccontextmanager
+async def tools_page(gateway: ResumingGateway, pages: Site) -> AsyncIterator[tuple[Page, PlayedSession]]:
+    """Open a page that offers `TOOLS`; give it with its session when it is registered."""
     async with open_page(pages.page(TOOLS)) as page:
         session = await gateway.session()
         await client_id(page)
+        yield page, session
+
+
+async def test_first_connection_asks_to_come_back_and_later_ones_bring_the_token(
+    gateway: ResumingGateway, pages: Site
+) -> None:
+    async with tools_page(gateway, pages) as (page, session):
         await page.reload()
         await until(lambda: len(session.all("capability")) == 2, 15)
     [first, second] = gateway.opened
@@ -106,9 +114,7 @@ async def test_command_under_a_reload_is_answered_once(
 
 
 async def test_command_that_never_arrived_is_sent_again(gateway: ResumingGateway, pages: Site) -> None:
-    async with open_page(pages.page(TOOLS)) as page:
-        session = await gateway.session()
-        await client_id(page)
+    async with tools_page(gateway, pages) as (page, session):
         session.awaiting["r1"] = {
             "type": "command",
             "requestId": "r1",
@@ -153,9 +159,7 @@ async def test_command_that_is_no_longer_awaited_is_aborted(gateway: ResumingGat
 
 
 async def test_event_is_sent_again_until_it_is_acknowledged(gateway: ResumingGateway, pages: Site) -> None:
-    async with open_page(pages.page(TOOLS)) as page:
-        session = await gateway.session()
-        await client_id(page)
+    async with tools_page(gateway, pages) as (page, session):
         session.acknowledges = False
         await page.evaluate("agentbridge.emit('seen', 1, {id: 'e1'})")
         await until(lambda: len(session.all("event")) == 1, 10)
@@ -253,9 +257,7 @@ async def test_page_out_of_the_browser_s_cache_is_the_same_client_and_keeps_its_
 
 
 async def test_closing_ends_the_session_for_good(gateway: ResumingGateway, pages: Site) -> None:
-    async with open_page(pages.page(TOOLS)) as page:
-        await gateway.session()
-        await client_id(page)
+    async with tools_page(gateway, pages) as (page, _):
         await page.evaluate("agentbridge.close()")
         socket = gateway.sessions[0].socket
         assert socket is not None
@@ -270,9 +272,7 @@ async def test_closing_ends_the_session_for_good(gateway: ResumingGateway, pages
 async def test_stopped_agent_stays_stopped_at_a_gateway_that_does_not_know_of_it(
     gateway: ResumingGateway, pages: Site
 ) -> None:
-    async with open_page(pages.page(TOOLS)) as page:
-        session = await gateway.session()
-        await client_id(page)
+    async with tools_page(gateway, pages) as (page, session):
         await page.evaluate(
             "agentbridge.stop('agent-1', {seconds: 600}); agentbridge.stop(); agentbridge.allow('other')"
         )
@@ -297,9 +297,7 @@ async def test_agent_that_is_allowed_while_the_connection_is_lost_is_allowed_aft
     gateway: ResumingGateway, pages: Site
 ) -> None:
     """A gateway remembers a stop for its session, over lost connections too."""
-    async with open_page(pages.page(TOOLS)) as page:
-        session = await gateway.session()
-        await client_id(page)
+    async with tools_page(gateway, pages) as (page, session):
         await page.evaluate("agentbridge.stop('agent-1', {seconds: 600}); agentbridge.stop('agent-2')")
         await until(lambda: len(session.all("stop")) == 2, 10)
         gateway.is_away = True
