@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.wait import until
 from websockets.asyncio.server import Server
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -49,11 +50,18 @@ frames = st.builds(
 
 
 class _Wire:
-    """A transport that keeps what is written."""
+    """A transport that keeps what is written, and knows whether it may read."""
 
     def __init__(self) -> None:
         self.written = b""
         self.aborted = False
+        self.reads = True
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -263,34 +271,28 @@ async def test_flood_of_control_frames_ends_the_connection_and_the_rest_is_passe
     assert received == []
 
 
-def reads(socket: BoundedSocket) -> bool:
-    return socket._reading
-
-
-def closing_socket(turns: Turns | None = None) -> BoundedSocket:
-    socket, _, _ = open_socket(by_hand=True, turns=turns)
+def closing_socket(turns: Turns | None = None) -> tuple[BoundedSocket, _Wire]:
+    socket, wire, _ = open_socket(by_hand=True, turns=turns)
     socket.close_soon(4001, "a token is needed")
-    return socket
+    return socket, wire
 
 
 async def test_connection_that_ends_is_read_once_in_a_while() -> None:
-    socket = closing_socket()
-    assert socket._reading, "the closing frame of a peer that is prompt comes with the next read"
+    socket, wire = closing_socket()
+    assert wire.reads, "the closing frame of a peer that is prompt comes with the next read"
     socket.data_received(Frame(Opcode.TEXT, b"x" * 500).serialize(mask=True))
-    assert reads(socket) is False
-    async with asyncio.timeout(20 * TRICKLE_SECONDS):
-        while not reads(socket):
-            await asyncio.sleep(TRICKLE_SECONDS / 10)
+    assert not wire.reads
+    await until(lambda: wire.reads, 20 * TRICKLE_SECONDS)
 
 
 async def test_connection_that_ends_passes_over_a_bounded_number_of_frames_at_a_time() -> None:
     pumps: list[Callable[[], None]] = []
-    socket, size = closing_socket(Turns(pumps.append, lambda: 0.0)), len(text_frame(b"")) + 4
+    (socket, wire), size = closing_socket(Turns(pumps.append, lambda: 0.0)), len(text_frame(b"")) + 4
     socket.data_received(Frame(Opcode.TEXT, b"").serialize(mask=True) * (3 * TRICKLE_FRAMES))
     left = [len(socket._input) - socket._at]
     while left[-1]:
         await asyncio.sleep(TRICKLE_SECONDS / 10)
-        assert not socket._reading
+        assert not wire.reads
         while pumps:
             pumps.pop()()
         left.append(len(socket._input) - socket._at)
