@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosedError
 RUN_SECONDS = 120
 COMMAND, KEY_HEADER = "/api/command", "the header Idempotency-Key"
 EVERY_PHASE = "examples,coverage,fuzzing,stateful"
-BUT_FOR_STREAMS = ("--exclude-path", "/api/events")  # it has no end; tests/nats/agent_api/test_events.py reads it
+BUT_FOR_STREAMS = ("--exclude-path", "/api/events")  # it has no end; tests/nats/agent_api/events/ reads it
 UNPROMISED = "use_after_free"  # a client is out of the lists within a second of its end, as the document says
 GENERAL_HEADERS = {"cache-control", "connection", "content-length", "content-type", "date", "vary"}
 GENERAL_HEADERS |= {"x-content-type-options"}
