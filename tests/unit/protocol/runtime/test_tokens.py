@@ -589,7 +589,7 @@ async def test_claim_of_a_new_token_is_read_unverified_if_a_key_set_verifies(
     for odd in (f"{head}.!.{signature}", f"{head}.e30.{signature}", f"{head}.x.{signature}", "a.b.c", "a"):
         assert verifier.claimed(odd) == TokenOwner("", "", is_known=False), odd
     assert verifier.claimed(None) is None
-    verifier._remember(token, Principal("ann", "agent", "default", float("inf"), frozenset()))
+    await verifier.verify(token)
     assert verifier.claimed(token) == TokenOwner("default", "ann", is_known=True)
     assert by_secret().claimed(token) is None, "its signature is known to be good"
 

@@ -277,11 +277,15 @@ def closing_socket(turns: Turns | None = None) -> tuple[BoundedSocket, _Wire]:
     return socket, wire
 
 
+def reads(wire: _Wire) -> bool:
+    return wire.reads
+
+
 async def test_connection_that_ends_is_read_once_in_a_while() -> None:
     socket, wire = closing_socket()
-    assert wire.reads, "the closing frame of a peer that is prompt comes with the next read"
+    assert reads(wire), "the closing frame of a peer that is prompt comes with the next read"
     socket.data_received(Frame(Opcode.TEXT, b"x" * 500).serialize(mask=True))
-    assert not wire.reads
+    assert not reads(wire)
     await until(lambda: wire.reads, 20 * TRICKLE_SECONDS)
 
 
