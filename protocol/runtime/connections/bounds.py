@@ -159,9 +159,13 @@ class ConnectionBounds:
         """Give up each message that is unfinished after 30 seconds, for ever."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            since = self._clock() - UNFINISHED_SECONDS
-            for connection, begun in list(self._begun.items()):
-                if begun > since:
-                    break  # a dict keeps its order: the others have begun later
-                sentence = f"a message must be complete within {UNFINISHED_SECONDS:g} seconds"
-                connection.give_up_message(Overloaded(sentence, details={"limit": AGENT_LIMIT}))
+            self._give_up_unfinished()
+
+    def _give_up_unfinished(self) -> None:
+        # Not in the loop that sleeps: its variable would hold the last connection after its end.
+        since = self._clock() - UNFINISHED_SECONDS
+        for connection, begun in list(self._begun.items()):
+            if begun > since:
+                break  # a dict keeps its order: the others have begun later
+            sentence = f"a message must be complete within {UNFINISHED_SECONDS:g} seconds"
+            connection.give_up_message(Overloaded(sentence, details={"limit": AGENT_LIMIT}))

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 
 import pytest
 
@@ -83,3 +85,29 @@ async def test_message_that_is_not_whole_in_time_is_given_up(monkeypatch: pytest
         await asyncio.sleep(0)
     clock.cancel()
     assert not late.given_up
+
+
+async def test_connection_that_the_clock_has_looked_at_last_is_freed_without_a_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0)
+    looks: list[None] = []
+
+    def now() -> float:
+        looks.append(None)
+        return 0.0
+
+    bounds, connection = ConnectionBounds(100, 10, now), Connection()
+    piece = bounds.hold_input(connection, None, USER, 10)
+    gone = weakref.ref(connection)
+    gc.disable()
+    clock = asyncio.ensure_future(bounds.run_clock())  # noqa: TID251  ended below
+    try:
+        while len(looks) < 2:  # when it begun, and one look of the clock
+            await asyncio.sleep(0)
+        bounds.let_go_input(connection, piece)
+        del connection, piece
+        assert gone() is None
+    finally:
+        gc.enable()
+        clock.cancel()
