@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from support.examples import Examples
-from support.load.ledger import CUT_OFF, SUCCESS, UNREACHED, Ledger
+from support.load.ledger import CUT_OFF, UNREACHED, Ledger
 from support.load.load import Fleet, Load, OverHttp, ending_tasks
 from support.played.agent_socket import agent_socket
 from support.played.app import application, never, socket_of
@@ -65,7 +65,7 @@ class Traffic(NamedTuple):
         self.fleet.release.set()
         await self.load.stop(30)
         assert self.load.ledger.faults() == []
-        assert set(self.load.ledger.outcomes()) <= {SUCCESS, *allowed}, self.load.ledger.outcomes()
+        assert self.load.ledger.refused(allowed) == []
 
 
 @pytest.fixture
