@@ -34,6 +34,23 @@ def test_oldest_stranger_makes_room_for_the_newest() -> None:
     assert [stranger.ended for stranger in strangers] == [True, False, False]
 
 
+async def test_strangers_that_made_room_are_counted_in_one_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0)
+    bounds = ConnectionBounds(16, 10, lambda: 0.0)
+    for _ in range(9):
+        bounds.take_in(Connection())
+    clock = asyncio.ensure_future(bounds.run_clock())  # noqa: TID251  ended below
+    while not caplog.records:
+        await asyncio.sleep(0)
+    bounds.take_in(Connection())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    clock.cancel()
+    assert ["closed 7 connections" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_connection_with_a_session_is_no_stranger_any_more() -> None:
     bounds = ConnectionBounds(8, 10, lambda: 0.0)
     client = Connection()
