@@ -17,6 +17,7 @@ from agent_api.http.sharing import EXTENSION as SHARE_EXTENSION
 from agent_api.http.unchunked import leave_unchunked
 from agent_api.http.writing import EXTENSION, write_whole
 from protocol.errors import Overloaded
+from protocol.runtime.connections.open_files import OPEN_FILES
 from protocol.runtime.connections.shared import SharedConnection
 from protocol.runtime.connections.unread import Unread, count_unread
 
@@ -52,6 +53,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
         super().connection_made(transport)
+        OPEN_FILES.note(transport)
         self.flow = _Flow(transport, self)
         self._arriving_since = self.loop.time()
         self._extensions = {SHARE_EXTENSION: self._belong_to}

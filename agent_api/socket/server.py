@@ -76,8 +76,12 @@ class SocketServer:
         """Look after silent agents, for ever."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for socket in list(self._live):
-                socket.tick()
+            self._tick()
+
+    def _tick(self) -> None:
+        # Not in the loop that sleeps: its variable would hold the last socket after its end.
+        for socket in list(self._live):
+            socket.tick()
 
     async def _close(self) -> None:
         """Close every socket, and wait, within bounds, until they are closed."""

@@ -199,11 +199,15 @@ class SessionTable:
             now = self._loop.time()
             if now - ticked > 2 * TICK_SECONDS:  # this process was frozen, and probes sent meanwhile arrive only now
                 running_since = now
-            ticked, reachable_since = now, max(running_since, now - self._connection.unbroken_seconds())
-            for session in self:
-                session.tick(now)
-                session.perform(session.core.abandon(now, reachable_since))
+            ticked = now
+            self._tick(now, max(running_since, now - self._connection.unbroken_seconds()))
             self._replies.outcomes.expire(now)
+
+    def _tick(self, now: float, reachable_since: float) -> None:
+        # Not in the loop that sleeps: its variable would hold the last session after its end.
+        for session in self:
+            session.tick(now)
+            session.perform(session.core.abandon(now, reachable_since))
 
     async def subscribe(self, session: LiveSession) -> None:
         """Subscribe to a session's subject. Raises as `open()` does."""

@@ -32,7 +32,7 @@ FOLDERS = {
     "protocol/runtime": set[str](),
     "protocol/runtime/nats/library": set[str](),
     "protocol/runtime/nats": {"protocol/runtime", "protocol/runtime/nats/library"},
-    "protocol/runtime/process": {"protocol/runtime", "protocol/runtime/nats"},
+    "protocol/runtime/process": {"protocol/runtime", "protocol/runtime/connections", "protocol/runtime/nats"},
     "protocol/runtime/streams": {"protocol/runtime/nats"},
     "protocol/runtime/clients": {"protocol/runtime", "protocol/runtime/nats", "protocol/runtime/streams"},
     "protocol/runtime/commands": {"protocol/runtime", "protocol/runtime/nats", "protocol/runtime/streams"},

@@ -10,12 +10,14 @@ Each is shared max-min fair, among tenants and then among the users of a tenant.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 from protocol.errors import AGENT_LIMIT, Overloaded
 from protocol.runtime.connections.turns import Share
+from protocol.runtime.log_throttle import LogThrottle
 from protocol.shares import Piece, Shares
 
 MAX_INPUT_BYTES = 64 * 1024 * 1024
@@ -23,6 +25,9 @@ MAX_UNREAD_BYTES = 256 * 1024 * 1024
 UNFINISHED_SECONDS = 30.0
 STRANGERS_PART = 8  # an eighth of all places is for connections without a session
 TICK_SECONDS = 1.0
+LOG_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class Bounded(Protocol):
@@ -67,6 +72,8 @@ class ConnectionBounds:
         self._of_user: Counter[Share] = Counter()
         self._strangers: dict[Bounded, None] = {}  # the oldest first
         self._begun: dict[Unfinished, float] = {}
+        self._given_up = 0
+        self._given_up_lines = LogThrottle(LOG_SECONDS, clock)
 
     def counters(self) -> dict[str, int]:
         """Return the counters of `/metrics`: open connections, and the percentage in use of each shared bound."""
@@ -85,6 +92,7 @@ class ConnectionBounds:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
             oldest.give_place_up()
+            self._given_up += 1
         self._strangers[connection] = None
 
     def admit(self, connection: Bounded, share: Share) -> Piece:
@@ -156,12 +164,24 @@ class ConnectionBounds:
         self._output.require_share(share)
 
     async def run_clock(self) -> None:
-        """Give up each message that is unfinished after 30 seconds, for ever."""
+        """Give up each message that is unfinished after 30 seconds, and log how many places were given up, for ever."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            since = self._clock() - UNFINISHED_SECONDS
-            for connection, begun in list(self._begun.items()):
-                if begun > since:
-                    break  # a dict keeps its order: the others have begun later
-                sentence = f"a message must be complete within {UNFINISHED_SECONDS:g} seconds"
-                connection.give_up_message(Overloaded(sentence, details={"limit": AGENT_LIMIT}))
+            self._give_up_unfinished()
+            if self._given_up and self._given_up_lines.due():
+                log.warning(
+                    "closed %d connections that had no session yet: newer ones came, and %d may wait for one; raise "
+                    "AGENTBRIDGE_MAX_CONNECTIONS and the limit of open files (ulimit -n)",
+                    self._given_up,
+                    self._max_strangers,
+                )
+                self._given_up = 0
+
+    def _give_up_unfinished(self) -> None:
+        # Not in the loop that sleeps: its variable would hold the last connection after its end.
+        since = self._clock() - UNFINISHED_SECONDS
+        for connection, begun in list(self._begun.items()):
+            if begun > since:
+                break  # a dict keeps its order: the others have begun later
+            sentence = f"a message must be complete within {UNFINISHED_SECONDS:g} seconds"
+            connection.give_up_message(Overloaded(sentence, details={"limit": AGENT_LIMIT}))

@@ -176,10 +176,19 @@ class Responder:
         elif endpoint.running >= endpoint.at_once:
             self._refuse(endpoint, msg, Overloaded("too many requests at once; try again in a moment"))
         else:
-            self._running += 1
-            endpoint.running += 1
-            self._idle.clear()
-            self._tasks.create_task(self._serve(endpoint, msg), name=f"answer {endpoint.stats.name}")
+            self._begin(endpoint, msg)
+
+    def _begin(self, endpoint: _Served, msg: Msg) -> None:
+        serving = self._serve(endpoint, msg)
+        try:
+            self._tasks.create_task(serving, name=f"answer {endpoint.stats.name}")
+        except RuntimeError:  # the tasks of this process are over, and its connection is about to be drained
+            serving.close()
+            self._refuse(endpoint, msg, Unavailable("this process ends; try again in a moment"))
+            return
+        self._running += 1
+        endpoint.running += 1
+        self._idle.clear()
 
     async def _serve(self, endpoint: _Served, msg: Msg) -> None:
         started = time.perf_counter_ns()

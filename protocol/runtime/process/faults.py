@@ -14,10 +14,12 @@ from typing import Any
 import nats.errors
 
 from protocol.errors import BridgeError
+from protocol.runtime.connections.open_files import OPEN_FILES
 from protocol.runtime.log_throttle import LogThrottle
 
 LOOK_SECONDS = 1.0
 LOG_SECONDS = 10.0
+LAST_FILES = 16  # numbers just below the limit; long-lived connections may hold some of them
 FEW_FILES = 1100  # a hundred connections, and what a process opens besides
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,10 @@ def log_faults_of(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class FileWatch:
-    """Checks each second whether this process can open another file, and logs an error if not."""
+    """Checks each second whether this process can open another file, or could not since the last look.
+
+    If not, it logs an error.
+    """
 
     def __init__(self) -> None:
         self._lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
@@ -59,17 +64,18 @@ class FileWatch:
             log.warning(sentence, limit)
 
     def look(self) -> bool:
-        """Return whether a file can be opened. Log an error if not."""
+        """Return whether all files could be opened since the last look. Log an error if not."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        was_reached = OPEN_FILES.take_highest() >= max(limit - LAST_FILES, 1)
         try:
             os.close(os.dup(2))
         except OSError as exc:
-            if self._lines.due():
-                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-                log.error(
-                    "no file can be opened (%s), so connections are dropped: %d may be open; raise that "
-                    "(ulimit -n), or lower AGENTBRIDGE_MAX_CONNECTIONS",
-                    exc.strerror,
-                    limit,
-                )
+            self._tell(f"no file can be opened ({exc.strerror}), so connections are dropped", limit)
             return False
-        return True
+        if was_reached:
+            self._tell("no file could be opened for a moment, so connections may have been dropped", limit)
+        return not was_reached
+
+    def _tell(self, what: str, limit: int) -> None:
+        if self._lines.due():
+            log.error("%s: %d may be open; raise that (ulimit -n), or lower AGENTBRIDGE_MAX_CONNECTIONS", what, limit)

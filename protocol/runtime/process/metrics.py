@@ -50,7 +50,9 @@ FIGURES: Final = {
         HistogramMetricFamily, "Durations of commands; at a gateway, of those that were sent to an application"
     ),
     "httpRequests": Figure(
-        CounterMetricFamily, "Requests over HTTP by route and status, also for WebSockets", ("route", "status")
+        CounterMetricFamily,
+        "Requests over HTTP by route and status, also for WebSockets (status 101)",
+        ("route", "status"),
     ),
     "connectionsOpened": Figure(CounterMetricFamily, "Connections of applications that were admitted"),
     "connectionsOpen": Figure(GaugeMetricFamily, "Open connections, including those without a session"),

@@ -26,6 +26,7 @@ from websockets.server import ServerProtocol
 
 from protocol.errors import CloseCode, Overloaded
 from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.open_files import OPEN_FILES
 from protocol.runtime.connections.shared import SharedConnection
 from protocol.runtime.connections.turns import Turns
 from protocol.runtime.connections.unread import MIN_READ_BYTES, Unread, count_unread
@@ -226,6 +227,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
         super().connection_made(transport)
         if self.no_messages is not None:
             self.recv_messages = self.no_messages
+        OPEN_FILES.note(transport)
         self.connections.add(self)
         self.bounds.take_in(self)
 

@@ -174,7 +174,18 @@ async def test_strangers_who_cannot_shake_hands_are_no_news(api: RunningApi, cap
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_closed_socket_is_freed_without_a_collection(world: World, api: RunningApi) -> None:
+async def test_closed_socket_is_freed_without_a_collection(
+    world: World, api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[None] = []
+
+    def counted(self: LiveSocket) -> None:
+        tick(self)
+        ticks.append(None)
+
+    tick = LiveSocket.tick
+    monkeypatch.setattr(LiveSocket, "tick", counted)
+
     def alive() -> int:
         kinds = (LiveSocket, AgentSession, BoundedSocket)
         return sum(issubclass(type(each), kinds) for each in gc.get_objects())
@@ -188,7 +199,10 @@ async def test_closed_socket_is_freed_without_a_collection(world: World, api: Ru
             async with agent_socket(api.url) as agent:
                 await agent.send({"type": "capabilities", "id": "w"})
                 await agent.call("c1", "f")
-        await until(lambda: alive() <= before)
+        await until(lambda: alive() <= before, 30)
+        async with agent_socket(api.url):  # until the clock has looked at it
+            await until(lambda: ticks, 30)
+        await until(lambda: alive() <= before, 30)
     finally:
         gc.enable()
 

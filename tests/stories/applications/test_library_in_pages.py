@@ -171,9 +171,9 @@ async def test_address_title_and_sight_of_the_page_are_kept_current(bridge: Brid
 
         async def known() -> dict[str, Any]:
             found = (await bridge.http.get(f"/api/clients/{client_id}")).json()
-            return dict(found["metadata"])
+            return dict(found.get("metadata", {}))  # it is not known until the registry has heard of it
 
-        assert await known() == {"url": f"{pages.url}/", "title": "A page", "visible": True}
+        assert await until(known, 30) == {"url": f"{pages.url}/", "title": "A page", "visible": True}
         await page.evaluate("history.pushState(null, '', '/list?page=2#secret=1'); document.title = 'A list'")
         await until(lambda: shows(known, url=f"{pages.url}/list?page=2", title="A list"), 5)
         await page.evaluate("agentbridge.setMetadata({title: null, room: 'kitchen'})")

@@ -376,11 +376,11 @@ async def test_token_for_nats_says_all_that_a_client_needs(up: Up, connecting: A
     async with connecting("ann") as app, await nats.connect(url[1], token=token[1], inbox_prefix=prefix[1]) as agent:
         name, _, value = header.partition(": ")
 
-        async def listed() -> bool:
-            answer = await agent.request(subject, b"{}", headers={name: value})
-            return [client["clientId"] for client in json.loads(answer.data)["clients"]] == [app.client_id]
+        async def clients() -> list[str]:
+            found = await agent.request(subject, b"{}", headers={name: value})
+            return [client["clientId"] for client in json.loads(found.data)["clients"]]
 
-        await until(listed)
+        assert await until(clients, 30) == [app.client_id]
 
 
 async def test_token_of_an_application_is_not_for_nats(up: Up) -> None:

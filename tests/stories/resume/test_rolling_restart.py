@@ -47,7 +47,7 @@ class OverHttpNoting(OverHttp):
 def at_rest(fleet: ResumingFleet, ids: set[str], *allowed: str) -> None:
     """Check the ledger, and that nobody has got another id."""
     assert fleet.ledger.faults() == []
-    assert set(fleet.ledger.outcomes()) <= {SUCCESS, *allowed}, fleet.ledger.outcomes()
+    assert fleet.ledger.refused(allowed) == []
     assert fleet.ids_ever == ids
 
 

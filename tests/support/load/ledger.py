@@ -6,6 +6,7 @@ what AgentBridge lost, doubled or misreported in between shows as a contradictio
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 from protocol.errors import MEANINGS, Code
 
@@ -28,6 +29,7 @@ class Command:
         self.over_http = False  # so that an agent API, too, records what becomes of it
         self.executed_by: list[str] = []
         self.answers: list[str] = []
+        self.refusal: Any = None  # what its caller was told, unless it was successful
 
     @property
     def waits(self) -> bool:
@@ -54,7 +56,8 @@ class Command:
         return [] if known else ["an answer that nothing here explains"]
 
     def __repr__(self) -> str:
-        return f"command {self.number} for {self.client_id}: answers {self.answers}, executed by {self.executed_by}"
+        told = f"answers {self.answers} ({self.refusal})" if self.refusal else f"answers {self.answers}"
+        return f"command {self.number} for {self.client_id}: {told}, executed by {self.executed_by}"
 
 
 class Ledger:
@@ -80,6 +83,10 @@ class Ledger:
     def outcomes(self) -> Counter[str]:
         """Return how often each answer was given."""
         return Counter(answer for command in self.commands for answer in command.answers)
+
+    def refused(self, allowed: Collection[str]) -> list[Command]:
+        """Return the commands that were answered otherwise than by success or as `allowed`."""
+        return [each for each in self.commands if not {SUCCESS, *allowed}.issuperset(each.answers)]
 
     def faults(self) -> list[str]:
         """Return every contradiction; call it when all has come to rest."""

@@ -210,6 +210,7 @@ class Load:
         command.over_http = isinstance(way, OverHttp)
         answer, result = await way.call(command.client_id, target, parameters)
         assert answer != SUCCESS or result == parameters, result
+        command.refusal = None if answer == SUCCESS else result
         command.answers.append(answer)
 
 

@@ -85,6 +85,10 @@ class Deployment:
         """What all containers have said."""
         return self.compose("logs", "--no-color")
 
+    def set(self, variable: str, value: str) -> None:
+        """Change a setting for all later commands."""
+        self._environment[variable] = value
+
     def type(self, code: str) -> str:
         """Do what the documentation says; return what it prints."""
         done = self._run(["sh", "-euc", code], self._environment)

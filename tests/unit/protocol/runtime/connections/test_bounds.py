@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 
 import pytest
 
@@ -30,6 +32,23 @@ def test_oldest_stranger_makes_room_for_the_newest() -> None:
     for stranger in strangers:
         bounds.take_in(stranger)
     assert [stranger.ended for stranger in strangers] == [True, False, False]
+
+
+async def test_strangers_that_made_room_are_counted_in_one_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0)
+    bounds = ConnectionBounds(16, 10, lambda: 0.0)
+    for _ in range(9):
+        bounds.take_in(Connection())
+    clock = asyncio.ensure_future(bounds.run_clock())  # noqa: TID251  ended below
+    while not caplog.records:
+        await asyncio.sleep(0)
+    bounds.take_in(Connection())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    clock.cancel()
+    assert ["closed 7 connections" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_connection_with_a_session_is_no_stranger_any_more() -> None:
@@ -83,3 +102,29 @@ async def test_message_that_is_not_whole_in_time_is_given_up(monkeypatch: pytest
         await asyncio.sleep(0)
     clock.cancel()
     assert not late.given_up
+
+
+async def test_connection_that_the_clock_has_looked_at_last_is_freed_without_a_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0)
+    looks: list[None] = []
+
+    def now() -> float:
+        looks.append(None)
+        return 0.0
+
+    bounds, connection = ConnectionBounds(100, 10, now), Connection()
+    piece = bounds.hold_input(connection, None, USER, 10)
+    gone = weakref.ref(connection)
+    gc.disable()
+    clock = asyncio.ensure_future(bounds.run_clock())  # noqa: TID251  ended below
+    try:
+        while len(looks) < 2:  # when it begun, and one look of the clock
+            await asyncio.sleep(0)
+        bounds.let_go_input(connection, piece)
+        del connection, piece
+        assert gone() is None
+    finally:
+        gc.enable()
+        clock.cancel()

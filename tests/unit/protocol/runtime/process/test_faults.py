@@ -8,7 +8,9 @@ import nats.errors
 import pytest
 
 from protocol.errors import Unavailable
-from protocol.runtime.process.faults import FEW_FILES, FileWatch, log_faults_of
+from protocol.runtime.connections.open_files import OpenFiles
+from protocol.runtime.process import faults
+from protocol.runtime.process.faults import FEW_FILES, LAST_FILES, FileWatch, log_faults_of
 
 
 @pytest.mark.parametrize("error", [nats.errors.FlushTimeoutError(), Unavailable("NATS is away"), OSError("cut off")])
@@ -43,6 +45,29 @@ async def test_running_out_of_files_is_said(caplog: pytest.LogCaptureFixture) ->
     assert watch.look()
     (line,) = caplog.records
     assert (line.levelno, "ulimit -n" in line.getMessage()) == (logging.ERROR, True)
+
+
+class Transport(asyncio.BaseTransport):
+    def __init__(self, number: int) -> None:
+        super().__init__({"socket": self})
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+
+@pytest.mark.parametrize(("number", "lines"), [(5000 - LAST_FILES, 1), (5000 - LAST_FILES - 1, 0)])
+async def test_files_that_were_all_in_use_between_two_looks_are_said(
+    number: int, lines: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5000, 5000))
+    watch, files = FileWatch(), OpenFiles()
+    monkeypatch.setattr(faults, "OPEN_FILES", files)
+    for each in (7, number, 8):
+        files.note(Transport(each))
+    assert watch.look() is (lines == 0)
+    assert watch.look()
+    assert ["for a moment" in record.getMessage() for record in caplog.records] == [True] * lines
 
 
 @pytest.mark.parametrize(("limit", "lines"), [(FEW_FILES - 1, 1), (FEW_FILES, 0)])
