@@ -132,7 +132,8 @@ class KeyedOrders:
             if ended is None:
                 raise lost
             _require_same(order, ended)
-        except (Unavailable, Conflict):  # `Unavailable` means "certainly not executed", which is not known here
+        except (Unavailable, Conflict):
+            # `Unavailable` means "certainly not executed", which is not known here.
             raise lost from None
         ended.require_visible(attempts.principal)
         return ended

@@ -82,7 +82,8 @@ class TenantFeed:
         self._why_not = ""
         self._openers = 0
         self._read_at = self._loop.time()
-        self._patience: asyncio.TimerHandle | None = None  # runs while the stream is not followed
+        # This timer runs while the stream is not followed.
+        self._patience: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
     async def open(self, principal: Principal, filters: Filters, since: str | None) -> AsyncIterator[Reader]:
@@ -124,7 +125,8 @@ class TenantFeed:
             except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
                 self._why_not = exc.message if isinstance(exc, BridgeError) else ""
                 self._log_waiting(str(exc))
-            await asyncio.sleep(next_at - self._loop.time())  # a consumer may break as soon as it is made
+            # A consumer may break as soon as it is made.
+            await asyncio.sleep(next_at - self._loop.time())
         if self._patience is not None:
             self._patience.cancel()
 

@@ -110,7 +110,8 @@ class AgentStreams:
 
     async def _follow(self, stream: Stream, filters: Filters, owner: Owner) -> None:
         async with self._context.hub.open(owner.core.principal, filters, stream.since) as reader:
-            reader.change_principal(owner.core.principal)  # the token may have changed while the reader was opened
+            # The token may have changed while the reader was opened.
+            reader.change_principal(owner.core.principal)
             self._readers[stream] = reader
             try:
                 known = reader.position
@@ -143,7 +144,8 @@ class AgentStreams:
             raise Overloaded(
                 "this agent reads too slowly for its subscriptions; resume from the last position"
             ) from exc
-        reader.let_go()  # from now on the messages count as the socket's output
+        # From now on the messages count as the socket's output.
+        reader.let_go()
         return items[-1].position
 
     # --- capabilities ---
@@ -185,7 +187,8 @@ class AgentStreams:
                 principal, visible = owner.core.principal, watch.visible
                 async with self._context.client_watches.overview_turns.of((principal.tenant, principal.sub)) as step:
                     made = await self._overview(asked.wanted, visible, step)
-                if watch.visible is not visible:  # a fresh token has changed the limits: make the overview again
+                if watch.visible is not visible:
+                    # A fresh token has changed the limits: make the overview again.
                     continue
                 await self._tell(OverviewFrame(stream.ident, made.functions, made.components, made.after))
                 if not asked.follow:
@@ -228,7 +231,8 @@ class AgentStreams:
 
     async def _room(self) -> None:
         """Wait until little of the socket's output is unread."""
-        await asyncio.sleep(0)  # uvloop passes small writes to the system at the end of the loop's turn
+        # Uvloop passes small writes to the system at the end of the loop's turn.
+        await asyncio.sleep(0)
         await self._socket.drain()
 
 

@@ -115,10 +115,12 @@ class Recording:
             if stored is None:
                 await asyncio.sleep(pause)
             elif stored.entry is None:
-                expected = stored.revision  # NATS came back empty, or an old value came from a replica
+                # NATS came back empty, or an old value came from a replica.
+                expected = stored.revision
                 await asyncio.sleep(pause)
             else:
-                done = codec.encode(stored.entry) == codec.encode(entry)  # only the acknowledgement was lost
+                # Only the acknowledgement was lost.
+                done = codec.encode(stored.entry) == codec.encode(entry)
                 return "" if done else "another process, which could not reach this gateway, has recorded it as lost"
         return "the bucket was away for too long"
 

@@ -131,7 +131,8 @@ class AgentConnections:
                 f"{count - len(found)} of {count} NATS servers did not list their connections; try again"
             ) from exc
         finally:
-            with contextlib.suppress(nats.errors.Error):  # gone with the connection
+            with contextlib.suppress(nats.errors.Error):
+                # Gone with the connection.
                 await subscription.unsubscribe()
         return found
 

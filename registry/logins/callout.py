@@ -138,7 +138,8 @@ class Logins:
                 if login is None:
                     break
                 await self._answer(login)
-                await asyncio.sleep(0)  # let other tasks run between two logins
+                # Let other tasks run between two logins.
+                await asyncio.sleep(0)
         finally:
             self._running -= 1
             if not self._running:
@@ -146,7 +147,8 @@ class Logins:
 
     async def _answer(self, login: _Opened) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):  # fetching a key set may be slow
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                # Fetching a key set may be slow.
                 answer = await self._decide(login)
             await self._connection.publish(login.reply, login.keys.seal(answer, login.server_curve))
         except TimeoutError:
@@ -167,7 +169,8 @@ class Logins:
         try:
             principal = await self._verified(request)
             answer = await self._in_turn(host, lambda: requests.admission(keys, request, principal, time.time()))
-        except Unavailable:  # another registry may know the keys
+        except Unavailable:
+            # Another registry may know the keys.
             raise
         except BridgeError as exc:
             self._refused[exc.code.value] += 1

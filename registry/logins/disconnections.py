@@ -109,7 +109,8 @@ class Disconnections:
 
     async def _ended(self, user: str, *, kept_out: bool) -> tuple[int, Unavailable | None]:
         if self._connections is None and not self._agents_log_in:
-            return 0, None  # agents cannot log in to NATS, so there is no connection to end
+            # Agents cannot log in to NATS, so there is no connection to end.
+            return 0, None
         if self._connections is None:
             return 0, Unavailable(
                 "the agent is kept out, but its connections to NATS go on: this registry cannot end them, because "
@@ -118,7 +119,8 @@ class Disconnections:
         try:
             if kept_out:
                 return await self._connections.end_all(user), None
-            return len(await self._connections.end(user)), None  # once, because new connections may stay
+            # End connections once only: with 0 seconds the agent may connect again at once, and stay.
+            return len(await self._connections.end(user)), None
         except Unavailable as exc:
             return 0, exc
 

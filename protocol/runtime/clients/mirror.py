@@ -107,7 +107,8 @@ class Mirror:
                 await self._follow()
             except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
                 self._log_waiting(str(exc))
-            await asyncio.sleep(next_at - loop.time())  # a consumer may break as soon as it is made
+            # A consumer may break as soon as it is made.
+            await asyncio.sleep(next_at - loop.time())
 
     async def _follow(self) -> None:
         """List the bucket, and follow it until the next listing is due."""
@@ -120,7 +121,8 @@ class Mirror:
             raise Unavailable("the bucket does not exist yet; the registry makes it")
         unhurried, self._unhurried = self._unhurried, False
         self._replica.begin(info.created, info.state.last_seq)
-        pace = UNHURRIED_BITS_PER_SECOND if unhurried else 0  # 0 is no limit
+        # 0 is no limit.
+        pace = UNHURRIED_BITS_PER_SECOND if unhurried else 0
         async with consumer.deliver(
             f"{KEY_PREFIX}>", deliver_policy="last_per_subject", rate_limit_bps=pace
         ) as pending:

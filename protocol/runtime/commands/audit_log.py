@@ -72,14 +72,16 @@ class AuditLog:
     ) -> None:
         self._connection = connection
         self._stores = stores
-        self._taking: dict[str, TenantStore] = {}  # by tenant: stores that took a record since the last reconnect
+        # By tenant: stores that took a record since the last reconnect.
+        self._taking: dict[str, TenantStore] = {}
         self._loop = asyncio.get_running_loop()
         self._inbox = connection.new_inbox()
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._records = UnstoredRecords(max_waiting_bytes)
         self._sums = RefusalSums()
-        self._asked_at: dict[str, float] = {}  # by tenant: the last time that we asked a registry for its store
+        # By tenant: the last time that we asked a registry for its store.
+        self._asked_at: dict[str, float] = {}
         self._ticking: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._all_stored: asyncio.Future[None] | None = None
@@ -168,7 +170,8 @@ class AuditLog:
             reply, message_id = f"{self._inbox}.{key}", f"{self._process}-{key}"
             frame = self._connection.framed_for_stream(subject, body, reply, message_id)
             self._records.add(unstored, frame)
-        except UnicodeEncodeError:  # decoded input cannot cause it; but if it happens, the command must not fail
+        except UnicodeEncodeError:
+            # Decoded input cannot cause it. If it happens all the same, the command must not fail.
             self._fail(record.count, "they are not valid Unicode")
         except (Overloaded, PayloadTooLarge) as exc:
             self._fail(record.count, exc.message)
@@ -179,7 +182,8 @@ class AuditLog:
     def _send_again(self, records: Iterable[UnstoredRecord]) -> bool:
         """Send waiting records. Return False if NATS is away; records that are too large are lost."""
         for record in records:
-            if not self._connection.fits(record.frame):  # a restart may have lowered `max_payload`
+            if not self._connection.fits(record.frame):
+                # A restart may have lowered `max_payload`.
                 self._records.drop(record)
                 self._fail(record.outcomes, "they are larger than NATS takes")
                 continue

@@ -100,7 +100,8 @@ class IdempotencyStore:
             if stored.retired:
                 return await self._retired.write(key, lost, stored.revision, self._keep_seconds)
             return StoredEntry(await self.write(key, lost, stored.revision), lost)
-        except WrongRevision:  # the gateway itself, or another witness, was faster
+        except WrongRevision:
+            # The gateway itself, or another witness, was faster.
             return await self.read(key)
 
     async def _write(self, key: str, data: bytes, expected: int, ttl_seconds: int) -> int:
@@ -112,7 +113,8 @@ class IdempotencyStore:
             await self._stores.ensure(keys_of(tenant))
             written = await self._keys.write(tenant, name, data, expected, ttl_seconds)
         except StoreRefused:
-            with contextlib.suppress(Unavailable):  # the second write says whether there is room
+            with contextlib.suppress(Unavailable):
+                # The second write says whether there is room.
                 await self._stores.grow(keys_of(tenant))
             try:
                 written = await self._keys.write(tenant, name, data, expected, ttl_seconds)

@@ -109,7 +109,8 @@ class OrderedConsumer:
             yield await self._create(inbox, subject, config)
         finally:
             self.end()
-            with contextlib.suppress(nats.errors.Error):  # gone with the connection
+            with contextlib.suppress(nats.errors.Error):
+                # Gone with the connection.
                 await subscription.unsubscribe()
 
     async def wait(self, seconds: float) -> bool:
@@ -165,7 +166,8 @@ class OrderedConsumer:
         """Answer flow control, which comes as a message or in the heartbeat of a stalled consumer; check heartbeats."""
         waiting = reply or headers.get("Nats-Consumer-Stalled")
         if waiting:
-            with contextlib.suppress(Unavailable):  # the consumer ends with the connection
+            with contextlib.suppress(Unavailable):
+                # The consumer ends with the connection.
                 self._connection.publish_now(waiting, b"")
         if "Nats-Last-Consumer" in headers:
             self._order.heartbeat(int(headers["Nats-Last-Consumer"]), idle=not waiting)
