@@ -181,7 +181,7 @@ class CommandSubjects:
             self._fail(session, msg, exc, operation, principal, request_id)
 
     def used_up(self, session: LiveSession) -> None:
-        """Subscribe a session anew whose messages came faster than they could be handled, or leave it for a while."""
+        """Subscribe a session again after its credit was used up: at once, or in a flood after some seconds."""
         self._guard.used_up(session)
 
     def lose(self, session: LiveSession, msg: Msg) -> None:

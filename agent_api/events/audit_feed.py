@@ -275,7 +275,7 @@ class _Beginning:
 
 
 def _place(follower: AuditReader, info: StreamInfo) -> bool:
-    """Move a follower if the stream has lost messages after its position. Return whether it has."""
+    """Move a follower past messages that the stream has lost. Return whether there were any."""
     epoch, position = epoch_of(info.created), follower.position
     kept = after_loss(info, position.sequence, same=position.epoch == epoch)
     if kept is None:

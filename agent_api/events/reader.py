@@ -112,7 +112,7 @@ class Reader:
                 self._cut(exc)
 
     def wake(self) -> None:
-        """Let `next()` check again, when it is this reader's turn."""
+        """Wake `next()`, which then checks for messages. Readers are woken in turns."""
         self._wakeups.wake(self._woken)
 
     def end(self, error: BridgeError) -> None:

@@ -71,7 +71,7 @@ class LiveSocket:
         self._expiry.watch(core.principal.expires_at, self._token_ended)
 
     def begin(self) -> None:
-        """Take the frames that this dialect implies at the start."""
+        """Handle the frames that this dialect sends on the agent's behalf, such as a question for all capabilities."""
         for frame in self._dialect.opening():
             self.perform(self.core.take(frame, 0, self._loop.time()))
 

@@ -125,7 +125,7 @@ class Grace:
         self.place = place
 
     def end(self) -> None:
-        """Wait no longer."""
+        """Stop waiting: cancel the alarm and give the place back."""
         self.alarm.cancel()
         self.place.release()
 

@@ -152,7 +152,7 @@ class ResumableSessions:
     async def _resume(
         self, token: ResumeToken, principal: Principal, socket: Socket, dialect: Dialect
     ) -> LiveSession | None:
-        """Return the session, held here from now on; None if the token is spent."""
+        """Return the token's session, which this gateway now holds, or None if the token was used before."""
         here = self._table.find(principal.tenant, token.client_id)
         # After a freeze or a break another gateway may hold the session, although it is still in our table.
         if here is not None and self._claims.is_sure(here):

@@ -71,7 +71,7 @@ class Announcer:
         await self._queue(change, client, client.app_name, revision, reason)
 
     async def announce_update(self, former: str, after: ClientRecord, revision: int, change: Change) -> None:
-        """Queue an announcement of a change. If the application's name has changed, the old name gets one first."""
+        """Queue an announcement of a change. If the application was renamed, first queue one under the old name."""
         if former not in ("", after.app_name):
             await self._queue("updated", after, former, revision, RENAMED)
         await self._queue(change, after, after.app_name, revision, None)

@@ -108,7 +108,11 @@ class Logins:
         if opened is None:
             self._unreadable += 1
             if count := self._lines["unreadable"].due():
-                log.error("could not read %d logins: NATS has other keys than this registry", count)
+                log.error(
+                    "could not read %d logins: NATS has other keys than this registry: render deploy/nats.conf with "
+                    "the public keys of its seeds",
+                    count,
+                )
             return
         self._waiting.add(opened.request.host, opened, self._clock())
         if self._running < LOGINS_AT_ONCE:

@@ -81,6 +81,7 @@ class Disconnections:
             raise PermissionDenied("this token is of another tenant")
         asked = codec.decode(_requests, msg.data)
         codec.refuse_near_misses(msg.data, asked.__struct_encode_fields__)
+        # Refuse first, then end the connections: in the other order the agent could connect again in between.
         started = time.monotonic()
         until_ms = await self._deny(tenant, asked)
         log.info("agent %r of %s is disconnected by %r for %d s", asked.sub, tenant, admin.sub, asked.seconds)
@@ -99,6 +100,7 @@ class Disconnections:
         data = codec.encode(AgentDenial(tenant, asked.sub, until_ms))
         key = subjects.agent_key(tenant, hashlib.sha256(asked.sub.encode()).hexdigest())
         for _ in range(WRITES):
+            # Another administrator may write the same entry: read its revision, and try again if it has changed.
             try:
                 former = await self._bucket.read(key)
                 await self._bucket.put(key, data, former.revision, ttl_seconds=asked.seconds + KEEP_SECONDS)
@@ -152,6 +154,7 @@ class Disconnections:
         if denial.until_ms <= self._connection.clock.now_ms() or self._connections is None:
             return
         self._looks[user_name(denial.tenant, denial.sub)] = None
+        # One task for all, because each look asks every NATS server.
         if not self._looking:
             self._looking = True
             self._tasks.create_task(self._look(self._connections), name="end connections of disconnected agents")

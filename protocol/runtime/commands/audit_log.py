@@ -256,7 +256,10 @@ class AuditLog:
         self._ask_for(store)
 
     def _on_silence(self, store: TenantStore) -> None:
-        """Let a registry check a silent store. If somebody follows the audit, NATS does not tell that it is gone."""
+        """Ask a registry to check a store that does not answer.
+
+        If its stream is gone, a follower of the audit hides that: NATS reports no missing responder while one listens.
+        """
         self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
         self._stores.forget(store.stream)
         self._ask_for(store)

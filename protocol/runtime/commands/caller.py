@@ -144,7 +144,7 @@ class Caller:
 
     @property
     def in_flight(self) -> int:
-        """How many commands wait for an answer."""
+        """The number of commands without an answer."""
         return sum(len(group.waiting) for group in self._groups.values())
 
     def in_flight_at(self, address: ClientAddress) -> int:

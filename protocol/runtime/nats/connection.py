@@ -347,7 +347,10 @@ class Connection:
             await asyncio.sleep(RECONNECT_WAIT_SECONDS)
         self._started = True
         if self._violations:
-            raise ConfigurationError(f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}")
+            raise ConfigurationError(
+                f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}: "
+                "render deploy/nats.conf anew"
+            )
 
     async def _has_flushed_twice(self) -> bool:
         try:
