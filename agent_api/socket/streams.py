@@ -72,6 +72,7 @@ class AgentStreams:
 
     def open(self, stream: Stream, owner: Owner) -> None:
         """Start a stream in a task of its own."""
+        # Opening costs more than a frame, so it counts against the agent's turn.
         self._context.turns.charge(REQUEST_SECONDS)
         task = self._context.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
         self._running[stream] = task
@@ -101,6 +102,7 @@ class AgentStreams:
         except BridgeError as exc:
             owner.perform(owner.core.ended(stream, exc))
         except OSError:
+            # The socket's own end cancels its streams. Here the write was faster.
             log.debug("a socket was lost during a subscription")
         except Exception:
             log.exception("a subscription of an agent failed")

@@ -191,7 +191,7 @@ class ClaimService:
         return part is not None and part.holding.standing is HolderState.ACTIVE and part.verified == self._present
 
     def renew(self, session: LiveSession, serial: int) -> None:
-        """Go on as the holder, for a client that has come with this token."""
+        """Stay the holder, with a new rank, for a client that has come back with the token `serial`."""
         assert session.part is not None
         generation = max(now_ms(), session.part.holding.rank.generation + 1)
         session.part.holding.renew(_rank(generation), serial)
@@ -352,7 +352,7 @@ class ClaimService:
         if part is None:
             return
         if part.reading or not self._connection.connected:
-            # The silence of a holder means nothing now.
+            # A grant is being read, or NATS is away: the silence of a holder means nothing now.
             part.alarm = self._alarms.after(REPEAT_SECONDS, self._wake, session)
             return
         self._notice_gap(session, part)

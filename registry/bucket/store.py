@@ -139,6 +139,7 @@ class Store:
     async def _announced(self, seconds: float) -> None:
         """Wait until all changes so far are announced."""
         try:
+            # Acknowledge nothing before: if this registry dies now, the gateway repeats the report to another one.
             async with asyncio.timeout(seconds):
                 await self._announcer.drain()
         except TimeoutError as exc:

@@ -114,6 +114,7 @@ class Logins:
                     count,
                 )
             return
+        # Queue it, because a flood of logins from one host must not delay those of others.
         self._waiting.add(opened.request.host, opened, self._clock())
         if self._running < LOGINS_AT_ONCE:
             self._running += 1
@@ -156,6 +157,7 @@ class Logins:
                 answer = await self._decide(login)
             await self._connection.publish(login.reply, login.keys.seal(answer, login.server_curve))
         except TimeoutError:
+            # The server has given up on this login by now, so an answer would be ignored.
             self._late += 1
             self._tell_late(1)
         except (Unavailable, BadKey) as exc:

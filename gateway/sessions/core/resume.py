@@ -220,7 +220,7 @@ class SessionClaim:
         self._wakes_at = 0.0
         self._kept: list[Kept] = []
         self._taken: deque[tuple[float, Hashable]] | None = None
-        # All that was taken.
+        # Nothing was taken before this, so everything that was taken is known.
         self._knows_since = float("-inf")
         self._taken_elsewhere: frozenset[Hashable] = frozenset()
         self._heard: frozenset[Rank] = frozenset()
@@ -250,7 +250,7 @@ class SessionClaim:
         return self._announce_first(now)
 
     def renew(self, rank: Rank, serial: int) -> None:
-        """Go on as the holder for a client that has come with another token."""
+        """Stay the holder, with a new rank, for a client that has come back with the token `serial`."""
         self.claim = Claim(rank, ClaimKind.CLIENT, serial)
         self.lowest = serial
 
@@ -277,7 +277,7 @@ class SessionClaim:
         """Decide on a message that is no claim. One that is kept comes back when the claim has ended."""
         match self.standing:
             case HolderState.ACTIVE if ident in self._taken_elsewhere:
-                # The grant has overtaken it.
+                # The old holder has executed it: the grant that says so came before the message itself.
                 return Fate.IGNORE
             case HolderState.ACTIVE:
                 self._note(ident, now)
@@ -298,7 +298,7 @@ class SessionClaim:
             case HolderState.CLAIMING:
                 return self._compare(claim, reply, now)
             case HolderState.PASSIVE if self._heir is not None and self._heir[1] == reply and self._grant is not None:
-                # The first one was lost.
+                # The heir asks again, so the first grant was lost.
                 return [Yield(reply, self._grant)]
         return []
 
@@ -306,6 +306,7 @@ class SessionClaim:
 
     def hear_grant(self, grant: Grant, now: float) -> list[ClaimEffect]:
         """Take the grant of a holder or claimant that yielded; a repeated one changes nothing."""
+        # Grants are repeated if they may have been lost. Taking one twice would execute its commands twice.
         if grant.giver in self._heard:
             return []
         self._heard |= {grant.giver}

@@ -119,6 +119,7 @@ class Mirror:
         info = await jetstream.stream_info(self._connection, STREAM)
         if info is None:
             raise Unavailable("the bucket does not exist yet; the registry makes it")
+        # Only a regular listing may be slow. After a break the list may be wrong, so it is read at full speed.
         unhurried, self._unhurried = self._unhurried, False
         self._replica.begin(info.created, info.state.last_seq)
         # 0 is no limit.
@@ -126,6 +127,7 @@ class Mirror:
         async with consumer.deliver(
             f"{KEY_PREFIX}>", deliver_policy="last_per_subject", rate_limit_bps=pace
         ) as pending:
+            # All may have been delivered before the number was known, or there was nothing to deliver.
             listing.expect(pending)
             self._end_where_complete()
             self._unhurried = await self._outlived(consumer, listing)
@@ -149,6 +151,7 @@ class Mirror:
                 self.lost.add(gone, self._clock())
         else:
             self._replica.put(key, place.stream_sequence, msg.data)
+            # A lost client is back. Nearly always none is lost, so the key is rarely parsed.
             address = subjects.parse_key(key) if self.lost else None
             if address is not None:
                 self.lost.forget(address)

@@ -112,6 +112,7 @@ class AuditLog:
             if unstored is not None:
                 self._records.wait(unstored)
                 self._send_soon()
+            # The record waits here, but the answer is the caller's to keep: let it know.
             if before:
                 raise
         else:
@@ -134,6 +135,7 @@ class AuditLog:
     async def close(self) -> None:
         """Publish the sums, and wait up to 0.8 s for all acknowledgements. The records without one are lost."""
         self._publish_sums(math.inf)
+        # A process must end within seconds, so a stream that does not answer costs its last records.
         if self._records:
             self._all_stored = self._loop.create_future()
             with contextlib.suppress(TimeoutError):
@@ -190,6 +192,7 @@ class AuditLog:
             try:
                 self._connection.publish_framed_now(record.frame)
             except Unavailable:
+                # Put it back in front, so that the records keep their order.
                 self._records.wait_first(record)
                 return False
             self._sent(record)
@@ -217,6 +220,7 @@ class AuditLog:
     def _reconnected(self) -> None:
         """Send all records again that may be lost, before probes are answered with their outcomes."""
         self._records.disconnected()
+        # NATS may have come back empty, so no store is known to exist any more.
         self._taking.clear()
         if self._sending is not None:
             self._sending.cancel()
@@ -249,6 +253,7 @@ class AuditLog:
     def _on_refused(self, key: str, *, is_there: bool) -> None:
         record = self._records.refused(key)
         if record is None or is_there:
+            # The store is full or ill, and a registry cannot help. The record is tried again later.
             return
         store = audit_of(record.holder[0])
         self._taking.pop(store.tenant, None)
@@ -260,6 +265,7 @@ class AuditLog:
 
         If its stream is gone, a follower of the audit hides that: NATS reports no missing responder while one listens.
         """
+        # Soon after a reconnect silence is no fault of the store, so the time since then is told, too.
         self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
         self._stores.forget(store.stream)
         self._ask_for(store)
