@@ -60,7 +60,7 @@ a running `agentbridge up`.
 @click.version_option(package_name="agentbridge-nats", prog_name="agentbridge")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Prepare the context that all commands share, and warn of variables that nothing reads."""
+    """Make the context that all commands share, and warn of `AGENTBRIDGE_…` variables that are not settings."""
     if environment().get("NO_COLOR"):
         ctx.color = False
     if ctx.invoked_subcommand not in PROCESSES:  # these warn in their logs

@@ -63,7 +63,7 @@ class Administration:
         return codec.encode(self._reporter.page(self._sessions, request.after))
 
     async def disconnect(self, msg: Msg) -> bytes:
-        """End a session for an administrator. Raises `ClientNotFound` if it is not here or not visible."""
+        """End a session for an administrator. Raises `ClientNotFound` if it is not here, or hidden from the token."""
         request = codec.decode(_disconnect_decoder, msg.data)
         principal = await self._verifier.verify(token_of(msg))
         require_admin(principal)

@@ -118,7 +118,8 @@ class CommandSubjects:
         self._observe()
         try:
             token = token_of(msg)
-        except Unauthenticated:  # the message has two tokens
+        except Unauthenticated:
+            # The message has two tokens.
             token = None
         known = self._verifier.known(token)
         if known is not None and not self._agents.at_once((known.tenant, known.sub)):
@@ -132,6 +133,7 @@ class CommandSubjects:
         try:
             self._agents.later(share, len(msg.data), lambda: self._look_at_known(session, msg, token, held_up))
         except Overloaded as exc:
+            # An agent that keeps sending although it is refused gets few answers, too.
             if not self._agents.answers_refusal(share, self._loop.time()):
                 self._guard.drop(session, msg.subject, token)
             elif is_safe_reply(msg.reply):
@@ -147,26 +149,31 @@ class CommandSubjects:
     def _look_at(
         self, session: LiveSession, msg: Msg, token: str | None, *, in_line: bool = False, held_up: bool = False
     ) -> None:
+        # Count the message before it is decoded, because a flood would cost the decoding, too.
         standing = self._verifier.standing(token)
         if not self._guard.admits(session, standing, msg.subject, token):
             return
+        # Answer to an inbox only. An answer to another subject could be read as an event of the application.
         if msg.reply and not is_safe_reply(msg.reply):
             self._ignore(session)
             return
         try:
             operation = decode_operation(msg.data)
         except BridgeError as exc:
+            # Unreadable messages of strangers get few answers, because an answer costs more than dropping them.
             if standing is Standing.GOOD or self._guard.admits_refusal(session):
                 self._refuse(session, msg, exc, "")
                 self._record(session, exc)
             return
         request_id, principal = _request_id(operation), None
         try:
-            token = token or token_of(msg)  # which raises if there are two
+            # `token_of()` raises if the message has two tokens.
+            token = token or token_of(msg)
             principal = self._verifier.verify_now(token, expired_too=not isinstance(operation, CommandRequest))
             if principal is None:
                 self._verify_aside(session, msg, operation, token, request_id)
-            elif not in_line and self._agents.waits((principal.tenant, principal.sub)):  # the token was new until now
+            elif not in_line and self._agents.waits((principal.tenant, principal.sub)):
+                # The token was unknown until now, so the message is not in its agent's queue yet.
                 self._look_later(session, msg, principal, token)
             else:
                 self._act(session, msg, operation, principal, request_id, held_up=held_up)
@@ -174,7 +181,7 @@ class CommandSubjects:
             self._fail(session, msg, exc, operation, principal, request_id)
 
     def used_up(self, session: LiveSession) -> None:
-        """Subscribe a session anew whose messages came faster than they could be handled, or leave it for a while."""
+        """Subscribe a session again after its credit was used up: at once, or in a flood after some seconds."""
         self._guard.used_up(session)
 
     def lose(self, session: LiveSession, msg: Msg) -> None:
@@ -201,7 +208,8 @@ class CommandSubjects:
         """Return the share of a message's sender: that of strangers without a good token, None if it is dropped."""
         try:
             token = token_of(msg)
-        except Unauthenticated:  # it brings two
+        except Unauthenticated:
+            # The message has two tokens.
             token = None
         if not self._guard.admits(session, self._verifier.standing(token), msg.subject, token):
             return None
@@ -299,7 +307,8 @@ class CommandSubjects:
         if not msg.reply:
             self._log_ignored(session, "it has no reply subject")
             raise InvalidRequest("a command needs a reply subject")
-        require(principal, session.core.view)  # first, because other errors would reveal a hidden client
+        # First, because other errors would reveal a hidden client.
+        require(principal, session.core.view)
         held_up = held_up or self._freeze_detector.backlog
         self._refuse_stale(command, held_up)
         progress_to = wanted_subject(msg.headers, msg.reply)
@@ -314,6 +323,7 @@ class CommandSubjects:
         self, session: LiveSession, caller: Principal, command: CommandRequest, call: Call, held_up: bool
     ) -> None:
         """Hand a command to its session, or have its idempotency key reserved first."""
+        # A key is reserved in JetStream first, which takes time. Without a key the command leaves in this call.
         if command.idempotency_key is not None:
             self._idempotency.take(KeyedRequest(session, caller, command, call, held_up))
             return
@@ -337,6 +347,7 @@ class CommandSubjects:
 
         def act() -> None:
             try:
+                # The caller may have cancelled, or its deadline may have passed, while the command waited.
                 pending.require_wanted()
                 if self._loop.time() >= call.deadline:
                     raise DeadlineExceeded("its parameters were not checked before its deadline; it was not executed")
@@ -351,8 +362,10 @@ class CommandSubjects:
         self._turns.add(Work(share, act))
 
     def _cancel(self, session: LiveSession, msg: Msg, cancel: CancelRequest, principal: Principal) -> None:
+        # A command is in one of three places: waiting for its turn, waiting under a key, or at the application.
         pending = self._pending_of(session, msg, principal, cancel.request_id)
         if pending is not None:
+            # It cannot be taken out of the queue. Its turn finds the mark and executes nothing.
             pending.is_cancelled = True
             self._reply(msg, codec.encode(CancelResponse(cancelled=True)))
             return
@@ -379,13 +392,16 @@ class CommandSubjects:
             elif outcome is None:
                 answer.unknown.append(request_id)
             elif self._replies.audit.is_behind:
-                answer.in_flight.append(request_id)  # report no outcome before its audit record has left
+                # Report no outcome before its audit record has left.
+                answer.in_flight.append(request_id)
             elif size == 0 or size + len(outcome) <= MAX_OUTCOMES_BYTES:
                 answer.outcomes.append(msgspec.Raw(outcome))
                 size += len(outcome)
             else:
-                answer.in_flight.append(request_id)  # report its outcome at the next probe
-        if not answer.in_flight and not answer.outcomes:  # else it is the caller's, even under a new name
+                # Report its outcome at the next probe.
+                answer.in_flight.append(request_id)
+        if not answer.in_flight and not answer.outcomes:
+            # Refuse only a caller without a command here. Its own commands stay visible if the application renames.
             require(principal, core.view)
         self._reply(msg, codec.encode(answer))
 
@@ -394,6 +410,7 @@ class CommandSubjects:
     def _verify_aside(
         self, session: LiveSession, msg: Msg, operation: Operation, token: str | None, request_id: str
     ) -> None:
+        # Fetching a key set may take seconds, so a flood of new tokens would hold that many tasks.
         if self._verifying >= MAX_VERIFYING:
             raise Overloaded("too many new tokens are being verified; try again in a moment")
         is_command = isinstance(operation, CommandRequest)
@@ -417,7 +434,8 @@ class CommandSubjects:
             principal = await self._verifier.verify(token, expired_too=expired_too)
             if pending is not None:
                 pending.require_wanted()
-                pending.end()  # a command that now waits for its turn begins to be pending again
+                # A command that now waits for its turn begins to be pending again.
+                pending.end()
             self._act(session, msg, operation, principal, request_id)
         except Exception as exc:
             self._fail(session, msg, exc, operation, principal, request_id)
@@ -466,9 +484,11 @@ class CommandSubjects:
         try:
             await self._connection.flush()
         except Unavailable:
+            # The connection broke, and NATS queues nothing for a closed connection: there is no backlog to wait for.
             log.info("NATS was lost while this process was frozen: its messages for us are lost")
         await asyncio.sleep(BACKLOG_SETTLE_SECONDS)
-        self._observe()  # the last freeze may have ended just now
+        # The last freeze may have ended just now.
+        self._observe()
         if freeze == self._freezes:
             self._freeze_detector.backlog_done()
 
@@ -485,6 +505,7 @@ class CommandSubjects:
     ) -> None:
         """Turn any exception into an answer. None may escape into the subscription or a task."""
         if isinstance(error, Unauthenticated) and not self._guard.admits_refusal(session):
+            # A flood of bad tokens: say nothing, and write no audit record.
             return
         if not isinstance(error, BridgeError):
             log.error("a command for client %s failed", session.core.client_id, exc_info=error)

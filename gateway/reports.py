@@ -88,15 +88,18 @@ class Reporter:
         self._retry_seconds = retry_seconds
         self._goodbye_seconds = goodbye_seconds
         self._goodbye_without_registry_seconds = goodbye_without_registry_seconds
-        self._changed: OrderedDict[str, _Change] = OrderedDict()  # a dict finds its first entry slowly
-        self._under_way: dict[str, _Change] = {}  # changes of the report that was sent last
+        # A dict finds its first entry slowly.
+        self._changed: OrderedDict[str, _Change] = OrderedDict()
+        # The changes in the report that was sent last.
+        self._under_way: dict[str, _Change] = {}
         self._reported: dict[str, _Told] = {}
         self._digest = Digest()
         self._number = 0
         self._settled = GatewayPong(gateway_id, 0, 0, str(self._digest))
         self._too_large_lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
         self._wake = asyncio.Event()
-        self._alone_since: float | None = None  # the time since which NATS has said that no registry serves
+        # The time since which NATS has said that no registry serves.
+        self._alone_since: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -138,7 +141,8 @@ class Reporter:
         size = 0
         for index in range(bisect_right(keys, after), len(keys)):
             session = live.get(keys[index])
-            if session is None:  # it has ended, and the next report removes it
+            if session is None:
+                # It has ended, and the next report removes it.
                 continue
             record, added = self._fitting(session.record())
             size += added
@@ -152,7 +156,9 @@ class Reporter:
         """Report changes, in batches, for ever."""
         while True:
             await self._wake.wait()
+            # Wait a moment, so that clients that connect together go into one report.
             await asyncio.sleep(BATCH_SECONDS)
+            # One report at a time: the registry refuses a number that does not follow the last one.
             while self._changed:
                 await self._deliver(self._next_report())
             self._wake.clear()
@@ -180,7 +186,8 @@ class Reporter:
 
     def _note(self, key: str, change: _Change) -> None:
         self._changed[key] = change
-        self._under_way.pop(key, None)  # this change is newer
+        # If the report in flight has to be split, its older change must not come back.
+        self._under_way.pop(key, None)
         self._idle.clear()
         self._wake.set()
 
@@ -213,11 +220,13 @@ class Reporter:
         while self._changed and len(changes) < MAX_REPORT_CHANGES:
             key, change = next(iter(self._changed.items()))
             if isinstance(change, _Moved):
+                # The new gateway reports the record. Removing it here would hide a client that is connected.
                 changes[key] = self._changed.pop(key)
                 self._cover(key, None)
                 continue
             told, added = self._told(change)
             size += added
+            # The first change always goes, or a record larger than `room` would hold up all others for ever.
             if changes and size > room:
                 break
             changes[key] = self._changed.pop(key)
@@ -254,6 +263,7 @@ class Reporter:
         repeated = False
         while (why := await self._refusal(report)) is not None:
             if len(report.body) > self._connection.max_payload:
+                # NATS came back with a lower `max_payload`. The same report would be refused for ever.
                 report = self._without_changes(report)
                 continue
             if not repeated:
@@ -265,7 +275,8 @@ class Reporter:
     def _without_changes(self, report: _Sent) -> _Sent:
         """Put a report's changes back for smaller reports. Its number must still be sent first, without changes."""
         for key, change in report.changes.items():
-            self._changed.setdefault(key, change)  # unless there is a newer change
+            # A newer change of the same session wins.
+            self._changed.setdefault(key, change)
         return _Sent(report.number, {}, codec.encode(Report(self._gateway_id, report.number, [], [])))
 
     async def _refusal(self, report: _Sent) -> str | None:
@@ -273,6 +284,7 @@ class Reporter:
         try:
             reply = await self._connection.request(subjects.REGISTRY_REPORT, report.body, REPORT_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError:
+            # This is proof that no registry serves; a timeout is not. `say_goodbye()` needs to tell them apart.
             if self._alone_since is None:
                 self._alone_since = asyncio.get_running_loop().time()
             return "there is none"

@@ -138,7 +138,8 @@ class GatewayServer:
             return
         with logs.about(session.core.client_id):
             self._log("connected, as %s of %s", session.core.principal.sub, session.core.principal.tenant)
-            if session.part is None:  # else its first frame, with the awaited ids, is sent already
+            if session.part is None:
+                # A resumable session has sent its first frame, with the awaited ids, already.
                 session.greet()
             receiver = partial(self._client_frames.take, session)
             if introducing is None:

@@ -33,7 +33,7 @@ class Principal(msgspec.Struct, frozen=True):
 
     @property
     def is_limited(self) -> bool:
-        """Whether it may see only some of its tenant's clients."""
+        """Whether the token limits its holder to some of the tenant's clients."""
         return any(limit is not None for limit in (self.users, self.apps, self.clients))
 
 

@@ -143,7 +143,7 @@ def _is_selected(item: msgspec.Raw, capabilities: CapabilityList, query: Query) 
 
 
 def text_of(value: Any) -> str | None:
-    """Return a metadata value in the form of a query: a string as it is, any other value as JSON."""
+    """Return a metadata value as a query string has it: a string unchanged, any other value as JSON."""
     return value if isinstance(value, str) or value is None else msgspec.json.encode(value).decode()
 
 

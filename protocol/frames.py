@@ -134,7 +134,7 @@ class MetadataFrame(msgspec.Struct, frozen=True, tag="metadata"):
 
 
 class ClientFault(msgspec.Struct, frozen=True):
-    """An error of the application, in its own words."""
+    """An error that the application reports for a command. Message and code are the application's own."""
 
     message: str = "the application reported an error"
     code: str | int | None = None

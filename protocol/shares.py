@@ -300,7 +300,7 @@ class Shares:
             piece.give_back(self._overloaded(limit))
 
     def _next_to_give(self, asker: _SubAccount, size: int) -> tuple[Piece, str] | None:
-        """Return the piece to be given back next, and the limit that its holder has used up; None if nobody must."""
+        """Return the next piece to give back, and the limit that its holder has used up. None if nobody has to."""
         tenant = self._ranking.largest()
         if tenant is not None and asker.tenant.held + size < tenant.held:
             account, limit = tenant.ranking.largest(), TENANT_LIMIT

@@ -62,7 +62,8 @@ class AuditReading:
             return AuditPage("", 0, 0, [])  # the tenant has no stream yet
         stream, subject = audit_of(principal.tenant).stream, asked.wanted.subject(principal.tenant)
         found = await self._history.forward(stream, subject, asked.first, asked.limit)
-        info = await self._history.info(principal.tenant)  # after the page: what it has now was not lost before
+        # Ask after the page was read: a record that is there now was there during the read, too.
+        info = await self._history.info(principal.tenant)
         fitting = _fitting([SequencedRecord(each.sequence, _ours(each.data)) for each in found])
         more = len(fitting) < len(found) or len(found) == asked.limit
         return AuditPage(info.created, info.state.first_seq, info.state.last_seq, fitting, more=more)

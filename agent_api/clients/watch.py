@@ -32,7 +32,7 @@ class ClientWatch:
 
     @property
     def tenant(self) -> str:
-        """The tenant whose clients are watched."""
+        """The tenant of the watched clients."""
         return self.scope.tenant
 
     def note(self, client_id: str, *, there: bool) -> None:

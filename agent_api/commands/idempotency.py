@@ -64,10 +64,12 @@ class KeyedOrders:
         key, deadline, pause = _key(order, attempts), self._deadline(order), FIRST_PAUSE_SECONDS
         stored = await self._store.read(key)
         outcome = await self._attempt(order, attempts, deadline, stored)
+        # An order with a client is decided by that client's gateway. Without one, a twin may go to another client.
         while order.client_id is None and _is_undecided(outcome, stored):
             await asyncio.sleep(min(pause, deadline - self._loop.time()))
             stored = await self._store.read(key)
             if stored.entry is not None and stored.entry.body != content_of(order.command):
+                # The key belongs to another command by now, so the last outcome stands.
                 break
             order, pause = self._with_time_left(order, deadline), min(2 * pause, POLL_SECONDS)
             outcome = await self._attempt(order, attempts, deadline, stored)
@@ -94,6 +96,7 @@ class KeyedOrders:
                 address = ClientAddress(attempts.principal.tenant, entry.client_id)
                 return await self._ask(order, attempts, deadline, address, order.command, is_first=False)
             except (ClientNotFound, Unavailable) as exc:
+                # The client is gone, but its gateway may have written the outcome before.
                 return await self._unreached(order, attempts, deadline, exc, entry.client_id)
 
     async def _ask(
@@ -117,6 +120,7 @@ class KeyedOrders:
             ended = await self._kept(order, attempts, deadline, lost)
             assert command.request_id is not None
             response = ended.answer(command.request_id)
+            # If the entry is from this very request, it is no replay: only the reply was lost.
             if is_first and (ended.request_id, ended.client_id) == (command.request_id, address.client_id):
                 response = replace(response, replayed=False)
             return attempts.remembered(response, command, self._loop.time() - started)
@@ -132,7 +136,8 @@ class KeyedOrders:
             if ended is None:
                 raise lost
             _require_same(order, ended)
-        except (Unavailable, Conflict):  # `Unavailable` means "certainly not executed", which is not known here
+        except (Unavailable, Conflict):
+            # `Unavailable` means "certainly not executed", which is not known here.
             raise lost from None
         ended.require_visible(attempts.principal)
         return ended
@@ -158,6 +163,7 @@ class KeyedOrders:
         while True:
             stored = await self._store.read(key)
             entry = stored.entry
+            # Nobody else ends the entry of a gateway that is gone, so whoever waits for it writes `client_lost`.
             if entry is not None and not entry.ended and await self._store.is_gone(entry.gateway_id):
                 entry = (await self._store.lose(key, stored)).entry
             if entry is None or entry.ended:

@@ -131,7 +131,7 @@ class Sender:
     async def _reach(
         self, order: Order, principal: Principal, token: str | None, heard: OnClientProgress | None
     ) -> CommandResponse | Gathered:
-        """Send an order that names no client. If no client fits, that is recorded, too."""
+        """Send an order to one or several clients that fit. If none fits, the refusal is written to the audit."""
         attempts = Attempts(self.audit, principal, partial(self._call, token, heard))
         try:
             return await self._targets.send(order, principal, attempts.send)

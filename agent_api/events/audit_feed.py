@@ -144,7 +144,8 @@ class AuditFeed:
         `close()`.
         """
         info = await self._history.info(tenant)
-        self._require_room(tenant)  # do not await before the follower is counted
+        # Do not await before the follower is counted.
+        self._require_room(tenant)
         now = Position(epoch_of(info.created), info.state.last_seq)
         follower = AuditReader(wanted, after or now)
         self._followers[follower] = tenant
@@ -191,7 +192,8 @@ class AuditFeed:
                     got_on_at, position = self._loop.time(), follower.position
                 elif self._loop.time() - got_on_at > PATIENCE_SECONDS:
                     raise
-            await asyncio.sleep(RETRY_SECONDS)  # a consumer may break as soon as it is made
+            # A consumer may break as soon as it is made.
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _consume(self, follower: AuditReader, source: _FollowedStream) -> None:
         """Follow from the follower's position until the consumer breaks."""
@@ -239,7 +241,8 @@ class AuditFeed:
                 continue
             for message in messages:
                 follower.take(message.sequence, message.data)
-            await follower.wait_read()  # which may take long
+            # The follower may read for a long time.
+            await follower.wait_read()
             is_behind = len(messages) == PAGE or _place(follower, await self._history.info(source.tenant))
 
 
@@ -272,7 +275,7 @@ class _Beginning:
 
 
 def _place(follower: AuditReader, info: StreamInfo) -> bool:
-    """Move a follower if the stream has lost messages after its position. Return whether it has."""
+    """Move a follower past messages that the stream has lost. Return whether there were any."""
     epoch, position = epoch_of(info.created), follower.position
     kept = after_loss(info, position.sequence, same=position.epoch == epoch)
     if kept is None:

@@ -34,11 +34,15 @@ class Reader:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._wants_page_since: float | None = None
-        self._whose = (cursor.principal.tenant, cursor.principal.sub)  # the holder for whom its messages are counted
-        self._returned: Sequence[Item] = ()  # by the last `next()`; held until the next one
+        # The holder for whom its messages are counted.
+        self._whose = (cursor.principal.tenant, cursor.principal.sub)
+        # The items that the last `next()` returned. They count until the next call.
+        self._returned: Sequence[Item] = ()
         self._returned_at: float | None = None
-        self._own_clock = 0.0  # runs between two calls of `next()`, while the reader is busy with the returned messages
-        self._piece: Piece | None = None  # the share for a page that only this reader holds
+        # Runs between two calls of `next()`, while the reader is busy with the returned messages.
+        self._own_clock = 0.0
+        # The share for a page that only this reader holds.
+        self._piece: Piece | None = None
         self._writing: asyncio.Timeout | None = None
         self._why_none = "it was not our turn"
 
@@ -108,7 +112,7 @@ class Reader:
                 self._cut(exc)
 
     def wake(self) -> None:
-        """Let `next()` check again, when it is this reader's turn."""
+        """Wake `next()`, which then checks for messages. Readers are woken in turns."""
         self._wakeups.wake(self._woken)
 
     def end(self, error: BridgeError) -> None:
@@ -130,16 +134,19 @@ class Reader:
             self._woken.clear()
             await self._woken.wait()
         else:
-            await asyncio.sleep(0)  # let other tasks run before the next page
+            # Let other tasks run before the next page.
+            await asyncio.sleep(0)
         return []
 
     async def _turn_page(self) -> list[Item]:
         """Return the next page of history. It is empty if all of it is hidden, or if it cannot be read now."""
         cursor, before = self.cursor, self.cursor.position
         page = await self._read_page(before)
-        if page is not None and cursor.position == before:  # and no gap has come meanwhile
+        if page is not None and cursor.position == before:
+            # No gap has come while the page was read.
             items = cursor.turn(page)
-            self._hold(_size_of(items))  # no more than the reserved page, so there is room
+            # The items are not larger than the reserved page, so there is room.
+            self._hold(_size_of(items))
             if items or cursor.position != before:
                 return items
         self.let_go()

@@ -82,7 +82,8 @@ class TenantFeed:
         self._why_not = ""
         self._openers = 0
         self._read_at = self._loop.time()
-        self._patience: asyncio.TimerHandle | None = None  # runs while the stream is not followed
+        # This timer runs while the stream is not followed.
+        self._patience: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
     async def open(self, principal: Principal, filters: Filters, since: str | None) -> AsyncIterator[Reader]:
@@ -90,6 +91,7 @@ class TenantFeed:
 
         Raises `Unavailable` while the stream cannot be followed.
         """
+        # Count it before the wait, or the feed could end as idle while this reader waits for it.
         self._openers += 1
         try:
             await self._wait_ready()
@@ -124,7 +126,8 @@ class TenantFeed:
             except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
                 self._why_not = exc.message if isinstance(exc, BridgeError) else ""
                 self._log_waiting(str(exc))
-            await asyncio.sleep(next_at - self._loop.time())  # a consumer may break as soon as it is made
+            # A consumer may break as soon as it is made.
+            await asyncio.sleep(next_at - self._loop.time())
         if self._patience is not None:
             self._patience.cancel()
 
@@ -154,6 +157,7 @@ class TenantFeed:
                 self._connection, self._store.stream, order, self._take, heartbeat_seconds=heartbeat_seconds
             )
             async with contextlib.AsyncExitStack() as stack:
+                # After a restart of NATS the feeds of all tenants begin at once, so few at a time may ask.
                 async with self._parts.beginnings:
                     await self._begin()
                     first = self.fanout.ring.last + 1
@@ -170,6 +174,7 @@ class TenantFeed:
         """Go on in the present stream. If there is none, let a registry make it."""
         info = await jetstream.stream_info(self._connection, self._store.stream)
         if info is None:
+            # NATS came back empty, or somebody has deleted the stream: what we know of it is wrong.
             self._parts.stores.forget(self._store.stream)
             await self._parts.stores.ensure(self._store)
             info = await jetstream.stream_info(self._connection, self._store.stream)
@@ -186,6 +191,7 @@ class TenantFeed:
         try:
             yield
         finally:
+            # A break of NATS is often over in a second, so present readers may stay for a while.
             self._ready.clear()
             self._patience = self._loop.call_later(PATIENCE_SECONDS, self._send_away)
 

@@ -1,4 +1,4 @@
-"""`GET /api/events`: bare ASGI, because a framework's cost per chunk would be paid for each of a thousand readers."""
+"""`GET /api/events`: bare ASGI, because a framework costs time for each chunk of each of a thousand readers."""
 
 import asyncio
 import random

@@ -71,7 +71,7 @@ class LiveSocket:
         self._expiry.watch(core.principal.expires_at, self._token_ended)
 
     def begin(self) -> None:
-        """Take the frames that this dialect implies at the start."""
+        """Handle the frames that this dialect sends on the agent's behalf, such as a question for all capabilities."""
         for frame in self._dialect.opening():
             self.perform(self.core.take(frame, 0, self._loop.time()))
 
@@ -168,7 +168,8 @@ class LiveSocket:
     async def _execute(self, command: OrderInFlight) -> None:
         try:
             self.perform(await self._outcome(command))
-        except Exception as exc:  # an error that leaves the task would end the process
+        except Exception as exc:
+            # An error that leaves the task would end the process.
             self._fail(command, exc)
 
     async def _outcome(self, command: OrderInFlight) -> list[AgentEffect]:
@@ -222,7 +223,8 @@ class LiveSocket:
             self._go_on(frame.token)
 
     def _go_on(self, token: str) -> None:
-        if self.core.state is AgentState.CLOSED:  # a timer would keep the closed socket until the token expires
+        if self.core.state is AgentState.CLOSED:
+            # A timer would keep the closed socket until the token expires.
             return
         self._token = token
         self._streams.change_principal(self.core.principal)

@@ -36,7 +36,7 @@ class SdkFilters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
 
 
 class SdkQuery(msgspec.Struct, frozen=True, tag="query_capabilities"):
-    """Ask for capabilities. `after` asks for the next part, behind the client that ended the last answer."""
+    """Ask for capabilities. For the next page, `after` is the last client of the page before."""
 
     id: _Id | None = None
     filters: SdkFilters | None = None

@@ -1,4 +1,8 @@
-"""The agents' WebSockets of a process: it checks their handshakes, serves them, and closes them when it drains."""
+"""Serves agents' WebSockets: checks the handshake, authenticates, runs the session, and drains on shutdown.
+
+A handshake is refused over HTTP only for a foreign web page or if there is no room. A bad token is refused after the
+handshake, by a close code, because a browser's page cannot see the status of a handshake.
+"""
 
 import asyncio
 import contextlib
@@ -30,7 +34,7 @@ TICK_SECONDS = 1.0
 class SocketServer:
     """The agents' sockets of this process. The HTTP server passes handshakes to `upgrades`.
 
-    `count` gets the path and the status of each answer to a handshake.
+    `count` is called for each answer to a handshake, with the path and the HTTP status.
     """
 
     def __init__(
@@ -60,20 +64,20 @@ class SocketServer:
 
     @contextlib.asynccontextmanager
     async def sockets(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Check all sockets once a second. On a regular exit close them."""
+        """Check all sockets once a second. On a regular exit, close them and wait until they are closed."""
         tasks.create_task(self._run_clock(), name="clock of agents' sockets")
         yield
         await self._close()
 
     @contextlib.asynccontextmanager
     async def taking_commands(self) -> AsyncIterator[None]:
-        """On a regular exit drain every socket: it closes when its commands have their responses."""
+        """On a regular exit, drain every socket: it takes no new commands and closes after the last response."""
         yield
         for socket in list(self._live):
             socket.drain()
 
     async def _run_clock(self) -> None:
-        """Look after silent agents, for ever."""
+        """Once a second, for ever: ping quiet agents, and close those that do not answer or do not read."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._tick()
@@ -84,7 +88,7 @@ class SocketServer:
             socket.tick()
 
     async def _close(self) -> None:
-        """Close every socket, and wait, within bounds, until they are closed."""
+        """Close every socket, and wait until all are closed."""
         for socket in list(self._live):
             socket.give_up()
         await self.upgrades.wait_closed()
@@ -92,7 +96,10 @@ class SocketServer:
     # --- one connection ---
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Turn away foreign web pages, and everybody where there is no room, before there is a WebSocket."""
+        """Return the refusal of a handshake, or None to accept it.
+
+        A foreign web page gets 403. During a drain, and above 10,000 sockets, everybody is refused.
+        """
         try:
             require_own_page(request.headers, self._origins, loopback_only=self._context.verifier.off)
             if self._context.admission.draining:
@@ -111,6 +118,7 @@ class SocketServer:
             try:
                 socket.admit(principal.tenant, principal.sub)
             except Overloaded as exc:
+                # Log it here, because below the `sub` of the refused agent is not known any more.
                 self._refused.note(socket, socket.request, exc.code.value, exc.message, principal.sub)
                 raise
             await self._live_on(socket, token, principal)
@@ -127,7 +135,8 @@ class SocketServer:
         try:
             live.begin()
             socket.receive_by(live.receive)
-            if self._context.admission.draining:  # it has begun since the handshake
+            if self._context.admission.draining:
+                # The drain began after the handshake, so it has not seen this socket.
                 live.drain()
             with self._denied.watching(principal, live.refuse):
                 await socket.wait_closing()
@@ -136,7 +145,7 @@ class SocketServer:
             live.end()
 
     async def _authenticate(self, socket: BoundedSocket) -> tuple[str | None, Principal]:
-        """Return a token and whom it speaks for; a refusal is a close code, which browsers can see."""
+        """Return the token and its principal. Raises `TurnedAway` with the close code if the token is refused."""
         verifier, principal = self._context.verifier, None
         assert socket.request is not None
         try:
@@ -144,6 +153,7 @@ class SocketServer:
             principal = verifier.verify_now(token) or await verifier.verify(token)
             require_agent(principal)
         except TurnedAway as exc:
+            # There is no token, so the refusal has no `sub`.
             self._context.sender.audit.unauthenticated()
             self._refused.note(socket, socket.request, NO_TOKEN, exc.reason)
             raise

@@ -185,7 +185,7 @@ class AgentSession:
         return self._settle(command, _refused(command, error, now)) if self._waits(command) else []
 
     def tells(self, stream: Stream) -> bool:
-        """Tell whether the agent's subscription to this stream is still open."""
+        """Return whether the agent is still subscribed to this stream."""
         return self._streams.get(stream.ident) is stream
 
     def told(self, stream: Stream) -> None:

@@ -72,6 +72,7 @@ class AgentStreams:
 
     def open(self, stream: Stream, owner: Owner) -> None:
         """Start a stream in a task of its own."""
+        # Opening costs more than a frame, so it counts against the agent's turn.
         self._context.turns.charge(REQUEST_SECONDS)
         task = self._context.tasks.create_task(self._run(stream, owner), name=f"tell an agent under {stream.ident}")
         self._running[stream] = task
@@ -101,6 +102,7 @@ class AgentStreams:
         except BridgeError as exc:
             owner.perform(owner.core.ended(stream, exc))
         except OSError:
+            # The socket's own end cancels its streams. Here the write was faster.
             log.debug("a socket was lost during a subscription")
         except Exception:
             log.exception("a subscription of an agent failed")
@@ -110,7 +112,8 @@ class AgentStreams:
 
     async def _follow(self, stream: Stream, filters: Filters, owner: Owner) -> None:
         async with self._context.hub.open(owner.core.principal, filters, stream.since) as reader:
-            reader.change_principal(owner.core.principal)  # the token may have changed while the reader was opened
+            # The token may have changed while the reader was opened.
+            reader.change_principal(owner.core.principal)
             self._readers[stream] = reader
             try:
                 known = reader.position
@@ -143,7 +146,8 @@ class AgentStreams:
             raise Overloaded(
                 "this agent reads too slowly for its subscriptions; resume from the last position"
             ) from exc
-        reader.let_go()  # from now on the messages count as the socket's output
+        # From now on the messages count as the socket's output.
+        reader.let_go()
         return items[-1].position
 
     # --- capabilities ---
@@ -185,7 +189,8 @@ class AgentStreams:
                 principal, visible = owner.core.principal, watch.visible
                 async with self._context.client_watches.overview_turns.of((principal.tenant, principal.sub)) as step:
                     made = await self._overview(asked.wanted, visible, step)
-                if watch.visible is not visible:  # a fresh token has changed the limits: make the overview again
+                if watch.visible is not visible:
+                    # A fresh token has changed the limits: make the overview again.
                     continue
                 await self._tell(OverviewFrame(stream.ident, made.functions, made.components, made.after))
                 if not asked.follow:
@@ -228,7 +233,8 @@ class AgentStreams:
 
     async def _room(self) -> None:
         """Wait until little of the socket's output is unread."""
-        await asyncio.sleep(0)  # uvloop passes small writes to the system at the end of the loop's turn
+        # Uvloop passes small writes to the system at the end of the loop's turn.
+        await asyncio.sleep(0)
         await self._socket.drain()
 
 

@@ -45,7 +45,7 @@ def timeout_ms_of(value: float, field: str) -> int:
 
 
 def wrong_timeout(field: str) -> InvalidRequest:
-    """Return the error for what is no timeout."""
+    """Return the error for an invalid timeout."""
     return InvalidRequest(f"{field}: must be a whole number of milliseconds, from 1 to {MAX_TIMEOUT_MS}")
 
 

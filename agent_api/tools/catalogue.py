@@ -59,7 +59,7 @@ class ToolCatalogue:
             return view
 
     def present(self, principal: Principal, narrowing: Narrowing = EVERYTHING) -> ToolView | None:
-        """Return what is known of a principal's tools without reading any news; None if nothing is."""
+        """Return the known tools of a principal without reading any news; None if there are none yet."""
         tenant = self._tenants.get(principal.tenant)
         return None if tenant is None else ToolView(tenant.tools, principal, narrowing)
 
@@ -116,7 +116,7 @@ class ToolCatalogue:
 
     @contextlib.asynccontextmanager
     async def _held(self, principal: Principal) -> AsyncIterator[TenantNews]:
-        """Have a tenant's tools stay as they are, after all news; what comes meanwhile is read afterwards."""
+        """Read all news of a tenant, then keep its tools unchanged. News that comes meanwhile is read afterwards."""
         while True:
             tenant = await self._up_to_date(principal)
             async with tenant.gate.reading():

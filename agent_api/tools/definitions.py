@@ -67,7 +67,7 @@ class ToolDefinition(msgspec.Struct, frozen=True, weakref=True):
 
 
 def definitions_of(capability: msgspec.Raw) -> Iterator[ToolDefinition | None]:
-    """Go through the tools of a capability in the normal form of `protocol.records`; None where there is no tool."""
+    """Go through the tools of a capability in the normal form of `protocol.records`; None if there is no tool."""
     described = _read(capability)
     if _text(described.type) == "component":
         yield from _of_component(described)
@@ -86,7 +86,7 @@ def _of_component(component: _Described) -> Iterator[ToolDefinition | None]:
 
 
 def _actions(actions: msgspec.Raw) -> Iterator[tuple[str | None, _Described]]:
-    """Yield each action of a component, whichever way they are written."""
+    """Yield each action of a component. Applications may write them as a list or as an object."""
     kind = bytes(memoryview(actions)[:1])
     if kind == b"{":
         for name, raw in _parts(_mappings, actions, {}).items():

@@ -164,7 +164,7 @@ class TenantTools:
                 yield
 
     def put(self, client_id: str, client: Client | None) -> None:
-        """Take a client's present record, None if it is gone."""
+        """Replace a client's record. None removes it."""
         at_once(self.change(client_id, client))
 
     def change(self, client_id: str, client: Client | None) -> Generator[None, None, None]:

@@ -154,7 +154,7 @@ def _inner(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _with_references(node: dict[str, Any], change: Callable[[str], str | None]) -> dict[str, Any]:
-    """Return a cleaned schema with changed references, and without those that become None."""
+    """Return a schema with each `$ref` replaced by `change($ref)`, or removed if that is None."""
     new: dict[str, Any] = {}
     for name, value in node.items():
         if name == "$ref":

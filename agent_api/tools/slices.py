@@ -1,4 +1,4 @@
-"""Long work in slices of 4 ms, and a lock, so that nobody looks at what is half done.
+"""Long work in slices of 4 ms, and a lock, so that nobody reads a half-built result.
 
 The work is written as a generator that yields wherever it may pause.
 """

@@ -200,7 +200,7 @@ class ToolView:
 
 
 def choice_argument(schema: dict[str, Any]) -> str:
-    """Return a name for the argument that chooses a client, other than the tool's own parameters."""
+    """Return a name for the argument that chooses a client. It differs from all parameters of the tool."""
     name = CLIENT_ARGUMENT
     while name in schema.get("properties", {}):
         name += "_"

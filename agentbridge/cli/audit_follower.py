@@ -53,13 +53,15 @@ class FollowerPlace:
         # Records on other subjects are read, too, so losing them is no gap. But the next read begins after our own last
         # record, because the replica that answered may lack the newest ones.
         known = max(self.sequence, self._read_to)
-        if not self._created:  # there was no stream before, so nothing is missed
+        if not self._created:
+            # There was no stream before, so nothing is missed.
             self._begin(info, 0)
             return Stretch(missed=False, found=[], more=bool(info.created))
         kept = after_loss(info, known, same=info.created == self._created)
         if kept is not None and (kept <= known or info.created != self._created):
             self._begin(info, kept)
-            return Stretch(missed=True, found=[], more=True)  # drop `found`: it may come from the old or the new stream
+            # Drop `found`: it may come from the old or the new stream.
+            return Stretch(missed=True, found=[], more=True)
         self.sequence = max(found[-1].sequence if found else self.sequence, kept or 0)
         if not more:
             self._read_to = self._held_to
@@ -120,7 +122,8 @@ class AuditFollower:
 
     async def _sign(self, seconds: float) -> bool:
         """Wait for a wake-up, `seconds` at most. Return whether one came."""
-        await asyncio.sleep(SHORTEST_PAUSE_SECONDS)  # so that one read serves many wake-ups
+        # Pause, so that one read serves many wake-ups.
+        await asyncio.sleep(SHORTEST_PAUSE_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()

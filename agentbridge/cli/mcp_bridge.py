@@ -56,7 +56,8 @@ class McpBridge:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._bus = InMemorySubscriptionBus()
-        self._session: ServerSession | None = None  # the last one; a host has one
+        # The last session that was opened. A host opens one.
+        self._session: ServerSession | None = None
         self.server = Server[Any](
             NAME,
             version=SERVICE_VERSION,
@@ -89,7 +90,8 @@ class McpBridge:
             meta=meta or None,
         )
         if ctx.protocol_version < MODERN and not isinstance(result.structured_content, dict):
-            result.structured_content = None  # older revisions allow only an object
+            # Older revisions allow only an object.
+            result.structured_content = None
         return result
 
     async def _follow(self) -> None:

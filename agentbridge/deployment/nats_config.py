@@ -214,7 +214,7 @@ def _callout_lines() -> list[str]:
 
 
 def _system_account_lines() -> list[str]:
-    """Return the system account, for requests to the servers themselves. Everything else is in the global account."""
+    """Return the lines of the system account, for requests to the servers. All else is in the global account."""
     users = _user_lines(_system())
     return [
         f"system_account: {SYSTEM_ACCOUNT}",

@@ -94,11 +94,13 @@ class Child(ABC):
             process_group=0,
             limit=MAX_LINE_BYTES,
         )
+        # A stop that came while the process was being started has found nothing to signal.
         if self._stopping.is_set():
             self._signal(signal.SIGTERM)
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(self.follow(process), name=f"follow {self.name}")
             code = await process.wait()
+            # Its last lines are still in the pipe. A grandchild may hold the pipe open, so do not wait for its end.
             await asyncio.wait([following], timeout=LAST_WORDS_SECONDS)
             following.cancel()
         self.ready.clear()
@@ -116,6 +118,7 @@ class Child(ABC):
             self._fail(f"{self.name} {how}")
             await self._stopping.wait()
             return
+        # A process that ran well for a while has another fault than one that fails at each start.
         if lived_seconds >= STABLE_AFTER_SECONDS:
             self._pause = FIRST_PAUSE_SECONDS
         log.warning("%s %s; starting it again in %g s", self.name, how, self._pause)
@@ -133,5 +136,6 @@ class Child(ABC):
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
+            # The process may have ended without our having noticed yet.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)

@@ -74,6 +74,7 @@ class Supervisor:
     async def _bring_up(self, tasks: asyncio.TaskGroup, children: Sequence[Child]) -> bool:
         """Start these children and wait until all are ready; return False if the stop comes first."""
         for child in children:
+            # Note it before it runs, so that a stop in this very moment ends it, too.
             self._started.append(child)
             tasks.create_task(child.run(), name=f"run {child.name}")
         stopped = tasks.create_task(self._stop.wait(), name="wait for the stop")
@@ -127,6 +128,7 @@ class Supervisor:
         return found if self._nats is None else _with_embedded(found, self._nats)
 
     def _fail(self, what: str) -> None:
+        # Keep the first failure: the others follow from it.
         self._failure = self._failure or what
         self._stop.set()
 

@@ -340,7 +340,7 @@ def _unchanged(raw: msgspec.Raw) -> msgspec.Raw:
 
 
 def _without_zod(raw: msgspec.Raw) -> msgspec.Raw:
-    """Return a function or an action that takes any object, if its schema has lost its shape."""
+    """Return a function or action with a schema for any object, if its own was a zod schema and lost its fields."""
     fields = _fields_of(raw)
     if fields is None or not _is_zod(fields.get("parameters", _ANY_OBJECT)):
         return raw

@@ -104,6 +104,7 @@ class Idempotency:
             raise Conflict("a command with this requestId is already in flight; use another id")
         waiter = Waiter(core.view, request.caller, request.call)
         reservation = self._reservations.join(entry_key(request.caller, key), self._entry(request), waiter)
+        # The command may have ended while its outcome is still being written: answer from memory.
         if reservation.response is not None:
             self._tell(reservation, reservation.response)
             return
@@ -130,6 +131,7 @@ class Idempotency:
         waiter = reservation.waiter(key) if reservation is not None else None
         if reservation is None or waiter is None:
             return False
+        # Others may wait for the same command. Then only this request ends, and the command goes on.
         if reservation.hangs_on_one:
             session.perform(core.cancel(caller, reservation.entry.reservation, reason, self._loop.time()))
         else:
@@ -170,15 +172,16 @@ class Idempotency:
                 else:
                     self._give_up(reservation, partial(_replay, ended))
             except _Refused as exc:
-                self._reservations.close(reservation)  # later requests may have the permission that these lack
-                await self._recording.free(
-                    reservation
-                )  # before the answer, so that the key can be used again right after
+                # Later requests may have the permission that these lack.
+                self._reservations.close(reservation)
+                # Free the key before the answer, so that the caller can use it again right after.
+                await self._recording.free(reservation)
                 self._give_up(reservation, _refusal(exc.error))
             except BridgeError as exc:
                 self._give_up(reservation, _refusal(exc))
             except Exception:
                 log.exception("a command under an idempotency key failed")
+                # If the application has the command already, the key must stay: freeing it would execute it twice.
                 if reservation.stage is ReservationStage.RESERVING:
                     self._recording.free_soon(reservation)
                 self._give_up(reservation, _refusal(Internal("the gateway failed; its log says why")))
@@ -196,9 +199,11 @@ class Idempotency:
                     reservation.revision = await self._create(reservation, expected)
                     return None
             except WrongRevision:
-                pass  # there is an entry, or there was one; read it
+                # Somebody else wrote first. The entry says who, and whether it has ended.
+                pass
             stored = await self._store.read(reservation.key)
             if stored.entry is None or self._recording.is_void(stored.entry.reservation):
+                # The key is free. A command from before a freeze must not start now: its caller may have given up.
                 if request.held_up:
                     raise Unavailable("the gateway was frozen while this was sent; it was not executed, try again")
                 expected = stored.revision
@@ -214,6 +219,8 @@ class Idempotency:
         assert stored.entry is not None
         if stored.ended is None:
             owner = stored.entry.gateway_id
+            # An entry of ours that is not in memory any more has no command that could still end. Another gateway may
+            # still execute its command, so wait until that gateway is gone.
             if owner == self._gateway_id or await self._store.is_gone(owner):
                 stored = await self._store.lose(reservation.key, stored)
         return stored.ended
@@ -227,9 +234,11 @@ class Idempotency:
         except WrongRevision:
             raise
         except Exception:
-            self._recording.free_soon(reservation)  # the entry may have been written nevertheless
+            # The entry may have been written nevertheless.
+            self._recording.free_soon(reservation)
             raise
         if self._loop.time() - asked > RESERVE_SECONDS:
+            # This process may have been frozen, and another gateway may have declared the entry lost meanwhile.
             self._recording.free_soon(reservation)
             raise Unavailable("the gateway was held up before the command was sent; it was not executed, try again")
         return revision
@@ -237,6 +246,7 @@ class Idempotency:
     def _dispatch(self, reservation: Reservation, request: KeyedRequest) -> None:
         """Send the command to the client if somebody still waits."""
         if not reservation.waiters:
+            # All have left while the key was being reserved. Nothing was sent, so the key is free again.
             self._recording.free_soon(reservation)
             raise Cancelled("nobody waits for the command any more")
         effects = self._call(reservation, request)
@@ -245,7 +255,8 @@ class Idempotency:
         deadline = reservation.deadline
         for waiter in reservation.waiters:
             if waiter.call.deadline == deadline and waiter.timer is not None:
-                waiter.timer.cancel()  # the session has the command's deadline, and answers all waiters
+                # The session has the command's deadline, and answers all waiters.
+                waiter.timer.cancel()
         request.session.perform(effects)
 
     def _call(self, reservation: Reservation, request: KeyedRequest) -> list[Effect]:
@@ -258,6 +269,7 @@ class Idempotency:
             try:
                 return self._call_as(lead, reservation, request)
             except BridgeError as exc:
+                # The longest waiter may lack a permission that the next one has. Other refusals hold for all.
                 if len(reservation.waiters) == 1 or not isinstance(exc, ClientNotFound | PermissionDenied):
                     raise _Refused(exc) from exc
                 self._refuse(lead, exc)

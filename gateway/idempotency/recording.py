@@ -74,6 +74,7 @@ class Recording:
         return nonce in self._void
 
     def _mark_void(self, reservation: Reservation) -> None:
+        # If the removal fails for now, the entry is still there. Marked void, it does not block the key meanwhile.
         self._void[reservation.entry.reservation] = None
         if len(self._void) > MAX_VOID:
             del self._void[next(iter(self._void))]
@@ -107,6 +108,7 @@ class Recording:
                 await self._store.write(reservation.key, entry, expected)
                 return ""
             except StoreRefused:
+                # The tenant's store is full. At least remember the execution, so that nobody repeats it.
                 entry, stored = self._without_outcome(reservation, entry), None
             except WrongRevision:
                 stored = await self._read(reservation)
@@ -115,10 +117,12 @@ class Recording:
             if stored is None:
                 await asyncio.sleep(pause)
             elif stored.entry is None:
-                expected = stored.revision  # NATS came back empty, or an old value came from a replica
+                # NATS came back empty, or an old value came from a replica.
+                expected = stored.revision
                 await asyncio.sleep(pause)
             else:
-                done = codec.encode(stored.entry) == codec.encode(entry)  # only the acknowledgement was lost
+                # If the stored entry is ours, only the acknowledgement was lost.
+                done = codec.encode(stored.entry) == codec.encode(entry)
                 return "" if done else "another process, which could not reach this gateway, has recorded it as lost"
         return "the bucket was away for too long"
 
@@ -134,6 +138,7 @@ class Recording:
                 await asyncio.sleep(pause)
                 continue
             if stored.entry is None or stored.entry.reservation != reservation.entry.reservation:
+                # The entry was never written, or the key is another attempt's already.
                 return
             try:
                 await self._store.remove(reservation.key, stored.revision)

@@ -41,7 +41,7 @@ class FrameLimits(NamedTuple):
 
 
 class FrameBuckets:
-    """A token bucket for each owner, all with the same rate."""
+    """One token bucket for each session or tenant, all with the same rate."""
 
     def __init__(self, rate: FrameRate, max_owners: int) -> None:
         self._frame_seconds = 1 / rate.per_second if rate.per_second else 0.0

@@ -79,9 +79,9 @@ class FloodGuard:
         self._count(client, 1)
 
     def used_up(self, client: Reachable) -> None:
-        """Leave a subject whose messages came so fast that NATS has ended its subscription.
+        """Unsubscribe a client after NATS has ended its subscription, because messages came too fast.
 
-        For an instant the first time, because a burst is no flood.
+        The first time it is subscribed again at once, because a burst is no flood.
         """
         self._leave(client, self._floods.used_up(client.address.tenant, self._clock()))
 

@@ -173,11 +173,13 @@ class ClaimService:
         session.part, session.on_message = part, self.handle
         part.claimed = self._loop.create_future()
         try:
+            # Look before subscribing: afterwards this gateway itself would count as somebody.
             nobody = await self._nobody_is_there(session, part)
             await subscribe()
         except BaseException:
             self._claimants.pop(part.inbox, None)
             raise
+        # Other servers of the cluster see the subscription some milliseconds late. Announce when all can reach us.
         await asyncio.sleep(SKEW_SECONDS)
         self._notice_gap(session, part)
         self._perform(session, part.holding.announce(self._loop.time(), nobody_was_there=nobody))
@@ -189,7 +191,7 @@ class ClaimService:
         return part is not None and part.holding.standing is HolderState.ACTIVE and part.verified == self._present
 
     def renew(self, session: LiveSession, serial: int) -> None:
-        """Go on as the holder, for a client that has come with this token."""
+        """Stay the holder, with a new rank, for a client that has come back with the token `serial`."""
         assert session.part is not None
         generation = max(now_ms(), session.part.holding.rank.generation + 1)
         session.part.holding.renew(_rank(generation), serial)
@@ -201,15 +203,18 @@ class ClaimService:
         part = session.part
         if part is None:
             return
+        # Doubt first: if a claim was missed, another gateway may hold the session and execute this message.
         self._notice_gap(session, part)
         if msg.headers is not None and SIGNATURE_HEADER in msg.headers:
             self._hear_claim(session, part, msg)
             return
         ident = blake2b(msg.reply.encode() + b"\n" + msg.data, digest_size=8).digest()
+        # While passive, ignore it: the holder has the same message.
         if part.holding.standing is HolderState.ACTIVE:
             if part.holding.take(ident, None, self._loop.time()) is Fate.EXECUTE:
                 self._handlers.on_command(session, msg)
         elif part.holding.standing is HolderState.CLAIMING:
+            # Both gateways may have the message. The grant says which the old holder has taken.
             self._keep(session, part, ident, msg)
 
     def _notice_gap(self, session: LiveSession, part: Part) -> None:
@@ -240,13 +245,15 @@ class ClaimService:
     def _hear_claim(self, session: LiveSession, part: Part, msg: Msg) -> None:
         if len(msg.data) > MAX_CLAIM_BYTES or not self._is_signed(msg, f"{msg.subject}\n{msg.reply}"):
             self._count_forged(msg)
-            if part.holding.standing is HolderState.ACTIVE:  # floods of these are bounded as all without a token are
+            if part.holding.standing is HolderState.ACTIVE:
+                # Handle it as a message without a token, so that a flood of forged claims is bounded like all others.
                 self._handlers.on_command(session, msg)
             return
         message = codec.decode(_claims, msg.data)
         if message.stage == "claim":
             if part.reading and msg.reply == self._reply_of(part):
-                return  # its own, which would end the claim before the grant that has come is read
+                # This is our own claim. It would end the claim before the grant that has come is read.
+                return
             self._perform(session, part.holding.hear_claim(message.claim, msg.reply, self._loop.time()))
         elif part.holding.standing is not HolderState.PASSIVE:
             self._answer(msg.reply, ClaimAnswer("here"))
@@ -281,11 +288,13 @@ class ClaimService:
             case "here":
                 _tell(part.look, False)
             case "held":
+                # A newer claim has won. Its holder names the callers that it has answered: do not answer them again.
                 part.tell(answer.told)
                 self._perform(session, part.holding.hear_held(answer.generation, now))
             case "refused":
                 self._perform(session, part.holding.hear_refusal())
             case "granted":
+                # A large grant comes in several messages. Reading it takes many steps, so it gets a task.
                 grant = part.parts.add(answer)
                 if grant is not None:
                     self._tasks.create_task(self._take_grant(session, part, grant), name="take a granted session")
@@ -322,7 +331,8 @@ class ClaimService:
                     self._answer(to, ClaimAnswer("refused"))
                 case Activate():
                     self._activate(session, effect)
-                case StandDown(why=why):  # a state that stays behind ends here, with its commands
+                case StandDown(why=why):
+                    # A state that stays behind ends here, with its commands.
                     self._stand_down(session, why if is_moving else Loss.HELD)
                 case Forsake(states=states):
                     self._forsake(session, states)
@@ -341,7 +351,8 @@ class ClaimService:
         part = session.part
         if part is None:
             return
-        if part.reading or not self._connection.connected:  # the silence of a holder means nothing now
+        if part.reading or not self._connection.connected:
+            # A grant is being read, or NATS is away: the silence of a holder means nothing now.
             part.alarm = self._alarms.after(REPEAT_SECONDS, self._wake, session)
             return
         self._notice_gap(session, part)
@@ -352,12 +363,14 @@ class ClaimService:
         part = session.part
         assert part is not None
         self._claimed += part.claimed is not None
+        # The client must get its first frame before the first command.
         self._outcomes.on_held(session, Arrival(effect.state, effect.resumed))
         self._end_claim(part, None)
         for kept in effect.lose:
             self._handlers.on_lost(session, self._message(kept))
         part.tell(kept.reply for kept in effect.lose if kept.reply)
         for kept in effect.execute:
+            # A message from before a freeze must not start a command: its caller may have given up.
             handle = self._handlers.on_held_up if kept.held_up else self._handlers.on_command
             handle(session, self._message(kept))
         self._forsake(session, effect.forsaken)
@@ -372,7 +385,8 @@ class ClaimService:
         part.let_go()
         if part.claimed is not None and not part.claimed.done():
             part.claimed.set_result(outcome)
-        self._alarms.after(KEEP_SECONDS, self._claimants.pop, part.inbox, None)  # late grants are to be heard
+        # A grant may still come: keep the inbox for a while.
+        self._alarms.after(KEEP_SECONDS, self._claimants.pop, part.inbox, None)
 
     def _forsake(self, session: LiveSession, states: Sequence[Arrived]) -> None:
         """Tell the callers of a state's commands that these are lost, unless they have heard it."""

@@ -125,7 +125,7 @@ class Grace:
         self.place = place
 
     def end(self) -> None:
-        """Wait no longer."""
+        """Stop waiting: cancel the alarm and give the place back."""
         self.alarm.cancel()
         self.place.release()
 
@@ -159,11 +159,13 @@ class Part:
         self.claimed: asyncio.Future[Loss | None] | None = None
         self.look: asyncio.Future[bool] | None = None
         self.parts = GrantParts()
-        self.reading = 0  # of grants that have come whole
+        # The number of complete grants that are being read.
+        self.reading = 0
         self.alarm: Alarm | None = None
         self.kept: list[Piece] = []
         self.told: tuple[str, ...] = ()
-        self._places: Shares | None = None  # of the messages that wait, made with the first one
+        # The places of the messages that wait. They are made with the first message.
+        self._places: Shares | None = None
 
     def keep(self, sender: Holder, room: Shares, size: int) -> None:
         """Take room for a message that waits. Raises `Overloaded` if the sender's share of it is used up."""

@@ -77,15 +77,17 @@ class MovedLists:
         try:
             return await self._read(snapshot.capabilities, (snapshot.tenant, snapshot.sub))
         except BridgeError as exc:
+            # A share or a rate is used up just now. The client cannot send its list again, so we read it later.
             if exc.meaning.retryable:
                 return UnreadContract(snapshot.capabilities)
             log.warning("the capabilities of client %s are not taken over: %s", snapshot.client_id, exc.message)
             return NO_CONTRACT
 
     def read_later(self, session: LiveSession) -> None:
-        """Read a session's unread list as soon as that is possible; end the session if too many lists wait."""
+        """Queue a session's unread list, which is tried once a second. If too many wait, end a session."""
         contract = session.core.contract
         if not isinstance(contract, UnreadContract):
+            # It is read already, or the client has registered another list.
             return
         principal = session.core.principal
         try:
@@ -104,6 +106,7 @@ class MovedLists:
         try:
             while self._waiting:
                 await asyncio.sleep(self._again_seconds)
+                # Each list once a round: those that must wait longer go to the end.
                 for _ in range(len(self._waiting)):
                     waiting = self._waiting.popleft()
                     if await self._is_done(waiting):
@@ -128,6 +131,7 @@ class MovedLists:
         except Exception:
             log.exception("a moved list could not be read")
             contract = NO_CONTRACT
+        # Check again: the client may have registered another list while this one was read.
         if waiting.is_wanted:
             core.contract = contract
         return True
@@ -144,7 +148,7 @@ class MovedLists:
 
 
 def _step(steps: Generator[None, None, Contract]) -> Contract | None:
-    """Take a step; return the contract after the last."""
+    """Take one step of reading. Return the contract after the last step, None before."""
     try:
         next(steps)
     except StopIteration as done:

@@ -1,4 +1,7 @@
-"""A gateway's replies to callers: progress and the one answer of each command, which is kept and recorded."""
+"""Sends a gateway's replies to callers: progress, and one answer for each command.
+
+Each answer is kept for probes and written to the audit, because the reply itself may be lost.
+"""
 
 import asyncio
 import logging
@@ -20,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Replies:
-    """Answers the callers of all sessions. Nothing here waits."""
+    """Answers the callers of all sessions. All methods return at once."""
 
     def __init__(self, connection: Connection, audit: GatewayAudit | None = None) -> None:
         self.outcomes = RecentOutcomes()
@@ -31,7 +34,10 @@ class Replies:
         self._counts = CommandCounts()
 
     def answer(self, client: ClientView, effect: Answer) -> None:
-        """Record a command and send its one answer, which is kept for a probe because the caller may not get it."""
+        """Send a command's answer, write its audit record, and keep the answer for a probe.
+
+        If the answer is larger than NATS takes, the caller gets `message_too_large` instead.
+        """
         call, response = effect.call, effect.response
         self._answered += 1
         self._counts.note(_outcome(response), self._loop.time() - call.started)
@@ -51,7 +57,7 @@ class Replies:
             log.debug("progress of request %s is lost: %s", progress.message.request_id, exc.message)
 
     def counters(self) -> dict[str, int]:
-        """Return what is counted since the start."""
+        """Return the counters since the start: answered commands, outcomes, audit records."""
         return {"commandsAnswered": self._answered, **self._counts.counters(), **self.audit.counters()}
 
     def count(self, response: CommandResponse) -> None:
@@ -59,13 +65,18 @@ class Replies:
         self._counts.count(_outcome(response))
 
     def _send(self, client: ClientView, effect: Answer) -> None:
-        """Send an answer behind its record, in the same write. If it raises `PayloadTooLarge`, nothing was sent."""
+        """Write the audit record, then the answer, in one write to the socket.
+
+        Raises `PayloadTooLarge` before anything is sent.
+        """
         call, response = effect.call, effect.response
         body = codec.encode(response)
         headers = None if response.error is None else error_headers(response.error)
         answer = self._connection.framed(call.reply, body, headers=headers)
+        # Keep the answer first: if NATS is away, a probe after the reconnect still finds it.
         self.outcomes.put((client.client_id, call.sub, call.request_id), body, self._loop.time())
         try:
+            # The audit sends the answer behind the record. If the audit is off, send the answer alone.
             if not self.audit.publish(client, effect, answer):
                 self._connection.publish_framed_now(answer)
         except Unavailable:

@@ -152,17 +152,20 @@ class ResumableSessions:
     async def _resume(
         self, token: ResumeToken, principal: Principal, socket: Socket, dialect: Dialect
     ) -> LiveSession | None:
-        """Return the session, held here from now on; None if the token is spent."""
+        """Return the token's session, which this gateway now holds, or None if the token was used before."""
         here = self._table.find(principal.tenant, token.client_id)
+        # After a freeze or a break another gateway may hold the session, although it is still in our table.
         if here is not None and self._claims.is_sure(here):
             return self._attach(here, token, principal, socket, dialect)
         session = self._table.make(token.client_id, principal, socket, dialect)
         self._keep_frames(session)
+        # A later claim wins. If this clock is behind, the token's own number keeps the claim above the old holder's.
         generation = max(now_ms(), token.serial + 1)
         loss = await self._claims.claim(
             session, ClaimKind.CLIENT, token.serial, generation, partial(self._table.subscribe, session)
         )
         if loss is Loss.SPENT:
+            # The token was used before: an older page, or a copy. It gets a session of its own.
             return None
         if loss is not None:
             raise TurnedAway(CloseCode.REPLACED, "replaced by a newer connection of this session")
@@ -173,6 +176,7 @@ class ResumableSessions:
     ) -> LiveSession | None:
         """Attach a client's new connection to its session at this gateway."""
         assert session.part is not None
+        # A token that is older than the last one used must not take the session from its present client.
         if token.serial < session.part.holding.lowest or session.core.principal.sub != principal.sub:
             return None
         session.end_grace()
@@ -203,7 +207,8 @@ class ResumableSessions:
     def left(self, session: LiveSession, socket: Socket, reason: EndReason, *, goodbye: bool) -> None:
         """Note the end of a connection. The session waits for its client, unless that has said `goodbye`."""
         if session.socket is not socket or session.core.state is SessionState.ENDED:
-            return  # it has gone on with another connection, or to another gateway
+            # It has gone on with another connection, or to another gateway.
+            return
         reason = session.end_reason or reason
         expected = reason in _AWAY or (reason is EndReason.CLOSED and not goodbye)
         if not expected or not self._detach(session, reason, self._grace_seconds):
@@ -217,6 +222,7 @@ class ResumableSessions:
         try:
             place = self._shares.ask(holder, size, lambda _: self._give_up(session))
         except Overloaded:
+            # The user's share is used up by its other sessions: this one ends at once.
             return False
         until = self._loop.time() + seconds
         session.end_reason = reason
@@ -258,6 +264,7 @@ class ResumableSessions:
         part = session.part
         assert part is not None
         if part.claimed is None or part.claimed.done():
+            # The session was here and in doubt, and nobody else holds it: nothing changes.
             return
         is_for_peer = part.holding.claim.kind is ClaimKind.PEER
         effects = []
@@ -309,10 +316,12 @@ class ResumableSessions:
 
     async def drain(self) -> None:
         """Keep no more sessions for others, and send away the clients that may come back at once elsewhere."""
-        with contextlib.suppress(nats.errors.Error):  # gone with the connection
+        with contextlib.suppress(nats.errors.Error):
+            # The subscription has gone with the connection.
             await self._adopts.unsubscribe()
         if not await self._others_are_there():
-            return  # clients have nowhere to go: their commands may end first
+            # Clients have nowhere to go: their commands may end first.
+            return
         for session in self._table:
             if session.part is not None and not session.core.holds_keys:
                 session.close(CloseCode.RESTARTING, "the gateway is shutting down", EndReason.SHUTDOWN)
@@ -334,6 +343,7 @@ class ResumableSessions:
                     await self._ask_peers(detached)
                     while any(session.is_asked_for for session in self._detached()):
                         await asyncio.sleep(HANDOVER_POLL_SECONDS)
+        # No other gateway has taken these in time. Their clients begin anew.
         for session in self._detached():
             session.end_reason = EndReason.SHUTDOWN
             self._give_up(session)
@@ -358,18 +368,21 @@ class ResumableSessions:
         request = AdoptRequest(core.principal.tenant, core.client_id, part.holding.rank.generation)
         body, subject = codec.encode(request), subjects.gateway(subjects.PEERS, "adopt")
         headers = {SIGNATURE_HEADER: signature_text(self._keys.sign(subject.encode() + b"\n" + body))}
-        with contextlib.suppress(TimeoutError, nats.errors.Error, BridgeError):  # then it ends here
+        with contextlib.suppress(TimeoutError, nats.errors.Error, BridgeError):
+            # If no peer answers, the session ends here.
             await self._connection.request(subject, body, ADOPT_SECONDS, headers)
             session.is_asked_for = True
 
     async def _asked_to_adopt(self, msg: Msg) -> None:
         """Claim a session for a gateway that shuts down; an empty question is whether anybody would."""
         if not msg.data:
-            with contextlib.suppress(BridgeError):  # NATS has just gone: nobody hears the answer
+            with contextlib.suppress(BridgeError):
+                # NATS has just gone: nobody hears the answer.
                 self._connection.publish_now(msg.reply, b"{}")
             return
         signature = read_signature((msg.headers or {}).get(SIGNATURE_HEADER, ""))
         if not self._keys.verify(msg.subject.encode() + b"\n" + msg.data, signature):
+            # No gateway of ours has sent it. An answer would only help a forger.
             return
         try:
             request = codec.decode(_adoptions, msg.data)

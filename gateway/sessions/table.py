@@ -106,11 +106,13 @@ class SessionTable:
         """Add a session, and return when agents can reach it. Raises as `open()` does."""
         if not self._connection.connected:
             raise Unavailable("NATS is away; try again in a moment")
+        # Add it before the wait, so that a drain that begins meanwhile finds it.
         self._live[session.core.client_id] = session
         self._gone.clear()
         try:
             await self.subscribe(session)
         except BaseException:
+            # A cancellation, too: the socket may have gone while NATS confirmed the subscription.
             self.end(session, EndReason.CONNECTION_LOST)
             raise
         self.enter(session)
@@ -126,6 +128,7 @@ class SessionTable:
 
     def depart(self, session: LiveSession) -> None:
         """Remove a session that another gateway has taken over. Its subject lingers for a second, without answers."""
+        # A newer session of the same client may be in the table already.
         if self._live.get(session.core.client_id) is session:
             del self._live[session.core.client_id]
             self._keep_counts(session)
@@ -197,7 +200,8 @@ class SessionTable:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
-            if now - ticked > 2 * TICK_SECONDS:  # this process was frozen, and probes sent meanwhile arrive only now
+            if now - ticked > 2 * TICK_SECONDS:
+                # This process was frozen, and probes sent meanwhile arrive only now.
                 running_since = now
             ticked = now
             self._tick(now, max(running_since, now - self._connection.unbroken_seconds()))
@@ -226,7 +230,8 @@ class SessionTable:
         await self._unsubscribe(session)
         await asyncio.sleep(seconds)
         while session.subscription is None and session.core.state is not SessionState.ENDED:
-            _doubt(session)  # before the first message comes
+            # Doubt before the first message comes: a claim may have been missed meanwhile.
+            _doubt(session)
             try:
                 await self.subscribe(session)
             except BridgeError as exc:
@@ -235,7 +240,8 @@ class SessionTable:
         session.has_left_subject = False
         _doubt(session)
         if self._live.get(session.core.client_id) is not session:
-            await self._unsubscribe(session)  # the session ended, and stopped lingering, while this subscribed
+            # The session ended, and stopped lingering, while this subscribed.
+            await self._unsubscribe(session)
 
     async def _unsubscribe(self, session: LiveSession) -> None:
         former, session.subscription = session.subscription, None
@@ -248,7 +254,7 @@ class SessionTable:
         Do it even while NATS is away, because the library repeats all subscriptions after a reconnect.
         """
         try:
-            # The one to whom it has moved may have to be told again.
+            # The gateway that took it over may have missed the grant, and asks again within the full second.
             has_moved = session.part is not None and session.part.holding.standing is HolderState.PASSIVE
             await asyncio.sleep(LAST_LINGER_SECONDS if self.draining and not has_moved else LINGER_SECONDS)
             if session.subscription is not None:

@@ -71,7 +71,7 @@ class Announcer:
         await self._queue(change, client, client.app_name, revision, reason)
 
     async def announce_update(self, former: str, after: ClientRecord, revision: int, change: Change) -> None:
-        """Queue an announcement of a change. If the application's name has changed, the old name gets one first."""
+        """Queue an announcement of a change. If the application was renamed, first queue one under the old name."""
         if former not in ("", after.app_name):
             await self._queue("updated", after, former, revision, RENAMED)
         await self._queue(change, after, after.app_name, revision, None)
@@ -87,7 +87,8 @@ class Announcer:
         tasks.create_task(self._parked.run(), name="announce to stuck stores")
         yield
         while await self._connection.answers(LAST_ANSWER_SECONDS):
-            with contextlib.suppress(TimeoutError):  # then ask again whether NATS is there
+            with contextlib.suppress(TimeoutError):
+                # If it takes longer, ask again whether NATS is there.
                 async with asyncio.timeout(LAST_ANSWER_SECONDS):
                     await self.drain()
                 break
@@ -111,7 +112,8 @@ class Announcer:
         key = subjects.client_key(client.tenant, client.client_id)
         # No tenant begins with `_`, so no application can take this id with an event's.
         message_id = f"_client.{key}.{revision}.{change}" + (f".{_hash(app)}" if reason == RENAMED else "")
-        if message_id not in self._ids:  # the announcement of the same report, sent before, may still be waiting
+        if message_id not in self._ids:
+            # The announcement of the same report, sent before, may still be waiting.
             subject = subjects.client_change(client.tenant, client.client_id, change)
             body = codec.encode(_message(change, client, app, reason))
             await self._waiting.put(_ClientAnnouncement(key, events_of(client.tenant), subject, body, message_id))
@@ -138,12 +140,15 @@ class Announcer:
         """Store the announcements of one client. Those that cannot be stored now stay in `chain`."""
         while chain:
             store = chain[0].store
+            # One stuck stream must not hold up the other tenants. Later announcements for that stream are parked, too,
+            # or they would overtake.
             if self._parked.holds(store) or self._stuck.is_stuck(store, self._loop.time()):
                 self._parked.add(store, chain.popleft())
                 continue
             try:
                 await self._store(chain[0])
             except BridgeError:
+                # Keep it first in the chain, because a later change of this client must not be announced before it.
                 return
             chain.popleft()
 
@@ -164,9 +169,11 @@ class Announcer:
             subject, body = announcement.subject, announcement.body
             await jetstream.publish(self._connection, subject, body, headers, stream=store.stream)
         except NoStream:
+            # An operator has deleted the stream. Make it again at the next try.
             self._streams.forget(store)
             raise
-        except (JetStreamError, PayloadTooLarge) as exc:  # the fault is in this message, so another try cannot help
+        except (JetStreamError, PayloadTooLarge) as exc:
+            # The fault is in this message, so another try cannot help.
             log.error("the stream %s refused %s: %s", store.stream, announcement.subject, exc)
 
 

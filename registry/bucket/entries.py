@@ -109,7 +109,8 @@ class ClientEntries:
         stored = self._seen(key)
         for _ in range(ATTEMPTS):
             if stored.record is None:
-                stored = await self._read(key)  # the mirror may not have it yet
+                # The mirror may not have it yet.
+                stored = await self._read(key)
             if stored.record is None:
                 return await self._announce_end(removal, stored.revision)
             if stored.record.gateway_id != gateway_id:
@@ -150,7 +151,8 @@ class ClientEntries:
         return True
 
     async def _announce_end(self, removal: Removal, revision: int) -> None:
-        if removal.revision:  # older gateways leave out the user and the app
+        if removal.revision:
+            # Older gateways leave out the user and the application.
             await self._announcer.announce("disconnected", removal, revision, removal.reason)
 
     def _seen(self, key: str) -> _StoredRecord:

@@ -64,6 +64,7 @@ class Store:
         """
         _check(report.gateway_id, report.records, report.removals)
         async with self._lock(report.gateway_id):
+            # The lock is this registry's own. Against other registries only the entry's revision helps.
             own = await self._own_entry(report.gateway_id, report.number - 1)
             applied = read_gateway_entry(own.data)
             if _follows(report.number, applied.number):
@@ -93,8 +94,10 @@ class Store:
             live = {subjects.client_key(each.tenant, each.client_id) for each in records}
             gone = {key: revision for key, revision in before.held.items() if key not in live}
             own = await self._bucket.read(subjects.gateway_key(gateway_id))
+            # A report that was applied during the pull is newer than the pulled records: keep its number.
             reached = number if own.revision == before.own.revision else read_gateway_entry(own.data).number
             with contextlib.suppress(WrongRevision):
+                # If another registry syncs the same gateway, its result is as good as ours.
                 own = await self._let_go(gateway_id, own, gone, EndReason.UNREPORTED)
                 if read_gateway_entry(own.data) != GatewayEntry(reached):
                     await self._announced(SYNC_ANNOUNCED_SECONDS)
@@ -114,6 +117,7 @@ class Store:
                     await self._announced(SYNC_ANNOUNCED_SECONDS)
                     await self._bucket.remove(subjects.gateway_key(gateway_id), own.revision)
             except WrongRevision:
+                # Another registry withdraws the same records, or the gateway has come back and reported.
                 return 0
             return len(held)
 
@@ -135,6 +139,7 @@ class Store:
     async def _announced(self, seconds: float) -> None:
         """Wait until all changes so far are announced."""
         try:
+            # Acknowledge nothing before: if this registry dies now, the gateway repeats the report to another one.
             async with asyncio.timeout(seconds):
                 await self._announcer.drain()
         except TimeoutError as exc:
@@ -152,6 +157,7 @@ class Store:
         try:
             await self._write(gateway_id, GatewayEntry(number), revision)
         except WrongRevision as exc:
+            # It is fine if another registry has applied the same report, or a later one.
             own = await self._bucket.read(subjects.gateway_key(gateway_id))
             if read_gateway_entry(own.data).number < number:
                 raise Conflict("another registry has applied a report meanwhile; send this one again") from exc

@@ -81,6 +81,8 @@ class GatewayMonitor:
         await self._connection.subscribe(inbox, self._found)
         search_at = 0.0
         while True:
+            # A gateway that died while no registry ran is found in the bucket only. A new one may not be there yet, so
+            # the search below asks all.
             for gateway_id in self._gateway_records.gateways():
                 self._over(gateway_id)
             if self._clock() >= search_at:
@@ -119,6 +121,7 @@ class GatewayMonitor:
     async def _round(self, watched: _Watched) -> None:
         effect = self._take(watched, await self._ping(watched))
         if effect is LivenessEffect.ASK_PEERS:
+            # Only our own path to the gateway may be broken. If another registry hears it, it stays.
             effect = self._take(watched, await self._verdict(watched))
         match effect:
             case LivenessEffect.SYNC:
@@ -148,14 +151,17 @@ class GatewayMonitor:
         except nats.errors.NoRespondersError:
             return self._credible(LivenessEvent.NO_RESPONDERS)
         except TimeoutError:
+            # A frozen NATS server is silent, too. Blame the gateway only if the server itself answers.
             return (
                 self._credible(LivenessEvent.SILENCE)
                 if await self._connection.answers(PROOF_SECONDS)
                 else LivenessEvent.BLIND
             )
         except BridgeError:
+            # NATS is away, or the pong cannot be read: neither says that the gateway is dead.
             return LivenessEvent.BLIND
         self._peers.note(watched.gateway_id)
+        # The pong's digest may show that reports or writes were lost.
         if watched.drift.weigh(pong, self._gateway_records.of(watched.gateway_id)):
             self._sync(watched)
         return LivenessEvent.PONG
@@ -173,6 +179,7 @@ class GatewayMonitor:
         with _logged(watched.gateway_id):
             last_word, heard = await asyncio.gather(self._ping(watched), self._peers.recently(watched.gateway_id))
         if last_word in (LivenessEvent.PONG, LivenessEvent.BLIND):
+            # The gateway has answered meanwhile, or we cannot see: the peers' word is not needed.
             return last_word
         return LivenessEvent.VETO if heard else LivenessEvent.NO_VETO
 

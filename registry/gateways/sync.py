@@ -30,6 +30,7 @@ class Syncs:
 
     def begin(self, gateway_id: str) -> None:
         """Start to sync a gateway, unless a sync is under way."""
+        # Two syncs of one gateway would remove records that the other has just written.
         if gateway_id not in self._running:
             self._running.add(gateway_id)
             self._tasks.create_task(self._sync(gateway_id), name=f"sync {gateway_id}")
@@ -37,6 +38,7 @@ class Syncs:
     async def _sync(self, gateway_id: str) -> None:
         """Sync. If that fails, the next pongs will ask for it again."""
         try:
+            # Look at the bucket before the pull: only records that were there then may be removed as missing.
             before = await self._store.before_sync(gateway_id)
             number, records = await self._pull(gateway_id)
             await self._store.sync(gateway_id, number, records, before)

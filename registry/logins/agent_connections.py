@@ -75,6 +75,7 @@ class AgentConnections:
         ended: set[tuple[str, int]] = set()
         clean = 0
         for _ in range(MOST_LOOKS):
+            # A login that was admitted just before the refusal may connect after this look. So look again.
             found = await self.end(user)
             ended |= found
             clean = 0 if found else clean + 1
@@ -122,6 +123,7 @@ class AgentConnections:
         subscription = await self._system.subscribe(inbox, take)
         found: list[_ServerConnections] = []
         try:
+            # Every server answers for itself, so wait for as many answers as there are servers.
             await self._system.publish(subject, body, reply=inbox)
             async with asyncio.timeout(ANSWER_SECONDS):
                 while len(found) < count:
@@ -131,7 +133,8 @@ class AgentConnections:
                 f"{count - len(found)} of {count} NATS servers did not list their connections; try again"
             ) from exc
         finally:
-            with contextlib.suppress(nats.errors.Error):  # gone with the connection
+            with contextlib.suppress(nats.errors.Error):
+                # The subscription has gone with the connection.
                 await subscription.unsubscribe()
         return found
 

@@ -108,8 +108,13 @@ class Logins:
         if opened is None:
             self._unreadable += 1
             if count := self._lines["unreadable"].due():
-                log.error("could not read %d logins: NATS has other keys than this registry", count)
+                log.error(
+                    "could not read %d logins: NATS has other keys than this registry: render deploy/nats.conf with "
+                    "the public keys of its seeds",
+                    count,
+                )
             return
+        # Queue it, because a flood of logins from one host must not delay those of others.
         self._waiting.add(opened.request.host, opened, self._clock())
         if self._running < LOGINS_AT_ONCE:
             self._running += 1
@@ -138,7 +143,8 @@ class Logins:
                 if login is None:
                     break
                 await self._answer(login)
-                await asyncio.sleep(0)  # let other tasks run between two logins
+                # Let other tasks run between two logins.
+                await asyncio.sleep(0)
         finally:
             self._running -= 1
             if not self._running:
@@ -146,10 +152,12 @@ class Logins:
 
     async def _answer(self, login: _Opened) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):  # fetching a key set may be slow
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                # Fetching a key set may be slow.
                 answer = await self._decide(login)
             await self._connection.publish(login.reply, login.keys.seal(answer, login.server_curve))
         except TimeoutError:
+            # The server has given up on this login by now, so an answer would be ignored.
             self._late += 1
             self._tell_late(1)
         except (Unavailable, BadKey) as exc:
@@ -167,7 +175,8 @@ class Logins:
         try:
             principal = await self._verified(request)
             answer = await self._in_turn(host, lambda: requests.admission(keys, request, principal, time.time()))
-        except Unavailable:  # another registry may know the keys
+        except Unavailable:
+            # Another registry may know the keys.
             raise
         except BridgeError as exc:
             self._refused[exc.code.value] += 1

@@ -81,6 +81,7 @@ class Disconnections:
             raise PermissionDenied("this token is of another tenant")
         asked = codec.decode(_requests, msg.data)
         codec.refuse_near_misses(msg.data, asked.__struct_encode_fields__)
+        # Refuse first, then end the connections: in the other order the agent could connect again in between.
         started = time.monotonic()
         until_ms = await self._deny(tenant, asked)
         log.info("agent %r of %s is disconnected by %r for %d s", asked.sub, tenant, admin.sub, asked.seconds)
@@ -99,6 +100,7 @@ class Disconnections:
         data = codec.encode(AgentDenial(tenant, asked.sub, until_ms))
         key = subjects.agent_key(tenant, hashlib.sha256(asked.sub.encode()).hexdigest())
         for _ in range(WRITES):
+            # Another administrator may write the same entry: read its revision, and try again if it has changed.
             try:
                 former = await self._bucket.read(key)
                 await self._bucket.put(key, data, former.revision, ttl_seconds=asked.seconds + KEEP_SECONDS)
@@ -109,7 +111,8 @@ class Disconnections:
 
     async def _ended(self, user: str, *, kept_out: bool) -> tuple[int, Unavailable | None]:
         if self._connections is None and not self._agents_log_in:
-            return 0, None  # agents cannot log in to NATS, so there is no connection to end
+            # Agents cannot log in to NATS, so there is no connection to end.
+            return 0, None
         if self._connections is None:
             return 0, Unavailable(
                 "the agent is kept out, but its connections to NATS go on: this registry cannot end them, because "
@@ -118,7 +121,8 @@ class Disconnections:
         try:
             if kept_out:
                 return await self._connections.end_all(user), None
-            return len(await self._connections.end(user)), None  # once, because new connections may stay
+            # End connections once only: with 0 seconds the agent may connect again at once, and stay.
+            return len(await self._connections.end(user)), None
         except Unavailable as exc:
             return 0, exc
 
@@ -150,6 +154,7 @@ class Disconnections:
         if denial.until_ms <= self._connection.clock.now_ms() or self._connections is None:
             return
         self._looks[user_name(denial.tenant, denial.sub)] = None
+        # One task for all, because each look asks every NATS server.
         if not self._looking:
             self._looking = True
             self._tasks.create_task(self._look(self._connections), name="end connections of disconnected agents")

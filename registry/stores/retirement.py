@@ -46,6 +46,7 @@ class Retirement:
             await self._writer.update(_marked(info.config) | {"subjects": [retired], "max_bytes": _enough_for(info)})
             log.warning("set the stream %s aside, because each tenant has its own now", name)
         elif present == [retired] and not info.state.messages:
+            # Its messages have aged out, so no reader can have a position in it.
             await self._writer.delete(name)
             log.info("removed the stream %s, because its messages are too old", name)
 

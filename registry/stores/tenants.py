@@ -97,6 +97,7 @@ class TenantStreams:
 
     async def _ensure(self, wanted: TenantStore) -> None:
         info = await self._writer.info(wanted.stream)
+        # Two registries may find it missing at once. NATS answers the slower one that the name is in use.
         if info is None:
             await self._create(wanted)
         else:
@@ -119,6 +120,7 @@ class TenantStreams:
         growth = growth_of(info, self._ceiling(found))
         if growth is None:
             return
+        # The larger trial shows whether there is room to spare. If it is refused, the store keeps its size.
         if await self._writer.resize(info.config, growth.trial) and await self._writer.resize(info.config, growth.size):
             log.info("the stream %s may hold %d bytes now", found.stream, growth.size)
         else:

@@ -109,7 +109,8 @@ class StreamWriter:
         try:
             await self._write(verb, config)
         except JetStreamError as exc:
-            if exc.err_code == _NAME_IN_USE and verb == "CREATE":  # another registry has made a smaller one
+            if exc.err_code == _NAME_IN_USE and verb == "CREATE":
+                # Another registry has made a smaller one.
                 return True
             if exc.err_code not in _NO_ROOM:
                 raise

@@ -61,7 +61,7 @@ class CommandsInFlight:
         return len(self._by_wire_id)
 
     def all(self) -> list[InFlight]:
-        """Return the commands as a list, so that they may end while it is used."""
+        """Return a copy of the commands, so that a loop over it may end some."""
         return list(self._by_wire_id.values())
 
     @property

@@ -16,7 +16,7 @@ INTERVAL_SECONDS = 0.054  # nineteen in any window of a second
 
 
 class PublishProgress(NamedTuple):
-    """Publish a command's progress."""
+    """Publish a progress message to the caller of a command."""
 
     subject: str
     message: ProgressMessage

@@ -220,7 +220,8 @@ class SessionClaim:
         self._wakes_at = 0.0
         self._kept: list[Kept] = []
         self._taken: deque[tuple[float, Hashable]] | None = None
-        self._knows_since = float("-inf")  # all that was taken
+        # Nothing was taken before this, so everything that was taken is known.
+        self._knows_since = float("-inf")
         self._taken_elsewhere: frozenset[Hashable] = frozenset()
         self._heard: frozenset[Rank] = frozenset()
         self._learnt: Grant | None = None
@@ -249,7 +250,7 @@ class SessionClaim:
         return self._announce_first(now)
 
     def renew(self, rank: Rank, serial: int) -> None:
-        """Go on as the holder for a client that has come with another token."""
+        """Stay the holder, with a new rank, for a client that has come back with the token `serial`."""
         self.claim = Claim(rank, ClaimKind.CLIENT, serial)
         self.lowest = serial
 
@@ -275,7 +276,8 @@ class SessionClaim:
     def take(self, ident: Hashable, message: Any, now: float) -> Fate:
         """Decide on a message that is no claim. One that is kept comes back when the claim has ended."""
         match self.standing:
-            case HolderState.ACTIVE if ident in self._taken_elsewhere:  # the grant has overtaken it
+            case HolderState.ACTIVE if ident in self._taken_elsewhere:
+                # The old holder has executed it: the grant that says so came before the message itself.
                 return Fate.IGNORE
             case HolderState.ACTIVE:
                 self._note(ident, now)
@@ -296,13 +298,15 @@ class SessionClaim:
             case HolderState.CLAIMING:
                 return self._compare(claim, reply, now)
             case HolderState.PASSIVE if self._heir is not None and self._heir[1] == reply and self._grant is not None:
-                return [Yield(reply, self._grant)]  # the first one was lost
+                # The heir asks again, so the first grant was lost.
+                return [Yield(reply, self._grant)]
         return []
 
     # --- answers to the own claim ---
 
     def hear_grant(self, grant: Grant, now: float) -> list[ClaimEffect]:
         """Take the grant of a holder or claimant that yielded; a repeated one changes nothing."""
+        # Grants are repeated if they may have been lost. Taking one twice would execute its commands twice.
         if grant.giver in self._heard:
             return []
         self._heard |= {grant.giver}
@@ -339,7 +343,8 @@ class SessionClaim:
         if self._proof and self._has_echo and now >= ends_at:
             return self._activate(now, certain=True)
         self._awaits_echo = now >= ends_at
-        if self._awaits_echo:  # many claims at once may keep the process busy: more of them would not help
+        if self._awaits_echo:
+            # Many claims at once may keep the process busy: more of them would not help.
             self._wakes_at = now + SILENCE_SECONDS
         else:
             self._wakes_at = min(now + REPEAT_SECONDS, ends_at)
@@ -384,7 +389,8 @@ class SessionClaim:
             self.claim = self.claim._replace(rank=Rank(claim.rank.generation + 1, self.rank.nonce))
         if self._claimed_at is None:  # soon
             return []
-        return [Announce(self.claim, self._wakes_at)]  # the rival may have subscribed after the first one
+        # The rival may have subscribed after the first one.
+        return [Announce(self.claim, self._wakes_at)]
 
     def _yield(self, claim: Claim, reply: str, now: float) -> list[ClaimEffect]:
         """Give up in favour of a claim, and hand over all that is known."""
@@ -432,7 +438,8 @@ class SessionClaim:
         from before the time of which it knows all; they are its to answer.
         """
         if self.claim.kind is ClaimKind.PEER and (self._learnt is None or self._learnt.state is None):
-            return self._stand_down(Loss.HELD)  # the gateway that asked has died, or the session has ended there
+            # The gateway that asked has died, or the session has ended there.
+            return self._stand_down(Loss.HELD)
         if certain or (self.claim.kind is ClaimKind.HOLDER and self._has_client) or self._claimed_at is None:
             safe_from = 0.0
         else:
@@ -453,7 +460,8 @@ class SessionClaim:
         state, resumed = (None if self._learnt is None else self._learnt.state), True
         if not self._has_state:
             resumed = state is not None
-        elif state is not None:  # a holder in doubt has its own
+        elif state is not None:
+            # A holder in doubt has its own.
             self._forsaken.append(state)
             state = None
         forsaken = self._forsaken

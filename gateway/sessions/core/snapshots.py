@@ -164,7 +164,7 @@ class EncodedGrant(NamedTuple):
 
 
 def encode_grant(grant: Grant) -> EncodedGrant:
-    """Return a grant as the answers that carry it, without what is too large."""
+    """Return a grant as the answers that carry it. A part that is too large is left out."""
     state = grant.state if grant.state is None else _bounded_state(grant.state)
     body, is_moving = _encoded(grant, state), True
     if len(body) > MAX_GRANT_BYTES:

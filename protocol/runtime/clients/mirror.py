@@ -115,7 +115,8 @@ class Mirror:
                 await self._follow()
             except (BridgeError, jetstream.JetStreamError, nats.errors.Error) as exc:
                 self._log_waiting(str(exc))
-            await asyncio.sleep(next_at - loop.time())  # a consumer may break as soon as it is made
+            # A consumer may break as soon as it is made.
+            await asyncio.sleep(next_at - loop.time())
 
     async def _follow(self) -> None:
         """List the bucket, and follow it until the next listing is due."""
@@ -126,12 +127,15 @@ class Mirror:
         info = await jetstream.stream_info(self._connection, STREAM)
         if info is None:
             raise Unavailable("the bucket does not exist yet; the registry makes it")
+        # Only a regular listing may be slow. After a break the list may be wrong, so it is read at full speed.
         unhurried, self._unhurried = self._unhurried, False
         self._replica.begin(info.created, info.state.last_seq)
-        pace = UNHURRIED_BITS_PER_SECOND if unhurried else 0  # 0 is no limit
+        # 0 is no limit.
+        pace = UNHURRIED_BITS_PER_SECOND if unhurried else 0
         async with consumer.deliver(
             f"{KEY_PREFIX}>", deliver_policy="last_per_subject", rate_limit_bps=pace
         ) as pending:
+            # All may have been delivered before the number was known, or there was nothing to deliver.
             listing.expect(pending)
             self._end_where_complete()
             self._unhurried = await self._outlived(consumer, listing)
@@ -155,6 +159,7 @@ class Mirror:
                 self.lost.add(gone, self._clock())
         else:
             self._replica.put(key, place.stream_sequence, msg.data)
+            # A lost client is back. Nearly always none is lost, so the key is rarely parsed.
             address = subjects.parse_key(key) if self.lost else None
             if address is not None:
                 self.lost.forget(address)

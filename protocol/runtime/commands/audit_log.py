@@ -72,14 +72,16 @@ class AuditLog:
     ) -> None:
         self._connection = connection
         self._stores = stores
-        self._taking: dict[str, TenantStore] = {}  # by tenant: stores that took a record since the last reconnect
+        # By tenant: stores that took a record since the last reconnect.
+        self._taking: dict[str, TenantStore] = {}
         self._loop = asyncio.get_running_loop()
         self._inbox = connection.new_inbox()
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._records = UnstoredRecords(max_waiting_bytes)
         self._sums = RefusalSums()
-        self._asked_at: dict[str, float] = {}  # by tenant: the last time that we asked a registry for its store
+        # By tenant: the last time that we asked a registry for its store.
+        self._asked_at: dict[str, float] = {}
         self._ticking: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._all_stored: asyncio.Future[None] | None = None
@@ -110,6 +112,7 @@ class AuditLog:
             if unstored is not None:
                 self._records.wait(unstored)
                 self._send_soon()
+            # The record waits here, but the answer is the caller's to keep: let it know.
             if before:
                 raise
         else:
@@ -132,6 +135,7 @@ class AuditLog:
     async def close(self) -> None:
         """Publish the sums, and wait up to 0.8 s for all acknowledgements. The records without one are lost."""
         self._publish_sums(math.inf)
+        # A process must end within seconds, so a stream that does not answer costs its last records.
         if self._records:
             self._all_stored = self._loop.create_future()
             with contextlib.suppress(TimeoutError):
@@ -168,7 +172,8 @@ class AuditLog:
             reply, message_id = f"{self._inbox}.{key}", f"{self._process}-{key}"
             frame = self._connection.framed_for_stream(subject, body, reply, message_id)
             self._records.add(unstored, frame)
-        except UnicodeEncodeError:  # decoded input cannot cause it; but if it happens, the command must not fail
+        except UnicodeEncodeError:
+            # Decoded input cannot cause it. If it happens all the same, the command must not fail.
             self._fail(record.count, "they are not valid Unicode")
         except (Overloaded, PayloadTooLarge) as exc:
             self._fail(record.count, exc.message)
@@ -179,13 +184,15 @@ class AuditLog:
     def _send_again(self, records: Iterable[UnstoredRecord]) -> bool:
         """Send waiting records. Return False if NATS is away; records that are too large are lost."""
         for record in records:
-            if not self._connection.fits(record.frame):  # a restart may have lowered `max_payload`
+            if not self._connection.fits(record.frame):
+                # A restart may have lowered `max_payload`.
                 self._records.drop(record)
                 self._fail(record.outcomes, "they are larger than NATS takes")
                 continue
             try:
                 self._connection.publish_framed_now(record.frame)
             except Unavailable:
+                # Put it back in front, so that the records keep their order.
                 self._records.wait_first(record)
                 return False
             self._sent(record)
@@ -213,6 +220,7 @@ class AuditLog:
     def _reconnected(self) -> None:
         """Send all records again that may be lost, before probes are answered with their outcomes."""
         self._records.disconnected()
+        # NATS may have come back empty, so no store is known to exist any more.
         self._taking.clear()
         if self._sending is not None:
             self._sending.cancel()
@@ -245,6 +253,7 @@ class AuditLog:
     def _on_refused(self, key: str, *, is_there: bool) -> None:
         record = self._records.refused(key)
         if record is None or is_there:
+            # The store is full or ill, and a registry cannot help. The record is tried again later.
             return
         store = audit_of(record.holder[0])
         self._taking.pop(store.tenant, None)
@@ -252,7 +261,11 @@ class AuditLog:
         self._ask_for(store)
 
     def _on_silence(self, store: TenantStore) -> None:
-        """Let a registry check a silent store. If somebody follows the audit, NATS does not tell that it is gone."""
+        """Ask a registry to check a store that does not answer.
+
+        If its stream is gone, a follower of the audit hides that: NATS reports no missing responder while one listens.
+        """
+        # Soon after a reconnect silence is no fault of the store, so the time since then is told, too.
         self._connection.stores.silent(store.stream, self._connection.unbroken_seconds())
         self._stores.forget(store.stream)
         self._ask_for(store)

@@ -144,7 +144,7 @@ class Caller:
 
     @property
     def in_flight(self) -> int:
-        """How many commands wait for an answer."""
+        """The number of commands without an answer."""
         return sum(len(group.waiting) for group in self._groups.values())
 
     def in_flight_at(self, address: ClientAddress) -> int:
@@ -176,17 +176,21 @@ class Caller:
         alarm = self._alarms.at(deadline + DEADLINE_GRACE_SECONDS, waiting.expire)
         try:
             response = decode_response((await self._converse(waiting)).data)
-            if _is_not_found(response):  # as slow as for a missing client, or the time would reveal a hidden one
+            if _is_not_found(response):
+                # Wait as long as for a missing client, or the time would reveal a hidden one.
                 await asyncio.sleep(FIRST_REPEAT_SECONDS)
             return response
         except asyncio.CancelledError:
+            # The application would work on, because NATS does not tell it that the caller has gone.
             await self._abandon(waiting, "the caller went away")
             raise
         except (ClientLost, DeadlineExceeded) as exc:
+            # With a key the command goes on after `client_lost`, because the caller can still ask for the outcome.
             if isinstance(exc, DeadlineExceeded) or command.idempotency_key is None:
                 await self._abandon(waiting, exc.message)
             raise
-        except Internal:  # a stray responder answered; the gateway may have the command, too
+        except Internal:
+            # A stray responder answered; the gateway may have the command, too.
             await self._abandon(waiting, "the caller could not read the answer")
             raise
         finally:
@@ -217,6 +221,7 @@ class Caller:
         give_up = self._loop.time() + REPEAT_FOR_SECONDS
         await asyncio.sleep(FIRST_REPEAT_SECONDS)
         while _is_no_responders(reply := await self._send(waiting)):
+            # The client's gateway may just be reconnecting. If the client is known, it is worth another try.
             if not await self._is_known(waiting):
                 raise ClientNotFound
             if self._loop.time() >= give_up:
@@ -235,7 +240,8 @@ class Caller:
     async def _send(self, waiting: _Waiting) -> Msg:
         """Send once, with the time that remains, and return the reply."""
         if waiting.future.done():
-            waiting.future.result()  # raises the error that ended the wait in between
+            # Raises the error that ended the wait in between.
+            waiting.future.result()
             waiting.future = self._loop.create_future()
         remaining_ms = max(1, round((waiting.deadline - self._loop.time()) * 1000))
         body = msgspec.structs.replace(
@@ -268,6 +274,7 @@ class Caller:
         token = msg.subject.rpartition(".")[2]
         future = self._replies.get(token)
         if future is None:
+            # It is progress, or the reply of a wait that has ended.
             self._listeners.hear(token, msg.data)
         elif not future.done():
             future.set_result(msg)
@@ -289,6 +296,7 @@ class Caller:
             try:
                 self._connection.publish_now(subject, body, headers=headers)
             except Unavailable:
+                # NATS went away again. The next reconnect goes on with this one.
                 self._late_cancels.appendleft((subject, body, headers))
                 return
 
@@ -308,6 +316,7 @@ class Caller:
             group = self._groups[key] = _Group(address, token)
             group.alarm = self._alarms.after(PROBE_PERIOD_SECONDS, self._start_probing, group)
         request_id = command.request_id or new_request_id()
+        # Two commands with one id could not be told apart by a probe or a cancel.
         if request_id in group.waiting:
             raise Conflict("a command with this requestId is already in flight; use another id")
         waiting = _Waiting(group, command, request_id, deadline, self._loop.create_future(), on_progress)
@@ -318,7 +327,8 @@ class Caller:
     def _leave(self, waiting: _Waiting) -> None:
         group = waiting.group
         if waiting.future.done() and not waiting.future.cancelled():
-            waiting.future.exception()  # mark an unread error as seen, or the event loop logs it
+            # Mark an unread error as seen, or the event loop logs it.
+            waiting.future.exception()
         del group.waiting[waiting.request_id]
         self._at_client[group.address] -= 1
         if not self._at_client[group.address]:
@@ -355,6 +365,7 @@ class Caller:
         if reply is not None:
             self._apply(group, reply)
         elif has_just_reconnected(self._connection):
+            # The gateway may not have subscribed again yet, so its silence proves nothing.
             group.doubt.dispel()
             return False
         return group.doubt.weigh(evidence, self._loop.time())
@@ -377,6 +388,7 @@ class Caller:
             return
         for raw in answer.outcomes:
             self._deliver(group, codec.raw_bytes(raw))
+        # After a reconnect the command itself may still be on its way, so the gateway may not know it yet.
         if not has_just_reconnected(self._connection):
             self._lose(group, answer.unknown, "its gateway does not know the command any more")
 

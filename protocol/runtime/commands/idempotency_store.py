@@ -83,6 +83,7 @@ class IdempotencyStore:
         Raises `WrongRevision` if the key has another revision, and `StoreRefused` if the tenant's store is full and a
         registry could not let it grow.
         """
+        # A key of the old bucket is used, although the tenant's own store does not have it.
         if expected == NOTHING and (await self._retired.read(key)).data is not None:
             raise WrongRevision(key)
         ttl_seconds = max(self._keep_seconds, round(at_least_seconds))
@@ -100,7 +101,8 @@ class IdempotencyStore:
             if stored.retired:
                 return await self._retired.write(key, lost, stored.revision, self._keep_seconds)
             return StoredEntry(await self.write(key, lost, stored.revision), lost)
-        except WrongRevision:  # the gateway itself, or another witness, was faster
+        except WrongRevision:
+            # The gateway itself, or another process that found it gone, wrote first. That entry counts.
             return await self.read(key)
 
     async def _write(self, key: str, data: bytes, expected: int, ttl_seconds: int) -> int:
@@ -108,11 +110,13 @@ class IdempotencyStore:
         try:
             written = await self._keys.write(tenant, name, data, expected, ttl_seconds)
         except NoStream:
+            # NATS came back empty. Nothing was stored, so it is safe to write again.
             self._stores.forget(keys_of(tenant).stream)
             await self._stores.ensure(keys_of(tenant))
             written = await self._keys.write(tenant, name, data, expected, ttl_seconds)
         except StoreRefused:
-            with contextlib.suppress(Unavailable):  # the second write says whether there is room
+            with contextlib.suppress(Unavailable):
+                # The second write says whether there is room.
                 await self._stores.grow(keys_of(tenant))
             try:
                 written = await self._keys.write(tenant, name, data, expected, ttl_seconds)

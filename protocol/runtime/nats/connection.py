@@ -73,7 +73,8 @@ class Connection:
         self._reads_fast = allows_fast_path("nats_in", settings.fast_paths)
         self.client = new_client()
         self.reconnects = 0
-        self.breaks = 0  # lost connections; messages for this process may be lost with each
+        # The number of lost connections. Messages for this process may be lost with each.
+        self.breaks = 0
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self.clock = SharedClock(self._loop.time)
@@ -120,7 +121,8 @@ class Connection:
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Wait for the server to return; raise `Unavailable` after `timeout_seconds`."""
         if not self.client.is_connected:
-            self._returned.clear()  # the library notices a loss before it calls `_on_disconnect()`
+            # The library notices a loss before it calls `_on_disconnect()`.
+            self._returned.clear()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._returned.wait()
@@ -251,7 +253,8 @@ class Connection:
                 raise Overloaded("NATS takes no more subscriptions of this process; try again later, or elsewhere")
         except BaseException:
             # Unsubscribe at once: the library would repeat the subscription after a reconnect, and be refused again.
-            with contextlib.suppress(nats.errors.Error):  # gone with the connection
+            with contextlib.suppress(nats.errors.Error):
+                # The subscription has gone with the connection.
                 await subscription.unsubscribe()
             raise
         return subscription
@@ -298,15 +301,18 @@ class Connection:
         there = await self.answers(LAST_ANSWER_SECONDS)
         for subscription in ended:
             try:
-                if there:  # no timeout: nats-py stops reading if a pong arrives after its flush was cancelled
+                if there:
+                    # No timeout: nats-py stops reading if a pong arrives after its flush was cancelled.
                     await subscription.drain()
                     continue
             except (nats.errors.Error, TimeoutError, OSError) as exc:
                 there = False
                 log.debug("could not drain %s: %s", subscription.subject, exc or type(exc).__name__)
-            with contextlib.suppress(nats.errors.Error, OSError):  # it has ended with the connection
+            with contextlib.suppress(nats.errors.Error, OSError):
+                # The subscription has ended with the connection.
                 await subscription.unsubscribe()
-            subscriptions.forget(self.client, subscription)  # a drain that failed half-way leaves it to be repeated
+            # After a drain that failed half-way the library would repeat the subscription on the next connection.
+            subscriptions.forget(self.client, subscription)
 
     async def leave_subscriptions(self, direct: Sequence[Subscription]) -> None:
         """Drain direct subscriptions: take no new messages, and handle those that the server has already sent.
@@ -314,7 +320,8 @@ class Connection:
         Unlike `end_subscriptions()` it does not ask first whether the server answers. The question would wait behind
         all unread messages.
         """
-        with contextlib.suppress(nats.errors.Error, Unavailable):  # gone with the connection
+        with contextlib.suppress(nats.errors.Error, Unavailable):
+            # The subscriptions have gone with the connection.
             await subscriptions.leave(self.client, direct, self.flush)
 
     async def answers(self, within_seconds: float) -> bool:
@@ -339,7 +346,10 @@ class Connection:
             await asyncio.sleep(RECONNECT_WAIT_SECONDS)
         self._started = True
         if self._violations:
-            raise ConfigurationError(f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}")
+            raise ConfigurationError(
+                f"NATS user of {self.name} lacks permissions: {'; '.join(self._violations)}: "
+                "render deploy/nats.conf anew"
+            )
 
     async def _has_flushed_twice(self) -> bool:
         try:
@@ -376,6 +386,7 @@ class Connection:
                 await self.client.close()
                 raise
             except (OSError, nats.errors.Error, TimeoutError) as exc:
+                # A client whose connect has failed keeps its socket. Drop it, and try with a new one.
                 transport.abandon(self.client)
                 if "authorization" in str(exc).lower() or isinstance(exc, ssl.SSLError):
                     raise CredentialsRefused(self._refusal()) from exc
@@ -410,6 +421,7 @@ class Connection:
             drain_timeout=DRAIN_TIMEOUT_SECONDS,
             pending_size=0,
         )
+        # The first connect is over, so from now on the library may reconnect by itself.
         client.options["allow_reconnect"] = True
 
     def _refusal(self) -> str:
@@ -424,7 +436,8 @@ class Connection:
         """Drain if that is wanted and the server answers within a second; else close."""
         self._leaving = True
         self.failed.cancel()
-        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):  # the process ends either way
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+            # The process ends either way.
             if drain and not self.client.is_closed and await self.answers(LAST_ANSWER_SECONDS):
                 await self.client.drain()
             else:
@@ -448,6 +461,7 @@ class Connection:
             if count := self._full_lines.due():
                 log.error("dropped %d messages, the last on %s: its subscription is full", count, error.subject)
         elif self._token is not None and self._up_since and "authorization" in text.lower():
+            # A refused login at a reconnect: without a registry, NATS refuses good tokens, too. So go on trying.
             if self._token_lines.due():
                 log.warning("%s; trying again, because maybe no registry runs that could let us in", self._refusal())
         elif self._started:
@@ -470,10 +484,13 @@ class Connection:
             log.info("waiting for NATS at %s (%s)", shown(self._settings), why)
 
     async def _on_disconnect(self) -> None:
+        # Count one loss once, even if the library reports it again before the reconnect.
         if self._away_since is None:
             self.breaks += 1
             self._away_since = self._loop.time()
             self._returned.clear()
+            # Else the library would send old messages after the reconnect, and requests would wait for replies that
+            # cannot come.
             losses.forget_unsent(self.client)
             losses.fail_requests(self.client)
             subscriptions.begin_credits_anew(self.client)

@@ -165,12 +165,14 @@ class Responder:
 
     async def drain(self, timeout_seconds: float) -> None:
         """Take no more requests and wait for the running ones. Raises `TimeoutError` after `timeout_seconds`."""
+        # First the subscriptions: they hand over the requests that NATS has sent already. Then wait for all.
         await self._connection.end_subscriptions(self._subscriptions)
         async with asyncio.timeout(timeout_seconds):
             await self._idle.wait()
 
     def _accept(self, endpoint: _Served, msg: Msg) -> None:
         if msg.reply and not is_safe_reply(msg.reply):
+            # Not even a refusal: an answer to this subject could be taken for somebody's event.
             if count := self._ignored_lines.due():
                 log.warning("ignored %d requests, the last on %s: their reply is not an inbox", count, msg.subject)
         elif endpoint.running >= endpoint.at_once:
@@ -179,6 +181,7 @@ class Responder:
             self._begin(endpoint, msg)
 
     def _begin(self, endpoint: _Served, msg: Msg) -> None:
+        # The library's callback must not wait, so each request gets a task. `at_once` bounds their number.
         serving = self._serve(endpoint, msg)
         try:
             self._tasks.create_task(serving, name=f"answer {endpoint.stats.name}")
@@ -211,6 +214,7 @@ class Responder:
             self._refuse(endpoint, msg, exc)
             return exc.code.value
         except Exception:
+            # An error that left this task would end the task group, and with it the process.
             log.exception("a request on %s failed", msg.subject)
             self._refuse(endpoint, msg, Internal("the request failed; the log of the process says why"))
             return Internal.code.value

@@ -37,7 +37,9 @@ def require_version(client: Client) -> None:
     """Raise `ConfigurationError` if the connected server is older than 2.11."""
     version = client.connected_server_version
     if (version.major, version.minor) < MIN_VERSION:
-        raise ConfigurationError(f"nats-server is {version.major}.{version.minor}, but 2.11 or newer is needed")
+        raise ConfigurationError(
+            f"nats-server is {version.major}.{version.minor}, but 2.11 or newer is needed: upgrade it"
+        )
 
 
 def require_room(client: Client, settings: ServingSettings) -> None:

@@ -1,8 +1,8 @@
-"""Logs faults that belong to no request, each in one throttled line.
+"""Logs faults that belong to no request, at most one line in ten seconds for each kind.
 
-- Failures that nobody waits for, which the event loop reports. If an outage of NATS causes one, it is not a fault of
-  the process, because its waiter has gone with the connection.
-- Running out of files, because libuv then accepts each connection and drops it silently.
+- Errors of futures and tasks that nobody awaits; the event loop reports them. An outage of NATS causes such errors
+  without any fault of ours, because the waiters end with the connection.
+- Running out of open files. libuv then accepts each new connection and closes it without a word.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def log_faults_of(loop: asyncio.AbstractEventLoop) -> None:
-    """Log failures that nobody waits for: a traceback for a fault of ours, one line after an outage of NATS."""
+    """Log errors that nobody awaits: a traceback for a fault of ours, one line for those of an outage of NATS."""
     lines = LogThrottle(LOG_SECONDS, loop.time)
 
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -50,7 +50,8 @@ class FileWatch:
         self._lines = LogThrottle(LOG_SECONDS, asyncio.get_running_loop().time)
 
     async def run(self) -> None:
-        """Warn if few files may be open, because a short burst is over before the next look. Then check for ever."""
+        """Check the limit once, then check every second, for ever, whether a file can be opened."""
+        # A short burst is over before the next check, so warn of a low limit in advance.
         self.look_at_limit()
         while True:
             await asyncio.sleep(LOOK_SECONDS)

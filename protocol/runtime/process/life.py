@@ -47,6 +47,7 @@ def run(name: str, kind: type[S], serving: Serving[S], *, user: str) -> None:
             log.warning("%s", sentence)
         raise_open_file_limit()
         code = uvloop.run(_live(name, configured, serving, user))
+        # A second Ctrl-C during the interpreter's exit would change the exit code.
         _ignore_signals()
     except ConfigurationError as exc:
         logs.say_why_it_ends(name, str(exc), settings.wants_json())
@@ -63,6 +64,7 @@ async def _live(name: str, configured: S, serving: Serving[S], user: str) -> int
     async with contextlib.AsyncExitStack() as stack:
         connection = await _unless(stop, stack.enter_async_context(connect(configured, name, user)))
         if connection is None:
+            # A signal came before NATS answered: nothing serves yet, so there is nothing to drain.
             return 0
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -102,9 +104,11 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, R]) -> R | None
     waiter = asyncio.get_running_loop().create_task(stop.wait(), name="wait for a signal")
     await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()
+    # If both have ended, the result counts: what was entered must be left again.
     if task.done():
         return task.result()
     task.cancel()
+    # Wait for the cancelled task, because it may still close what it has opened.
     await asyncio.wait([task])
     return None
 
@@ -125,6 +129,7 @@ def _ignore_signals() -> None:
 
 async def _until_stopped(stop: asyncio.Event, connection: Connection) -> int:
     """Return the exit code: 0 after a signal to stop, 1 if NATS closed the connection for good."""
+    # One event for both ends, so that a drain after a lost connection takes the same way as after a signal.
     connection.failed.add_done_callback(lambda _: stop.set())
     await stop.wait()
     if not connection.failed.done():

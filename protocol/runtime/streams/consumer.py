@@ -104,12 +104,14 @@ class OrderedConsumer:
         """
         inbox = self._connection.new_inbox()
         self._heard_at = asyncio.get_running_loop().time()
+        # Subscribe first: the server sends as soon as the consumer exists.
         subscription = await self._connection.subscribe(inbox, self._on_message)
         try:
             yield await self._create(inbox, subject, config)
         finally:
             self.end()
-            with contextlib.suppress(nats.errors.Error):  # gone with the connection
+            with contextlib.suppress(nats.errors.Error):
+                # The subscription has gone with the connection.
                 await subscription.unsubscribe()
 
     async def wait(self, seconds: float) -> bool:
@@ -118,6 +120,7 @@ class OrderedConsumer:
             async with asyncio.timeout(min(seconds, self._heartbeat_seconds)):
                 await self._ended.wait()
         silence = asyncio.get_running_loop().time() - self._heard_at
+        # A server that has restarted knows nothing of the consumer and sends no error. Only the silence shows it.
         if not self._ended.is_set() and silence > MISSED_HEARTBEATS * self._heartbeat_seconds:
             self._order.broken = "the server has fallen silent"
             self.end()
@@ -144,6 +147,7 @@ class OrderedConsumer:
 
     async def _on_message(self, msg: Msg) -> None:
         if self._ended.is_set():
+            # A message after a gap must not be taken: its reader has begun to read again from before the gap.
             return
         self._heard_at = asyncio.get_running_loop().time()
         headers = msg.headers or {}
@@ -163,9 +167,11 @@ class OrderedConsumer:
 
     def _control(self, reply: str, headers: Mapping[str, str]) -> None:
         """Answer flow control, which comes as a message or in the heartbeat of a stalled consumer; check heartbeats."""
+        # If the server's question was lost, the consumer stalls. Its heartbeats then repeat the subject to answer.
         waiting = reply or headers.get("Nats-Consumer-Stalled")
         if waiting:
-            with contextlib.suppress(Unavailable):  # the consumer ends with the connection
+            with contextlib.suppress(Unavailable):
+                # The consumer ends with the connection.
                 self._connection.publish_now(waiting, b"")
         if "Nats-Last-Consumer" in headers:
             self._order.heartbeat(int(headers["Nats-Last-Consumer"]), idle=not waiting)

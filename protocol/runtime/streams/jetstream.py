@@ -137,7 +137,8 @@ async def publish(
         raise JetStreamError(_Fault(500, "the answer is not JetStream's"))
     fault = ack.error
     if fault.err_code in _WRONG_REVISION:
-        connection.stores.took(ack.stream)  # the stream works: it only refuses this revision
+        # The stream works: it only refuses this revision.
+        connection.stores.took(ack.stream)
         raise WrongRevision(subject)
     if is_refusal(fault.code, fault.err_code):
         connection.stores.refused(ack.stream or stream, fault.err_code, fault.description)

@@ -79,6 +79,7 @@ class Upgrades:
         except Exception:
             log.exception("a socket failed")
         finally:
+            # After a failed handshake the library leaves the socket open. After a close the abort does nothing.
             connection.transport.abort()
             self.handler_tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 

@@ -38,14 +38,16 @@ class LastingClient(Client):
     async def _process_err(self, err_msg: str) -> None:
         if _TOO_MANY in err_msg:
             await self._error_cb(TooManySubscriptionsError())
-        elif _EXPIRED in err_msg.lower():  # reconnect, with a fresh token
+        elif _EXPIRED in err_msg.lower():
+            # The token has expired: reconnect with a fresh one.
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
         else:
             await super()._process_err(err_msg)
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
-        begin_credits_anew(self)  # the library repeats the subscriptions next; an attempt before may have failed there
+        # The library repeats the subscriptions next; an attempt before may have failed there.
+        begin_credits_anew(self)
 
     async def _process_pong(self) -> None:
         if not self._pongs or not self._pongs[0].done():
@@ -57,10 +59,12 @@ class LastingClient(Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
-        except (ValueError, IndexError) as exc:  # odd headers, or a reply that is not UTF-8: the reading must go on
+        except (ValueError, IndexError) as exc:
+            # Odd headers, or a reply that is not UTF-8: the reading must go on.
             queue = getattr(self._subs.get(sid), "_pending_queue", None)
             if isinstance(queue, HandOver) and queue.credit is not None:
-                queue.count(queue.credit)  # the server has counted it
+                # Count an unreadable message, too, because the server has counted it.
+                queue.count(queue.credit)
             await self._error_cb(exc)
 
     @staticmethod

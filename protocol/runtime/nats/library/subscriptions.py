@@ -1,9 +1,9 @@
-"""Direct subscriptions: their handlers run as messages arrive, without a queue and a task for each subscription.
+"""Direct subscriptions: the handler runs as each message arrives, without a queue or a task.
 
-nats-py gives each subscription a queue and a task. That is 5 KB for every client of a gateway, and a wake-up for every
-message. A handler that never waits needs neither. Here it runs in the connection's reader, so the messages of all
-direct subscriptions are handled in the server's order. The library's `Subscription` stays, for reconnects and drains,
-with another object as its queue.
+nats-py gives each subscription a queue and a task: 5 KB for each client of a gateway, and a wake-up for each message. A
+handler that never waits needs neither. Here the connection's reader calls it, so messages are handled in the server's
+order, across all direct subscriptions. The library's `Subscription` object stays, because reconnects and drains need
+it. Only its queue is replaced.
 """
 
 import logging
@@ -23,7 +23,7 @@ Drops = Callable[[bytes, bytes], bool]  # by the subject and the block of header
 
 
 class HandOver:
-    """A subscription's queue that holds nothing: it calls the handler at once with each message."""
+    """Stands in for a subscription's queue. It stores nothing, and calls the handler with each message."""
 
     __slots__ = ("_handler", "credit", "drops")
 
@@ -33,7 +33,7 @@ class HandOver:
         self.credit: Credit | None = None
 
     def put_nowait(self, msg: Msg) -> None:
-        """Handle a message that the library has read, unless it is to be dropped."""
+        """Handle a message from the library's own reader, unless the filter `drops` it."""
         if self.credit is not None:
             self.count(self.credit)
         if self.drops is not None and self.drops(msg.subject.encode(), header_block(msg.headers or {})):
@@ -41,16 +41,17 @@ class HandOver:
         self.handle(msg)
 
     def count(self, credit: Credit) -> None:
-        """Count a message, handled or dropped, and ask for more before the credit is used up."""
+        """Count a received message, handled or dropped. Near the end of the credit, ask the server for more."""
         credit.received += 1
         if credit.received >= credit.renew_at:
             credit.renew()
 
     def handle(self, msg: Msg) -> None:
-        """Handle a message; an error that escaped would end the reading of the whole connection."""
+        """Call the handler. An error is logged, and the next message is handled as usual."""
         try:
             self._handler(msg)
         except Exception:
+            # If the error escaped, it would end the library's reader, and with it the whole connection.
             log.exception("the handler of %s failed", msg.subject)
 
     def qsize(self) -> int:
@@ -73,9 +74,9 @@ async def subscribe(
     drops: Drops | None = None,
     new_credit: NewCredit | None = None,
 ) -> Subscription:
-    """Subscribe with a handler that never waits; what `drops` drops is not even decoded.
+    """Subscribe with a handler that never waits. If `drops` returns True, the message is not even decoded.
 
-    `new_credit` makes the credit of a subscription from its id; without it the server sends without a limit.
+    `new_credit` makes the subscription's credit from its id. Without it the server sends without a limit.
     """
     client._sid += 1  # noqa: SLF001  as the library's own subscribe does
     subscription = Subscription(client, client._sid, subject, queue, pending_bytes_limit=0)  # noqa: SLF001  nothing pends
@@ -91,18 +92,18 @@ async def subscribe(
 
 
 def forget(client: Client, subscription: Subscription) -> None:
-    """Have the library not repeat a subscription on the next connection."""
+    """Remove a subscription from the library, so that it is not repeated after a reconnect."""
     client._remove_sub(subscription._id)  # noqa: SLF001
 
 
 def begin_credits_anew(client: Client) -> None:
-    """Forget what was granted on a connection that is lost."""
+    """Reset all credits, because the server of the lost connection knew them and the next one does not."""
     for credit in _credits(client):
         credit.begin_anew()
 
 
 def renew_credits(client: Client) -> None:
-    """Grant credit on a connection on which the library has repeated all subscriptions."""
+    """Grant all credits on a new connection, after the library has repeated the subscriptions."""
     for credit in _credits(client):
         credit.grant()
 
@@ -125,6 +126,7 @@ async def leave(client: Client, subscriptions: Sequence[Subscription], flush: Ca
             await client._send_unsubscribe(subscription._id)  # noqa: SLF001  as the library's own drain does
         await flush()
     finally:
+        # Only now: until the flush returns, messages still arrive for these ids and must find their handlers.
         for subscription in subscriptions:
             subscription._closed = True  # noqa: SLF001
             client._remove_sub(subscription._id)  # noqa: SLF001
