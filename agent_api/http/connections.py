@@ -54,6 +54,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         """Expect the first request."""
         super().connection_made(transport)
         OPEN_FILES.note(transport)
+        self.read_little()
         self.flow = _Flow(transport, self)
         self._arriving_since = self.loop.time()
         self._extensions = {SHARE_EXTENSION: self._belong_to}
@@ -75,6 +76,8 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Pass the connection to the WebSocket protocol, and break the reference cycles of this one."""
         super().handle_websocket_upgrade()
+        # uvicorn has put the WebSocket in this connection's place.
+        cast("SharedConnection", self.transport.get_protocol()).read_little()
         self._drop_input()
         self._count_waiting()
         self._read(True)

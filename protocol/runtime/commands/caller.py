@@ -9,6 +9,7 @@ has died or its `cancel` was lost. A command under an idempotency key goes on, b
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import deque
@@ -46,6 +47,7 @@ from protocol.runtime.alarms import Alarm, Alarms
 from protocol.runtime.commands.evidence import SECOND_LOOK_SECONDS, Doubt, Evidence, has_just_reconnected
 from protocol.runtime.commands.progress import OnProgress, ProgressListeners
 from protocol.runtime.nats.connection import Connection
+from protocol.send_window import Place, SendWindow
 from protocol.subjects import ClientAddress
 
 PROBE_PERIOD_SECONDS = 1.0
@@ -58,16 +60,20 @@ FIRST_REPEAT_SECONDS = 0.02
 NEXT_REPEAT_SECONDS = 0.05
 REPEAT_FOR_SECONDS = 0.3
 DEADLINE_GRACE_SECONDS = 0.5
+LARGE_BYTES = 32 * 1024  # of parameters: such a command takes a place in the send window
+WINDOW_BYTES = 1024 * 1024
+ARRIVAL_SECONDS = 0.25  # for the proof that a large command has arrived; then its place is free in any case
 
 log = logging.getLogger(__name__)
 Known = Callable[[ClientAddress, str | None], Awaitable[bool]]
 _NO_RESPONDERS = "503"
+_ARRIVAL_PROBE = codec.encode(ProbeRequest(request_ids=[]))
 
 
 class _Waiting:
     """A command that waits for its answer."""
 
-    __slots__ = ("command", "deadline", "future", "group", "on_progress", "request_id")
+    __slots__ = ("command", "deadline", "future", "group", "is_sent", "on_progress", "request_id")
 
     def __init__(
         self,
@@ -84,6 +90,7 @@ class _Waiting:
         self.deadline = deadline
         self.future = future
         self.on_progress = on_progress
+        self.is_sent = False
 
     def fail(self, error: BridgeError) -> None:
         if not self.future.done():
@@ -135,6 +142,7 @@ class Caller:
         self._alarms = Alarms()
         self._tasks = tasks
         self._waiting_for_nats = 0
+        self._window = SendWindow(WINDOW_BYTES)
         self._late_cancels: deque[tuple[str, bytes, dict[str, str] | None]] = deque(maxlen=MAX_LATE_CANCELS)
         connection.on_reconnect(self._schedule_late_cancels)
 
@@ -238,11 +246,48 @@ class Caller:
             raise DeadlineExceeded("no registry could tell whether the client exists; nothing was executed") from exc
 
     async def _send(self, waiting: _Waiting) -> Msg:
-        """Send once, with the time that remains, and return the reply."""
+        """Send once, with the time that remains, and return the reply. A large command waits for its turn before."""
+        size = memoryview(waiting.command.parameters).nbytes
+        if size < LARGE_BYTES:
+            return await self._send_now(waiting)
+        place = await self._take_place(waiting, size)
+        arriving = self._release_on_arrival(waiting.group, place)
+        self._tasks.create_task(arriving, name=f"wait for a large command at {waiting.group.address.client_id}")
+        reply = await self._send_now(waiting)  # if its caller leaves, it is on its way nevertheless
+        place.release()
+        return reply
+
+    async def _take_place(self, waiting: _Waiting, size: int) -> Place:
+        """Wait for a place in the send window. Raises `DeadlineExceeded`."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        group = waiting.group
+        place = self._window.ask(
+            (group.address.tenant, group.token or ""), size, lambda: None if turn.done() else turn.set_result(None)
+        )
+        try:
+            async with asyncio.timeout_at(waiting.deadline):
+                await turn
+        except TimeoutError as exc:
+            place.release()
+            raise DeadlineExceeded("other large commands were sent first; this one was not executed") from exc
+        except BaseException:
+            place.release()
+            raise
+        return place
+
+    async def _release_on_arrival(self, group: _Group, place: Place) -> None:
+        """Release the place of a large command when its gateway has read it: a probe behind it is answered."""
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                await self._exchange(group, _ARRIVAL_PROBE, self._loop.create_future())
+        place.release()
+
+    async def _send_now(self, waiting: _Waiting) -> Msg:
         if waiting.future.done():
             # Raises the error that ended the wait in between.
             waiting.future.result()
             waiting.future = self._loop.create_future()
+        waiting.is_sent = True
         remaining_ms = max(1, round((waiting.deadline - self._loop.time()) * 1000))
         body = msgspec.structs.replace(
             waiting.command,
@@ -346,7 +391,7 @@ class Caller:
     async def _probe_while_waiting(self, group: _Group) -> None:
         while group.waiting:
             started = self._loop.time()
-            await self._probe_all(group, list(group.waiting))
+            await self._probe_all(group, [each.request_id for each in group.waiting.values() if each.is_sent])
             pause = started + PROBE_PERIOD_SECONDS - self._loop.time()
             await asyncio.sleep(SECOND_LOOK_SECONDS if group.doubt.look_again_soon else max(0.0, pause))
 

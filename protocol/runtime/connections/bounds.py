@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from protocol.errors import AGENT_LIMIT, Overloaded
+from protocol.runtime.connections.reads import ReadBuffers
 from protocol.runtime.connections.turns import Share
 from protocol.runtime.log_throttle import LogThrottle
 from protocol.shares import Piece, Shares
@@ -67,6 +68,7 @@ class ConnectionBounds:
         self._places = Shares(max_connections - self._max_strangers, sentence)
         self._input = Shares(max_input_bytes, "too much input waits; send your message again in one piece")
         self._output = Shares(max_unread_bytes, "too much output waits for slow readers; try again in a moment")
+        self.read_buffers = ReadBuffers()
         self._max_of_user = max_of_user
         self._clock = clock
         self._of_user: Counter[Share] = Counter()

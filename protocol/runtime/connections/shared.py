@@ -5,13 +5,15 @@ A peer uses memory for waiting input and for unread output. Both count against t
 
 import asyncio
 from abc import abstractmethod
+from typing import cast
 
 from protocol.errors import Overloaded
 from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.reads import SMALL_READ_BYTES, Reader, SmallReads
 from protocol.runtime.connections.turns import BUDGET_SECONDS, STRANGERS, Share, Turns, Work
 from protocol.shares import Piece
 
-BULK_BYTES = 32 * 1024  # in one read: then the next read of the socket waits for a turn, because it may take 0.5 ms
+BULK_BYTES = SMALL_READ_BYTES  # a read that is full: the next one waits for a turn, because it may take 0.5 ms
 
 
 class SharedConnection:
@@ -25,6 +27,7 @@ class SharedConnection:
     bounds: ConnectionBounds
     transport: asyncio.Transport
     share: Share = STRANGERS
+    may_read_much = False
     _input = b""
     _at = 0
     _in_turns = False
@@ -47,6 +50,10 @@ class SharedConnection:
     def cut_off(self) -> None:
         """Abort a connection whose peer reads too slowly."""
 
+    def read_little(self) -> None:
+        """Have the transport read this connection in small pieces."""
+        self.transport.set_protocol(SmallReads(cast("Reader", self), self.bounds.read_buffers))
+
     def _keep(self, data: bytes) -> None:
         """Add to the waiting input."""
         self._sends_bulk = len(data) >= BULK_BYTES
@@ -61,7 +68,7 @@ class SharedConnection:
         self.turns.add(self)
 
     def _read(self, on: bool) -> None:
-        """Resume or pause reading from the network. After a large read, resume in a turn of the loop."""
+        """Resume or pause reading from the network. After a full read, resume in a turn of the loop."""
         if on is self._reading or self.transport.is_closing():
             return
         self._reading = on
@@ -73,8 +80,9 @@ class SharedConnection:
             self.transport.resume_reading()
 
     def _resume_in_turn(self) -> None:
-        """Resume, and use up the turn: the read of another 256 KiB follows it, which is not in the pump's hands."""
+        """Resume, and use up the turn: a read of 256 KiB follows it, which is not in the pump's hands."""
         if self._reading and not self.transport.is_closing():
+            self.may_read_much = True
             self.transport.resume_reading()
             self.turns.charge(BUDGET_SECONDS)
 

@@ -225,6 +225,7 @@ class BoundedSocket(SharedConnection, ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Add the connection to its server's."""
         super().connection_made(transport)
+        self.read_little()
         if self.no_messages is not None:
             self.recv_messages = self.no_messages
         OPEN_FILES.note(transport)

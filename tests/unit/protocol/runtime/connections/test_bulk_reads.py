@@ -5,6 +5,7 @@ from typing import cast
 
 from protocol.errors import Overloaded
 from protocol.runtime.connections.bounds import ConnectionBounds
+from protocol.runtime.connections.reads import LARGE_READ_BYTES, SMALL_READ_BYTES
 from protocol.runtime.connections.shared import BULK_BYTES, SharedConnection
 from protocol.runtime.connections.turns import Turns
 
@@ -16,6 +17,10 @@ class Transport:
 
     def __init__(self) -> None:
         self.reads = True
+        self.protocol: asyncio.BufferedProtocol | None = None
+
+    def set_protocol(self, protocol: asyncio.BufferedProtocol) -> None:
+        self.protocol = protocol
 
     def is_closing(self) -> bool:
         return False
@@ -62,6 +67,16 @@ class Upload(SharedConnection):
         self._read(True)
         return False
 
+    def next_read(self, comes: int) -> int:
+        """Have the transport read as much as the connection's buffer takes; return that."""
+        assert self.socket.protocol is not None
+        room = len(memoryview(self.socket.protocol.get_buffer(-1)))
+        self.socket.protocol.buffer_updated(min(room, comes))
+        return min(room, comes)
+
+    def data_received(self, data: bytes) -> None:
+        self.comes(len(data))
+
     def give_up_message(self, error: Overloaded) -> None:
         raise AssertionError(error)
 
@@ -103,3 +118,28 @@ def test_small_messages_are_read_on_at_once() -> None:
         client.comes(BULK_BYTES - 1)
     loop.turn()
     assert all(client.socket.reads for client in clients)
+
+
+def test_first_reads_of_all_sockets_are_small_and_one_large_read_follows_in_each_turn() -> None:
+    loop = Loop()
+    uploads = [Upload(loop.turns, ("flood", "u1")) for _ in range(FLOODERS)]
+    for upload in uploads:
+        upload.read_little()
+    much = 10 * LARGE_READ_BYTES
+    assert [upload.next_read(much) for upload in uploads] == FLOODERS * [SMALL_READ_BYTES]
+    for _ in range(3 * FLOODERS):
+        loop.turn()
+        reads = [upload.next_read(much) for upload in uploads if upload.socket.reads]
+        assert reads in ([], [LARGE_READ_BYTES])
+
+
+def test_granted_large_read_is_for_once() -> None:
+    loop = Loop()
+    upload = Upload(loop.turns, ("calm", "u1"))
+    upload.read_little()
+    read = []
+    for comes in (SMALL_READ_BYTES, SMALL_READ_BYTES - 1, LARGE_READ_BYTES):
+        while not upload.socket.reads:
+            loop.turn()
+        read.append(upload.next_read(comes))
+    assert read == [SMALL_READ_BYTES, SMALL_READ_BYTES - 1, SMALL_READ_BYTES]
