@@ -72,6 +72,7 @@ class _HistoryBatch:
         status = headers.get("Status")
         if self.done.done():
             return
+        # Messages may be lost on the way. Each answer names the one before it, so a loss ends the batch.
         if status == _NOT_FOUND:
             self.done.set_result(True)
         elif status is not None and status != _END_OF_BATCH:
@@ -117,6 +118,7 @@ class History:
         stream cannot be read now.
         """
         try:
+            # Reserve in the slot, not before: readers that wait for one would hold room that others could use.
             async with self._slots:
                 reserve()
                 return await self._read(store.stream, after, until, subject)
@@ -124,6 +126,7 @@ class History:
             raise Unavailable("the stream of events cannot be read now; try again in a moment") from exc
 
     async def _read(self, stream: str, after: Position, until: int, subject: str) -> EventPage:
+        # Ask for the stream's state after the page: messages that it had lost before the read are then known as a gap.
         page = await self._page(stream, after, until, subject)
         info = await jetstream.stream_info(self._connection, stream)
         if info is None:
@@ -150,6 +153,7 @@ class History:
 
     async def _page(self, stream: str, after: Position, until: int, subject: str) -> EventPage:
         batch = await self._batch(stream, after, subject)
+        # A replica may lag behind and say that nothing follows. Only the leader's word is final.
         if batch.done.result():
             missed = await self._next_on_leader(stream, batch.reached + 1, subject)
             if missed is None:
@@ -176,6 +180,7 @@ class History:
         except TimeoutError as exc:
             raise Unavailable("the stream of events does not answer; try again in a moment") from exc
         finally:
+            # Answers that come later find no batch and are ignored.
             del self._batches[number]
         return batch
 

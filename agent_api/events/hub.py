@@ -61,6 +61,7 @@ class Hub:
         """
         with self._counted((principal.tenant, principal.sub)):
             async with self._feed(principal.tenant).open(principal, filters, since) as reader:
+                # `close()` may have come while the feed was starting. It has not seen this reader.
                 self._require_open()
                 yield reader
 
@@ -104,6 +105,7 @@ class Hub:
     def _feed(self, tenant: str) -> TenantFeed:
         """Return a tenant's feed. Start it if there is none."""
         feed = self._feeds.get(tenant)
+        # All readers of a tenant share one feed, so a thousand readers need one consumer.
         if feed is None:
             feed = self._feeds[tenant] = TenantFeed(self._parts, events_of(tenant), Ring())
             self._share_memory()

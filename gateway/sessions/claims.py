@@ -292,6 +292,7 @@ class ClaimService:
                 part.tell(answer.told)
                 self._perform(session, part.holding.hear_held(answer.generation, now))
             case "refused":
+                # The holder has seen a newer token of this client: the one that came with the claim is spent.
                 self._perform(session, part.holding.hear_refusal())
             case "granted":
                 # A large grant comes in several messages. Reading it takes many steps, so it gets a task.

@@ -48,6 +48,7 @@ class Syncs:
         except Exception:
             log.exception("syncing %s failed", gateway_id)
         finally:
+            # After a failure, too: the next pongs still show the difference and begin another sync.
             self._running.discard(gateway_id)
 
     async def _pull(self, gateway_id: str) -> tuple[int, list[ClientRecord]]:

@@ -45,6 +45,7 @@ class _Batch:
             self.messages.append(StoredMessage(int(headers["Nats-Sequence"]), *found))
         elif status == _NOT_FOUND:
             self.done.set_result(None)
+        # The end names the last message sent. If that is not the last one received, some were lost.
         elif status == _END_OF_BATCH and self._is_whole(headers):
             self.pending = int(headers["Nats-Num-Pending"])
             self.done.set_result(None)
