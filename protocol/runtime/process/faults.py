@@ -35,7 +35,7 @@ def log_faults_of(loop: asyncio.AbstractEventLoop) -> None:
             loop.default_exception_handler(context)
         elif count := lines.due():
             why = str(error) or type(error).__name__
-            log.warning("%d pending waits ended unread, the last: %s", count, why)
+            log.warning("%d errors that nobody awaits, as in an outage of NATS; the last: %s", count, why)
 
     loop.set_exception_handler(tell)
 
