@@ -53,13 +53,16 @@ class SendWindow:
         """See `Place.release()`."""
         if place.is_waiting:
             self._remove(place)
-            return
+        else:
+            self._arrived(place)
+        self._start_all()
+
+    def _arrived(self, place: Place) -> None:
         tenant = place.holder[0]
         self.on_the_way -= place.size
         self._of_tenant[tenant] -= place.size
         if not self._of_tenant[tenant]:
             del self._of_tenant[tenant]
-        self._start_all()
 
     def _start_all(self) -> None:
         while (place := self._next()) is not None:

@@ -251,32 +251,33 @@ class Caller:
         if size < LARGE_BYTES:
             return await self._send_now(waiting)
         place = await self._take_place(waiting, size)
-        arriving = self._release_on_arrival(waiting.group, place)
-        self._tasks.create_task(arriving, name=f"wait for a large command at {waiting.group.address.client_id}")
-        reply = await self._send_now(waiting)  # if its caller leaves, it is on its way nevertheless
+        arriving = self._tasks.create_task(
+            self._release_on_arrival(waiting.group, place),
+            name=f"wait for a large command at {waiting.group.address.client_id}",
+        )
+        # If the caller leaves, the command is on its way nevertheless, so only its arrival frees the place then.
+        reply = await self._send_now(waiting)
+        arriving.cancel()
         place.release()
         return reply
 
     async def _take_place(self, waiting: _Waiting, size: int) -> Place:
         """Wait for a place in the send window. Raises `DeadlineExceeded`."""
-        turn: asyncio.Future[None] = self._loop.create_future()
+        turn = asyncio.Event()
         group = waiting.group
-        place = self._window.ask(
-            (group.address.tenant, group.token or ""), size, lambda: None if turn.done() else turn.set_result(None)
-        )
+        place = self._window.ask((group.address.tenant, group.token or ""), size, turn.set)
         try:
             async with asyncio.timeout_at(waiting.deadline):
-                await turn
-        except TimeoutError as exc:
+                await turn.wait()
+        except BaseException as exc:
             place.release()
-            raise DeadlineExceeded("other large commands were sent first; this one was not executed") from exc
-        except BaseException:
-            place.release()
+            if isinstance(exc, TimeoutError):
+                raise DeadlineExceeded("other large commands were sent first; this one was not executed") from exc
             raise
         return place
 
     async def _release_on_arrival(self, group: _Group, place: Place) -> None:
-        """Release the place of a large command when its gateway has read it: a probe behind it is answered."""
+        """Release the place of a large command when its gateway has read it, which its answer to a probe shows."""
         with contextlib.suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(ARRIVAL_SECONDS):
                 await self._exchange(group, _ARRIVAL_PROBE, self._loop.create_future())
@@ -326,6 +327,8 @@ class Caller:
 
     async def _abandon(self, waiting: _Waiting, reason: str) -> None:
         """Tell the gateway that nobody waits any more. If NATS is away, send it a second after the reconnect."""
+        if not waiting.is_sent:
+            return
         body = codec.encode(CancelRequest(request_id=waiting.request_id, reason=reason))
         try:
             await self._connection.publish(waiting.group.subject, body, headers=waiting.group.headers)

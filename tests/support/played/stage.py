@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import nats
+from msgspec import Raw
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
 from protocol import subjects
+from protocol.codec import EMPTY_OBJECT
 from protocol.messages import CommandRequest, CommandResponse
 from protocol.runtime.commands.caller import Caller
 from protocol.runtime.nats.connection import Connection, connect
@@ -98,9 +100,20 @@ class Stage:
         return gateway
 
     def call(
-        self, request_id: str | None = None, timeout_ms: int = 30_000, token: str | None = "t", key: str | None = None
+        self,
+        request_id: str | None = None,
+        timeout_ms: int = 30_000,
+        token: str | None = "t",
+        key: str | None = None,
+        parameters: Raw = EMPTY_OBJECT,
     ) -> Any:
-        command = CommandRequest(target="x", request_id=request_id, timeout_ms=timeout_ms, idempotency_key=key)
+        command = CommandRequest(
+            target="x",
+            request_id=request_id,
+            timeout_ms=timeout_ms,
+            idempotency_key=key,
+            parameters=parameters,
+        )
         return self.caller.call(C1, command, token)
 
     def start(self, *arguments: Any, **more: Any) -> asyncio.Task[CommandResponse]:
