@@ -46,8 +46,8 @@ from protocol.messages import (
 from protocol.runtime.alarms import Alarm, Alarms
 from protocol.runtime.commands.evidence import SECOND_LOOK_SECONDS, Doubt, Evidence, has_just_reconnected
 from protocol.runtime.commands.progress import OnProgress, ProgressListeners
+from protocol.runtime.commands.send_window import Place, SendWindow
 from protocol.runtime.nats.connection import Connection
-from protocol.send_window import Place, SendWindow
 from protocol.subjects import ClientAddress
 
 PROBE_PERIOD_SECONDS = 1.0

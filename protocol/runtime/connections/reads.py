@@ -19,7 +19,7 @@ class ReadBuffers:
         self.small = self.large[:SMALL_READ_BYTES]
 
 
-class Reader(Protocol):
+class Readable(Protocol):
     """A connection that may be granted one large read."""
 
     may_read_much: bool
@@ -45,7 +45,7 @@ class SmallReads(asyncio.BufferedProtocol):
 
     __slots__ = ("_buffers", "_connection")
 
-    def __init__(self, connection: Reader, buffers: ReadBuffers) -> None:
+    def __init__(self, connection: Readable, buffers: ReadBuffers) -> None:
         self._connection = connection
         self._buffers = buffers
 

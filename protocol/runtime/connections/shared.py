@@ -9,7 +9,7 @@ from typing import cast
 
 from protocol.errors import Overloaded
 from protocol.runtime.connections.bounds import ConnectionBounds
-from protocol.runtime.connections.reads import SMALL_READ_BYTES, Reader, SmallReads
+from protocol.runtime.connections.reads import SMALL_READ_BYTES, Readable, SmallReads
 from protocol.runtime.connections.turns import BUDGET_SECONDS, STRANGERS, Share, Turns, Work
 from protocol.shares import Piece
 
@@ -52,7 +52,7 @@ class SharedConnection:
 
     def read_little(self) -> None:
         """Have the transport read this connection in small pieces."""
-        self.transport.set_protocol(SmallReads(cast("Reader", self), self.bounds.read_buffers))
+        self.transport.set_protocol(SmallReads(cast("Readable", self), self.bounds.read_buffers))
 
     def _keep(self, data: bytes) -> None:
         """Add to the waiting input."""

@@ -5,7 +5,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.send_window import Place, SendWindow
+from protocol.runtime.commands.send_window import Place, SendWindow
 from protocol.shares import Holder
 
 WINDOW = 100
