@@ -5,6 +5,7 @@ them anybody could hold memory and file descriptors with connections that make n
 """
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -19,6 +20,7 @@ from agent_api.http.writing import EXTENSION, write_whole
 from protocol.errors import Overloaded
 from protocol.runtime.connections.open_files import OPEN_FILES
 from protocol.runtime.connections.shared import SharedConnection
+from protocol.runtime.connections.turns import Work
 from protocol.runtime.connections.unread import Unread, count_unread
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -28,6 +30,7 @@ MAX_BODY_SLICE_BYTES = 64 * 1024  # of a body of known length, which the parser 
 MAX_HELD_BYTES = 64 * 1024
 COMMAND_PATH = "/api/command"
 COMMAND_SECONDS, REQUEST_SECONDS = 0.00005, 0.0003  # of the loop, for a request that is begun
+END_SECONDS = 0.0001  # of the loop, for a request whose caller has gone
 SOCKET_PATH = "/api/ws"
 # The paths for agents of the original project's SDK. A proxy for applications and agents uses the second one.
 SDK_SOCKET_PATHS = ("/agent-bridge", "/api/agent-bridge")
@@ -62,16 +65,31 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
             self._extensions[EXTENSION] = self._write_whole
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell all waiting requests that their caller has gone; uvicorn tells only the last one. Break cycles."""
-        for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
+        """Tell all waiting requests in turns that their caller has gone. Break cycles."""
+        last = self.cycle
+        for cycle in dict.fromkeys((self._answering, *(waiting for waiting, _ in self.pipeline), last)):
             if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                self._tell_gone(cycle)
         self.pipeline.clear()
         self._extensions.clear()
         self._let_go()
+        # uvicorn tells only the last request, and at once.
+        self.cycle = None  # type: ignore[assignment]
         super().connection_lost(exc)
+        self.cycle = last
         cast("_Flow", self.flow).leave()
+
+    def _tell_gone(self, cycle: RequestResponseCycle) -> None:
+        """Wake a request's task in a turn of the loop.
+
+        It frees up to a megabyte, and may cancel a command. 300 that ended in the same turn held the loop for 30 ms.
+        """
+        cycle.disconnected = True
+        self.turns.add(Work(self.share, partial(self._wake, cycle)))
+
+    def _wake(self, cycle: RequestResponseCycle) -> None:
+        cycle.message_event.set()
+        self.turns.charge(END_SECONDS)
 
     def handle_websocket_upgrade(self) -> None:
         """Pass the connection to the WebSocket protocol, and break the reference cycles of this one."""

@@ -1,7 +1,8 @@
 """How long an answer may wait to be read, by a clock that the test moves; and whether it may be written whole."""
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -147,6 +148,39 @@ def test_request_that_is_whole_is_not_refused_for_what_waits_behind_it(
     world.connection.give_up_message(Overloaded("too much waits"))
     assert world.transport.closed
     assert (b"overloaded" in world.transport.written) is is_told
+
+
+class _Cycle:
+    """A request that waits, as far as its connection looks at it."""
+
+    def __init__(self, *, complete: bool = False) -> None:
+        self.response_complete = complete
+        self.disconnected = False
+        self.message_event = asyncio.Event()
+
+
+def test_requests_of_a_caller_that_has_gone_end_in_turns(world: _World) -> None:
+    """Each frees its body and may cancel its command, so a thousand of them must not end in one turn of the loop."""
+    scheduled: list[Callable[[], None]] = []
+    answering, waiting, arriving = requests = [_Cycle() for _ in range(3)]
+    connection = cast("Any", world.connection)
+    connection.turns = Turns(scheduled.append, lambda: 0.0)
+    connection._answering, connection.cycle = answering, arriving
+    connection.pipeline.append((waiting, None))
+    connection.connection_lost(None)
+    assert all(request.disconnected for request in requests)
+    told = []
+    while scheduled:
+        told.append(sum(request.message_event.is_set() for request in requests))
+        scheduled.pop(0)()
+    assert told[0] == 0
+    assert all(request.message_event.is_set() for request in requests)
+
+
+def test_request_that_was_answered_is_told_nothing(world: _World) -> None:
+    world.connection.cycle = answered = cast("Any", _Cycle(complete=True))
+    world.connection.connection_lost(None)
+    assert not answered.disconnected
 
 
 class _Asked(HttpConnection):
