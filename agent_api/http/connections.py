@@ -73,8 +73,8 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
         self.pipeline.clear()
         self._extensions.clear()
         self._let_go()
-        # uvicorn tells only the last request, and at once.
-        self.cycle = None  # type: ignore[assignment]
+        if last is not None and not last.response_complete:
+            self.cycle = None  # type: ignore[assignment]  # else uvicorn would wake its task at once
         super().connection_lost(exc)
         self.cycle = last
         cast("_Flow", self.flow).leave()
