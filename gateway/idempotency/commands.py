@@ -283,15 +283,18 @@ class Idempotency:
     def ended(self, effect: Answer) -> None:
         """Send the outcome to all waiters, and store it."""
         reservation = self._reservations.end(effect.reservation, effect.response)
-        self._tell(reservation, effect.response)
+        self._tell(reservation, effect.response, confirmed=effect.confirmed)
         self._recording.remember(reservation, effect.response)
 
     # --- answers ---
 
-    def _tell(self, reservation: Reservation, response: CommandResponse) -> None:
+    def _tell(self, reservation: Reservation, response: CommandResponse, *, confirmed: bool = False) -> None:
         for waiter in self._reservations.dismiss(reservation):
             own = replace(response, request_id=waiter.call.request_id)
-            self._answer(waiter, own if waiter is reservation.first else replayed(response, waiter.call.request_id))
+            if waiter is reservation.first:
+                self._answer(waiter, own, confirmed=confirmed)
+            else:
+                self._answer(waiter, replayed(response, waiter.call.request_id))
 
     def _give_up(self, reservation: Reservation, answer: Callable[[Waiter], CommandResponse]) -> None:
         """Answer all waiters of a failed reservation with its error, unless the command is at the client already."""
@@ -315,11 +318,11 @@ class Idempotency:
         self._reservations.leave(waiter)
         self._answer(waiter, _refusal(error)(waiter))
 
-    def _answer(self, waiter: Waiter, response: CommandResponse) -> None:
+    def _answer(self, waiter: Waiter, response: CommandResponse, *, confirmed: bool = False) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
         self._replayed += response.replayed
-        self._replies.answer(waiter.client, Answer(waiter.call, response))
+        self._replies.answer(waiter.client, Answer(waiter.call, response, confirmed=confirmed))
 
     def _entry(self, request: KeyedRequest) -> IdempotencyEntry:
         core = request.session.core

@@ -83,6 +83,18 @@ async def test_a_record_says_who_asked_whom_for_what_and_how_it_ended(bridge: Br
     }
 
 
+@pytest.mark.parametrize("key", [{}, {"idempotencyKey": "k1"}])
+async def test_a_record_says_that_the_user_was_asked(bridge: Bridge, key: dict[str, str]) -> None:
+    async with bridge.app({"ask": never}) as app, asyncio.TaskGroup() as tasks:
+        calling = tasks.create_task(bridge.call(app.client_id, "ask", **key))
+        command = await app.received(type="command", target="ask")
+        answer = {"requestId": command["requestId"], "status": "success", "result": 1, "confirmed": "user"}
+        await app.send({"type": "response", **answer})
+        assert (await calling).status_code == httpx.codes.OK
+    [(_, record)] = await until(lambda: stored(bridge.nats_url))
+    assert record["confirmed"] == "user"
+
+
 async def refuse_everything(bridge: Bridge, client_id: str, twin_id: str) -> Counter[tuple[str, str]]:
     """Cause every refusal that there is, and return who decides how many of which."""
     caused: Counter[tuple[str, str]] = Counter()
