@@ -84,7 +84,7 @@ async def test_a_record_says_who_asked_whom_for_what_and_how_it_ended(bridge: Br
 
 
 @pytest.mark.parametrize("key", [{}, {"idempotencyKey": "k1"}])
-async def test_a_record_says_that_the_user_was_asked(bridge: Bridge, key: dict[str, str]) -> None:
+async def test_a_record_says_that_the_user_was_asked(bridge: Bridge, key: dict[str, Any]) -> None:
     async with bridge.app({"ask": never}) as app, asyncio.TaskGroup() as tasks:
         calling = tasks.create_task(bridge.call(app.client_id, "ask", **key))
         command = await app.received(type="command", target="ask")

@@ -70,6 +70,7 @@ COVERED_ELSEWHERE = {
         DEPLOYMENT, "docker compose up --build"
     ): "it needs Docker: tests/deploy/test_compose.py executes it there",
     EXAMPLES.take(DEPLOYMENT, "--scale gateway=4"): "it needs Docker: tests/deploy/test_compose.py executes it there",
+    EXAMPLES.take(OPERATIONS, "--no-recreate"): "it needs Docker: tests/deploy/test_compose.py executes it there",
     EXAMPLES.take(OPERATIONS, "-cf -"): "it needs Docker: tests/deploy/test_compose.py executes it there",
     EXAMPLES.take(OPERATIONS, "-xf -"): "it needs Docker: tests/deploy/test_compose.py executes it there",
     EXAMPLES.take(DEPLOYMENT, "console health"): "it needs Docker: tests/deploy/test_compose.py executes it there",
