@@ -29,8 +29,8 @@ MAX_SLICE_BYTES = 1024  # of a turn that others wait for
 MAX_BODY_SLICE_BYTES = 64 * 1024  # of a body of known length, which the parser takes as one piece
 MAX_HELD_BYTES = 64 * 1024
 COMMAND_PATH = "/api/command"
-COMMAND_SECONDS, REQUEST_SECONDS = 0.00005, 0.0003  # of the loop, for a request that is begun
-END_SECONDS = 0.0001  # of the loop, for a request whose caller has gone
+# Of the loop: for a request that is begun, and for one whose caller has gone.
+COMMAND_SECONDS, REQUEST_SECONDS, GONE_SECONDS = 0.00005, 0.0003, 0.0001
 SOCKET_PATH = "/api/ws"
 # The paths for agents of the original project's SDK. A proxy for applications and agents uses the second one.
 SDK_SOCKET_PATHS = ("/agent-bridge", "/api/agent-bridge")
@@ -89,7 +89,7 @@ class HttpConnection(SharedConnection, HttpToolsProtocol):
 
     def _wake(self, cycle: RequestResponseCycle) -> None:
         cycle.message_event.set()
-        self.turns.charge(END_SECONDS)
+        self.turns.charge(GONE_SECONDS)
 
     def handle_websocket_upgrade(self) -> None:
         """Pass the connection to the WebSocket protocol, and break the reference cycles of this one."""
