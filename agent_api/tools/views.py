@@ -47,10 +47,10 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class ToolView:
-    """What a principal sees of a tenant's tools, at one moment: use it without waiting in between.
+    """A tenant's tools as one principal sees them at one moment: use it without waiting in between.
 
     A principal that is limited to users or clients sees few of them, so everything begins with these clients. For any
-    other, clients are looked for as they are needed. `prepare()` does beforehand, in steps, what may take long.
+    other, clients are looked for as they are needed. `prepare()` does the slow part beforehand, in steps.
     """
 
     def __init__(self, tools: TenantTools, principal: Principal, narrowing: Narrowing = EVERYTHING) -> None:

@@ -269,15 +269,17 @@ class Caller:
         try:
             async with asyncio.timeout_at(waiting.deadline):
                 await turn.wait()
-        except BaseException as exc:
+        except TimeoutError as exc:
             place.release()
-            if isinstance(exc, TimeoutError):
-                raise DeadlineExceeded("other large commands were sent first; this one was not executed") from exc
+            raise DeadlineExceeded("other large commands were sent first; this one was not executed") from exc
+        except asyncio.CancelledError:
+            place.release()
             raise
         return place
 
     async def _release_on_arrival(self, group: _Group, place: Place) -> None:
         """Release the place of a large command when its gateway has read it, which its answer to a probe shows."""
+        # Without an answer the place is free all the same: a gateway that hangs must not hold up the others.
         with contextlib.suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(ARRIVAL_SECONDS):
                 await self._exchange(group, _ARRIVAL_PROBE, self._loop.create_future())

@@ -57,7 +57,7 @@ class SmallReads(asyncio.BufferedProtocol):
         return self._buffers.small
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Pass on what was read."""
+        """Pass a copy of the bytes on, because the next read overwrites them."""
         self._connection.data_received(self._buffers.large[:nbytes].tobytes())
 
     def eof_received(self) -> bool | None:

@@ -39,12 +39,6 @@ async def api(client: NatsClient, nats_url: str) -> AsyncIterator[RunningApi]:
 
 
 @pytest.fixture
-async def http(api: RunningApi) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(api) as agent:
-        yield agent
-
-
-@pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats that a test can wait for."""
     monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.3)
